@@ -1,0 +1,198 @@
+"""Saving and restoring a run: whole files or none, in the reference code's format, and nothing that can run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from errors import UserError
+
+SHAPE_FLAGS = ('netdepth, netwidth, netdepth_fine, netwidth_fine, i_embed, multires, multires_views, use_viewdirs '
+               'and N_importance')
+
+
+@contextmanager
+def whole_file(path: Path):
+    """Yields a name beside `path` to write to; it replaces `path` when the block ends well, else it is removed.
+
+    Raises:
+        UserError: the file cannot be written (disk full, read-only folder).
+    """
+    path = Path(path)
+    partial = path.with_name('.partial-' + path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, 'rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written ({error}); free some space or choose another basedir') from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def checkpoint_path(run_dir: Path, step: int) -> Path:
+    return Path(run_dir) / f'{step:06d}.tar'
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The run's checkpoint with the most steps."""
+    found = [path for path in Path(run_dir).glob('*.tar') if path.stem.isdecimal()]
+    return max(found, key=lambda path: int(path.stem), default=None)
+
+
+def save_checkpoint(path: Path, step: int, coarse: nn.Module, fine: nn.Module | None,
+                    optimizer: torch.optim.Optimizer, run_state: dict) -> None:
+    """Writes the dictionary that the reference code reads, and under 'run_state' what else decides the future.
+
+    Args:
+        step: steps done so far.
+        coarse, fine: the MLPs (fine None: N_importance is 0).
+        run_state: tensors, numbers and strings only, so that it loads without running code.
+    """
+    with whole_file(path) as partial:
+        torch.save({
+            'global_step': step,
+            'network_fn_state_dict': coarse.state_dict(),
+            'network_fine_state_dict': fine.state_dict() if fine is not None else None,
+            'optimizer_state_dict': optimizer.state_dict(),
+            'run_state': run_state,
+        }, partial)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Reads a .tar of ours or of the reference code, or a Keras .npy of the original TensorFlow code, onto the CPU.
+
+    Returns:
+        The checkpoint's dictionary; of a .npy it has the networks and the step alone.
+
+    Raises:
+        UserError: missing, broken, or holding more than numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'checkpoint {path} does not exist; check ft_path')
+    if path.suffix == '.npy':
+        return _read_keras_checkpoint(path)
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a broken file can raise nearly anything in there
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f'{path} cannot be read as a checkpoint ({reason}); remove or replace it') from error
+    if not isinstance(checkpoint, dict) or not {'global_step', 'network_fn_state_dict'} <= checkpoint.keys():
+        raise UserError(f'{path} is not a checkpoint of a NeRF: global_step or network_fn_state_dict is missing')
+    return checkpoint
+
+
+def load_networks(checkpoint: dict, path: Path, coarse: nn.Module, fine: nn.Module | None) -> None:
+    """Copies a checkpoint's weights into the MLPs.
+
+    Raises:
+        UserError: they have another shape than the flags say; the message names the first that differs.
+    """
+    networks = [('network_fn_state_dict', coarse)] + ([('network_fine_state_dict', fine)] if fine is not None else [])
+    for key, network in networks:
+        saved, ours = checkpoint.get(key), network.state_dict()
+        if not isinstance(saved, dict):
+            raise UserError(f'{path} has no {key}; set N_importance = 0 or use another checkpoint')
+        for name in [*ours, *saved]:
+            there, here = (tuple(state[name].shape) if name in state else 'absent' for state in (saved, ours))
+            if there != here:
+                raise UserError(f'{path} does not fit the flags: {name} is {there} there and {here} here; '
+                                f'check {SHAPE_FLAGS}')
+        network.load_state_dict(saved)
+
+
+def load_optimizer(checkpoint: dict, optimizer: torch.optim.Optimizer) -> None:
+    """Restores the optimiser's running means.
+
+    Raises:
+        UserError: the checkpoint's optimiser had other networks to look after.
+    """
+    try:
+        optimizer.load_state_dict(checkpoint['optimizer_state_dict'])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"step {checkpoint['global_step']}: the checkpoint's optimiser does not fit the flags "
+                        f'({error}); check {SHAPE_FLAGS}, or give it as ft_path of a new expname') from error
+
+
+def set_aside(run_dir: Path) -> Path | None:
+    """Moves an earlier run's checkpoints and logs into a folder previous_N of the run, so that a fresh start cannot mix
+    with them; None where there are no checkpoints."""
+    if newest_checkpoint(run_dir) is None:
+        return None
+    number = 1
+    while (aside := run_dir / f'previous_{number}').exists():
+        number += 1
+    aside.mkdir()
+    for pattern in ('*.tar', 'metrics.jsonl', 'events.out.tfevents.*'):
+        for path in run_dir.glob(pattern):
+            shutil.move(path, aside / path.name)
+    return aside
+
+
+# Keras weights of the original TensorFlow code
+
+
+def _read_keras_checkpoint(path: Path) -> dict:
+    """model_NNNNNN.npy and, where it is there, its sibling model_fine_NNNNNN.npy."""
+    step = re.search(r'(\d+)$', path.stem)
+    sibling = path.with_name(path.name.replace('model_', 'model_fine_', 1))
+    has_fine = sibling != path and sibling.is_file()
+    return {'global_step': int(step.group()) if step else 0,
+            'network_fn_state_dict': _keras_to_state_dict(path),
+            'network_fine_state_dict': _keras_to_state_dict(sibling) if has_fine else None}
+
+
+def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """A list [kernel, bias, kernel, bias, ...] in Keras' order to parameters of `NeRF`."""
+    arrays = _read_array_list(path)
+    n_layers = len(arrays) // 2
+    # With view directions the last layer is density alone, one output.
+    heads = (['feature_linear', 'views_linears.0', 'rgb_linear', 'alpha_linear'] if arrays[-1].shape == (1,)
+             else ['output_linear'])
+    names = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
+    state = {}
+    for i, name in enumerate(names):
+        state[f'{name}.weight'] = torch.tensor(arrays[2 * i].T, dtype=torch.float32)
+        state[f'{name}.bias'] = torch.tensor(arrays[2 * i + 1], dtype=torch.float32)
+    return state
+
+
+def _read_array_list(path: Path) -> list[np.ndarray]:
+    """The float arrays in an object array's .npy, which is a pickle: only arrays of numbers are admitted."""
+    try:
+        with open(path, 'rb') as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
+                np.lib.format.read_array_header_2_0)
+            dtype = read_header(file)[2]
+            arrays = list(_ArrayUnpickler(file).load()) if dtype.hasobject else []
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise UserError(f'{path} cannot be read as Keras weights ({error}); replace it') from error
+    if len(arrays) < 4 or len(arrays) % 2 or not all(
+            isinstance(a, np.ndarray) and a.dtype.kind == 'f' and a.ndim == 2 - i % 2 for i, a in enumerate(arrays)):
+        raise UserError(f'{path} is not a list of kernels and biases as Keras saves it; replace it')
+    return arrays
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Rebuilds NumPy arrays and nothing else; whatever else a pickle asks for is refused before it runs."""
+
+    def find_class(self, module: str, name: str):
+        if name == '_reconstruct' and module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            return lambda *_: np.ndarray((0,), 'b')  # its state, which checks its own size, follows
+        if (module, name) in (('numpy', 'ndarray'), ('numpy', 'dtype')):
+            return getattr(np, name)
+        if (module, name) == ('_codecs', 'encode'):
+            return lambda text, _: text.encode('latin1')  # how protocol 2 spells bytes
+        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no array of numbers')

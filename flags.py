@@ -1,0 +1,189 @@
+"""Every flag: names, types, bounds, defaults and help in one place, and the checks that make wrong ones one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+
+import configargparse
+import torch
+
+
+class FlagParser(configargparse.ArgumentParser):
+    """A parser whose errors are one line, without the page of usage before it; exit code 2."""
+
+    def error(self, message: str):
+        self.exit(2, f'{self.prog}: error: {message}\n')
+
+
+def whole(low: int):
+    """A flag's type: whole numbers of at least `low`."""
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least {low}')
+        return value
+    return convert
+
+
+def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
+    """A flag's type: finite numbers from `low` (`above`: not `low` itself) to `high`."""
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float('nan')
+        if not low <= value <= high or (above and value == low) or abs(value) == float('inf'):
+            bounds = f"{'above' if above else 'of at least'} {low:g}" + (f' and at most {high:g}' * (high < 1e300))
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number {bounds}')
+        return value
+    return convert
+
+
+def text_or_none(text: str) -> str | None:
+    """A flag's type: text, where None is what args.txt writes for a flag that was not given."""
+    return None if text in ('', 'None') else text
+
+
+def matching(pattern: str, allowed: str):
+    """A flag's type: text of a pattern, which `allowed` puts into words; None as in `text_or_none`."""
+    def convert(text: str) -> str | None:
+        if text_or_none(text) is not None and not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
+        return text_or_none(text)
+    return convert
+
+
+def config_parser() -> FlagParser:
+    """Every flag, with its type, bounds, default and one line of help."""
+    parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
+                        allow_abbrev=False, formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
+
+    group = parser.add_argument_group('run')
+    flag = group.add_argument
+    flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
+    flag('--expname', type=matching(r'[^/\\]*[^/\\.][^/\\]*', 'a plain folder name'),
+         help="folder under basedir; the config file's name where it is not given")
+    flag('--basedir', type=str, default='./logs/', help='where runs are kept')
+    flag('--N_iters', type=whole(1), default=200000, help='steps to train')
+    flag('--seed', type=whole(0), default=0, help='every random draw follows from it')
+    flag('--device', type=matching(r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'), default='auto',
+         help='auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N')
+    flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
+         help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32; fp16 is for CUDA')
+    flag('--no_reload', action='store_true', help='start afresh although a checkpoint is there (it is set aside)')
+    flag('--ft_path', type=text_or_none, help='weights to start from where the run has no checkpoint yet: a .tar of '
+         'ours or nerf-pytorch, or a Keras model_NNNNNN.npy')
+
+    group = parser.add_argument_group('scene')
+    flag = group.add_argument
+    flag('--datadir', type=str, default='./data/llff/fern', help='folder of the scene')
+    flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels'), default='llff', help='format of the scene')
+    flag('--testskip', type=whole(0), default=8, help='keep every Nth validation and test image (0 or 1: all)')
+    flag('--white_bkgd', action='store_true', help='composite on white, as is usual for Blender scenes')
+    flag('--half_res', action='store_true', help='load Blender images at half size: a quarter of the rays')
+    flag('--shape', choices=('armchair', 'cube', 'greek', 'vase'), default='greek', help='DeepVoxels scene')
+    flag('--factor', type=whole(1), default=8, help='LLFF images are reduced to 1/N of their size')
+    flag('--no_ndc', action='store_true', help='LLFF without normalised device coordinates: not forward-facing')
+    flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
+    flag('--spherify', action='store_true', help='LLFF capture all around an object')
+    flag('--llffhold', type=whole(0), default=8, help='every Nth LLFF image is a test image')
+
+    group = parser.add_argument_group('network')
+    flag = group.add_argument
+    flag('--netdepth', type=whole(1), default=8, help='layers of the coarse MLP')
+    flag('--netwidth', type=whole(2), default=256, help='channels per layer of the coarse MLP')
+    flag('--netdepth_fine', type=whole(1), default=8, help='layers of the fine MLP')
+    flag('--netwidth_fine', type=whole(2), default=256, help='channels per layer of the fine MLP')
+    flag('--use_viewdirs', action='store_true', help='colour depends on the view direction: highlights')
+    flag('--i_embed', type=int, choices=(0, -1), default=0, help='0: positional encoding, -1: none')
+    flag('--multires', type=whole(0), default=10, help='frequencies (powers of two) for positions: detail')
+    flag('--multires_views', type=whole(0), default=4, help='frequencies for directions: sharpness of highlights')
+
+    group = parser.add_argument_group('training')
+    flag = group.add_argument
+    flag('--N_rand', type=whole(1), default=4096, help='rays per step')
+    flag('--lrate', type=number(above=True), default=5e-4, help="Adam's initial rate")
+    flag('--lrate_decay', type=whole(1), default=250, help='thousand steps in which the rate falls to a tenth')
+    flag('--no_batching', action='store_true', help="a step's rays from one image instead of from all")
+    flag('--precrop_iters', type=whole(0), default=0, help="steps that sample only an image's centre (no_batching)")
+    flag('--precrop_frac', type=number(0.0, 1.0, above=True), default=0.5, help='how much of each side that centre is')
+    flag('--N_samples', type=whole(3), default=64, help='coarse samples per ray')
+    flag('--N_importance', type=whole(0), default=0, help='further samples for the fine network; 0: no fine network')
+    flag('--perturb', type=float, choices=(0.0, 1.0), default=1.0, help='1: jitter the samples in training, 0: do not')
+    flag('--raw_noise_std', type=number(), default=0.0, help='noise added to raw density in training: fewer floaters')
+    flag('--chunk', type=whole(1), default=32768, help='most rays rendered at once; lower it if memory runs out')
+    flag('--netchunk', type=whole(1), default=65536, help='most points through a network at once')
+
+    group = parser.add_argument_group('rendering and mesh')
+    flag = group.add_argument
+    flag('--render_only', action='store_true', help='no training: render the path from the newest checkpoint')
+    flag('--render_test', action='store_true', help='with render_only: the test views instead of the path')
+    flag('--render_factor', type=whole(0), default=0,
+         help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured')
+    flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
+    flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
+    flag('--mesh_threshold', type=number(above=True), default=25.0, help='density at the surface, in 1/scene unit')
+    flag('--mesh_file', type=matching(r'.*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb'),
+         help="mesh_NNNNNN.ply in the run's folder where it is not given")
+
+    group = parser.add_argument_group('logging')
+    flag = group.add_argument
+    flag('--i_print', type=whole(1), default=100, help='steps between console and metric lines')
+    flag('--i_img', type=whole(1), default=500, help='steps between TensorBoard images')
+    flag('--i_weights', type=whole(1), default=10000, help='steps between checkpoints')
+    flag('--i_testset', type=whole(1), default=50000, help='steps between renders of the test set')
+    flag('--i_video', type=whole(1), default=50000, help='steps between videos of the render path')
+    return parser
+
+
+def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of the command line and the config file, checked; exit code 2 and one line where they make no sense."""
+    parser = config_parser()
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except (UnicodeDecodeError, configargparse.ConfigFileParserException) as error:
+        parser.error(f'the config file is not a text file of "key = value" lines ({error})')
+    if unknown:
+        name = unknown[0].split('=')[0].lstrip('-')
+        near = difflib.get_close_matches(name, vars(args), 1, 0.5)
+        hint = f'did you mean {near[0]}?' if near else 'run_nerf.py --help lists them all'
+        parser.error(f'unknown flag or config key {unknown[0]!r}; {hint}')
+    args.expname = args.expname or (args.config and Path(args.config).stem)
+    if not args.expname:
+        parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
+    if args.render_only and args.mesh_only:
+        parser.error('render_only and mesh_only are both set; choose one')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'device is {args.device} but PyTorch finds no CUDA here; allowed are auto and cpu')
+    if args.precision == 'fp16' and (args.device == 'cpu' or not torch.cuda.is_available()):
+        parser.error('precision is fp16, which needs CUDA; allowed on a CPU are auto, fp32 and bf16')
+    for line in idle_flags(args, parser):
+        print(f'warning: {line}', file=sys.stderr)
+    return args
+
+
+def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """A line for each flag that is set but has no effect in this run."""
+    blender, llff = args.dataset_type == 'blender', args.dataset_type == 'llff'
+    idle = {  # flags: (have no effect, because)
+        'precrop_iters precrop_frac': (not args.no_batching, 'without no_batching'),
+        'half_res': (not blender, 'unless dataset_type is blender'),
+        'factor no_ndc spherify llffhold': (not llff, 'unless dataset_type is llff'),
+        'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
+        'testskip': (llff, 'where dataset_type is llff'),
+        'lindisp': (llff and not args.no_ndc, 'in normalised device coordinates; set no_ndc'),
+        'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
+        'multires_views': (not args.use_viewdirs, 'without use_viewdirs'),
+        'render_test': (not args.render_only, 'without render_only'),
+        'mesh_grid_size mesh_threshold mesh_file': (not args.mesh_only, 'without mesh_only'),
+    }
+    return [f'{name} = {getattr(args, name)} has no effect {because}'
+            for names, (without_effect, because) in idle.items() if without_effect
+            for name in names.split() if getattr(args, name) != parser.get_default(name)]

@@ -1,0 +1,139 @@
+"""Picture and video files: read, resized, compared and written. Heavy libraries are imported where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+
+MAX_PIXELS = 1 << 28  # of one picture; a larger claim is a broken or hostile file
+VIDEO_FPS = 30
+
+
+def read_images(paths: Sequence[Path]) -> np.ndarray:
+    """Reads pictures of one size, in parallel and with a progress bar.
+
+    Returns:
+        [N, H, W, 3] uint8, or [N, H, W, 4] where any picture has an alpha channel (those without are opaque).
+
+    Raises:
+        UserError: a picture is missing, unreadable or of another size than the first; the message names it.
+    """
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor() as pool:
+        images = list(tqdm(pool.map(read_image, paths), 'reading images', len(paths), disable=None, leave=False))
+    first = images[0].shape
+    for path, image in zip(paths, images):
+        if image.shape[:2] != first[:2]:
+            raise UserError(f'{path} is {image.shape[1]}x{image.shape[0]} pixels but {paths[0]} is '
+                            f'{first[1]}x{first[0]}; all images of a scene must have one size')
+    if any(image.shape[-1] == 4 for image in images):
+        images = [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
+                  for image in images]
+    return np.stack(images)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] where it has transparency.
+
+    Raises:
+        UserError: the file is missing, unreadable or absurdly large.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f'{path} claims to be {image.width}x{image.height} pixels; replace that image')
+            if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
+                grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, -1)
+            return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
+
+
+def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Shrinks by area averaging: each new pixel is the mean of what it covers, parts of pixels by their share.
+
+    Args:
+        images: [N, H, W, C] uint8; channels are averaged one by one, so colour is not weighted by alpha.
+        height, width: the new size, at most the old one.
+
+    Returns:
+        [N, height, width, C] uint8.
+    """
+    down, across = _coverage(images.shape[1], height), _coverage(images.shape[2], width)
+    resized = np.empty((len(images), height, width, images.shape[3]), np.uint8)
+    for source, target in zip(images, resized):
+        rows = np.tensordot(down, source.astype(np.float32), 1)  # [height, W, C]
+        target[:] = np.rint(np.einsum('xw,hwc->hxc', across, rows, optimize=True))
+    return resized
+
+
+def _coverage(n_old: int, n_new: int) -> np.ndarray:
+    """[n_new, n_old] float32: the share that each old pixel has in each new one."""
+    scale = n_old / n_new
+    start = np.arange(n_new)[:, None] * scale
+    left, right = np.maximum(start, np.arange(n_old)), np.minimum(start + scale, np.arange(n_old) + 1)
+    return (np.clip(right - left, 0.0, None) / scale).astype(np.float32)
+
+
+def composite_on_white(images: np.ndarray) -> np.ndarray:
+    """[..., 4] uint8 straight-alpha colour to [..., 3] float32 in [0, 1] on white."""
+    images = images.astype(np.float32) / 255.0
+    return images[..., :3] * images[..., 3:] + (1.0 - images[..., 3:])
+
+
+def compare(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """PSNR in dB (at most 100, so that it stays a number) and SSIM of two [H, W, 3] float pictures in [0, 1].
+
+    SSIM is that of Wang et al. 2004: Gaussian window, sigma 1.5, on the three channels' mean.
+    """
+    from skimage.metrics import structural_similarity
+
+    mse = max(float(np.mean((rendered - target) ** 2)), 1e-10)
+    ssim = structural_similarity(rendered, target, channel_axis=-1, gaussian_weights=True, sigma=1.5,
+                                 use_sample_covariance=False, data_range=1.0)
+    return {'psnr': -10.0 * np.log10(mse), 'ssim': float(ssim)}
+
+
+def disparity_pictures(disps: np.ndarray, accs: np.ndarray) -> np.ndarray:
+    """Disparity to grey pictures: nearest white, farthest dark grey, nothing hit black.
+
+    One scale serves all pictures of a path, so that a video does not flicker; it leaves out the extreme 1% at either
+    end, which a few floaters would stretch it to.
+
+    Args:
+        disps, accs: [N, H, W] disparity and opacity.
+
+    Returns:
+        [N, H, W] uint8.
+    """
+    hit = disps[accs > 0.5]
+    low, high = np.percentile(hit, [1, 99]) if hit.size else (0.0, 1.0)
+    grey = np.clip((disps - low) / max(high - low, 1e-6), 0.0, 1.0)
+    return np.rint(255.0 * accs.clip(0.0, 1.0) * (0.1 + 0.9 * grey)).astype(np.uint8)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes [H, W] or [H, W, 3] uint8."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path, 'PNG')
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Writes [N, H, W] or [N, H, W, 3] uint8 as H.264; an odd height or width repeats its last row or column."""
+    import imageio.v2 as imageio
+
+    pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2)] + [(0, 0)] * (frames.ndim - 3)
+    imageio.mimwrite(path, np.pad(frames, pad, 'edge'), format='FFMPEG', fps=VIDEO_FPS, quality=8,
+                     macro_block_size=2)

@@ -1,0 +1,563 @@
+"""Trains, renders and (later) meshes a neural radiance field from posed images.
+
+    python run_nerf.py --config configs/toy_chair.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import checkpoints
+from errors import UserError
+from flags import config_parser, parse_flags  # noqa: F401 (config_parser is part of what this module offers)
+from images import compare, disparity_pictures, write_png, write_video
+from run_nerf_helpers import (
+    NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
+    img2mse, pixel_rays, render_rays, to8b,
+)
+from train_log import TrainLog
+
+CPU_TILE_POINTS = 12288  # points through a network at once on a CPU: larger activations leave the cache
+DEAD_CHECK_STEPS = 100  # steps between checks for a dead network
+DEAD_TRIES = 5  # fresh starts a network gets
+
+# Device and scene
+
+
+def choose_device(name: str) -> torch.device:
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the MLP's products; auto is bf16 only where it is multiplied natively, as emulation is slow."""
+    if name == 'auto':
+        if device.type == 'cuda':
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            found = torch.cpu.get_capabilities()
+            native = found.get('avx512_bf16') or found.get('amx_bf16')
+        name = 'bf16' if native else 'fp32'
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Posed images and the cameras to render them with."""
+
+    images: np.ndarray  # [N, H, W, 3 or 4] uint8 as read; alpha is not premultiplied
+    poses: np.ndarray  # [N, 3, 4] float32 camera-to-world, OpenGL axes
+    K: np.ndarray  # [3, 3] intrinsics in pixels
+    H: int
+    W: int
+    near: float  # bounds of every ray, in scene units
+    far: float
+    ndc: bool
+    white_bkgd: bool
+    render_poses: np.ndarray  # [M, 3, 4] float32
+    i_train: np.ndarray
+    i_val: np.ndarray
+    i_test: np.ndarray
+
+    def scaled(self, factor: int) -> tuple[int, int, np.ndarray]:
+        """H, W and K at 1/factor of the size (0 or 1: full size)."""
+        H, W = self.H // max(factor, 1), self.W // max(factor, 1)
+        if not H or not W:
+            raise UserError(f'render_factor {factor} leaves nothing of {self.W}x{self.H} pixels; choose a smaller one')
+        return H, W, np.diag([W / self.W, H / self.H, 1.0]) @ self.K
+
+    @property
+    def ndc_camera(self) -> tuple[int, int, float] | None:
+        return (self.H, self.W, float(self.K[0, 0])) if self.ndc else None
+
+    def target(self, i: int) -> np.ndarray:
+        """What image i should render to: [H, W, 3] float32 in [0, 1]."""
+        return target_colours(torch.from_numpy(self.images[i]), self.white_bkgd).numpy()
+
+
+def target_colours(pixels: torch.Tensor, white_bkgd: bool) -> torch.Tensor:
+    """Pixels [..., 3 or 4] uint8 to colours [..., 3] float32; on white where asked and there is an alpha channel."""
+    colours = pixels.float() / 255.0
+    rgb, alpha = colours[..., :3], colours[..., 3:]
+    return rgb * alpha + (1.0 - alpha) if white_bkgd and alpha.shape[-1] else rgb
+
+
+def load_scene(args: argparse.Namespace) -> Scene:
+    """Reads the scene that the flags name.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    if args.dataset_type != 'blender':
+        raise UserError(f'dataset_type {args.dataset_type}: its loader is not there yet; blender is')
+    from load_blender import load_blender_data
+
+    images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
+        args.datadir, args.half_res, args.testskip)
+    if min(H, W) < 11:
+        raise UserError(f"{args.datadir}: images are {W}x{H} pixels; SSIM's window needs at least 11x11")
+    K = np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
+    return Scene(images=images, poses=poses[:, :3], K=K, H=H, W=W, near=2.0, far=6.0, ndc=False,
+                 white_bkgd=args.white_bkgd, render_poses=render_poses[:, :3], i_train=i_train, i_val=i_val,
+                 i_test=i_test)
+
+
+class RayBatcher:
+    """Draws each step's rays and the colours they should have; rays are made from sampled pixels and never stored.
+
+    Args:
+        scene: the training images and cameras, kept as uint8 on the device.
+        n_rays: rays per step.
+        no_batching: a step's rays from one image, each pixel at most once; else each pixel of all images once per
+            epoch, in shuffled order.
+        precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
+        generator: decides all draws; its device is where the rays are made.
+    """
+
+    def __init__(self, scene: Scene, n_rays: int, no_batching: bool, precrop_iters: int, precrop_frac: float,
+                 generator: torch.Generator):
+        device = generator.device
+        self.scene, self.n_rays, self.no_batching, self.generator = scene, n_rays, no_batching, generator
+        self.images = torch.from_numpy(scene.images[scene.i_train]).to(device)
+        self.poses = torch.from_numpy(scene.poses[scene.i_train]).to(device)
+        self.K = torch.from_numpy(scene.K).float().to(device)
+        self.precrop_iters = precrop_iters if no_batching else 0
+        self.crop = (max(1, int(scene.H * precrop_frac)), max(1, int(scene.W * precrop_frac)))
+        height, width = self.crop if self.precrop_iters else (scene.H, scene.W)
+        available = height * width * (1 if no_batching else len(self.images))
+        if n_rays > available:
+            raise UserError(f'N_rand is {n_rays} but a step can draw only {available} pixels; lower N_rand'
+                            + (', raise precrop_frac' if self.precrop_iters else '')
+                            + (' or leave no_batching off' if no_batching else ''))
+        self.epoch_seed, self.order, self.used = 0, None, 0
+
+    def next(self, step: int) -> tuple[Rays, torch.Tensor]:
+        """Rays and target colours [n_rays, 3] of a step, counted from 1."""
+        image, row, column = self._from_one_image(step) if self.no_batching else self._from_all_images()
+        scene = self.scene
+        origins, directions = pixel_rays(row, column, self.K, self.poses[image])
+        target = target_colours(self.images[image, row, column], scene.white_bkgd)
+        return bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera), target
+
+    def _from_one_image(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        device, scene = self.generator.device, self.scene
+        height, width = self.crop if step <= self.precrop_iters else (scene.H, scene.W)
+        image = torch.randint(len(self.images), (1,), generator=self.generator, device=device).expand(self.n_rays)
+        pixel = torch.randperm(height * width, generator=self.generator, device=device)[:self.n_rays]
+        return image, (scene.H - height) // 2 + pixel // width, (scene.W - width) // 2 + pixel % width
+
+    def _from_all_images(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self.order is None:
+            self._shuffle()
+        pixel = self.order[self.used:self.used + self.n_rays]
+        self.used += self.n_rays
+        if len(pixel) < self.n_rays:  # the epoch ends within this step
+            self._shuffle()
+            self.used = self.n_rays - len(pixel)
+            pixel = torch.cat([pixel, self.order[:self.used]])
+        pixel = pixel.long()
+        return (pixel // (self.scene.H * self.scene.W), pixel // self.scene.W % self.scene.H, pixel % self.scene.W)
+
+    def _shuffle(self, epoch_seed: int | None = None) -> None:
+        """A new order of all pixels, from a seed that alone goes into the checkpoint."""
+        if epoch_seed is None:
+            epoch_seed = torch.randint(2 ** 62, (), generator=self.generator, device=self.generator.device).item()
+        self.epoch_seed, self.used = epoch_seed, 0
+        n_pixels = len(self.images) * self.scene.H * self.scene.W
+        order = torch.randperm(n_pixels, generator=torch.Generator().manual_seed(epoch_seed),
+                               dtype=torch.int32 if n_pixels < 2 ** 31 else torch.int64)
+        self.order = order.to(self.generator.device)
+
+    def state_dict(self) -> dict:
+        return {'device': self.generator.device.type, 'generator': self.generator.get_state(),
+                'epoch_seed': self.epoch_seed, 'used': self.used, 'shuffled': self.order is not None}
+
+    def load_state_dict(self, state: dict, step: int) -> None:
+        """Goes on where `state_dict` was taken; on another kind of device, whose generator differs, from a new seed."""
+        if state['device'] == self.generator.device.type:
+            self.generator.set_state(state['generator'])
+        else:
+            self.generator.manual_seed(self.generator.initial_seed() + step)
+        if state['shuffled']:
+            self._shuffle(state['epoch_seed'])
+            self.used = state['used']
+
+
+# Networks
+
+
+@dataclass
+class Model:
+    """The two fields and how rays go through them."""
+
+    coarse: RadianceField
+    fine: RadianceField | None  # None: one pass only
+    sampling: Sampling
+    chunk: int  # most rays at once
+
+    def networks(self) -> dict[str, NeRF]:
+        fields = {'coarse': self.coarse, 'fine': self.fine}
+        return {name: field.network for name, field in fields.items() if field is not None}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Coarse first, as the reference code's optimiser counts them."""
+        return [parameter for network in self.networks().values() for parameter in network.parameters()]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.coarse.parameters()).device
+
+    def tiles(self, n_rays: int) -> list[tuple[int, int]]:
+        """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
+        size = self.chunk
+        if self.device.type == 'cpu':
+            size = min(size, max(1, CPU_TILE_POINTS // (self.sampling.N_samples + self.sampling.N_importance)))
+        return [(start, min(start + size, n_rays)) for start in range(0, n_rays, size)]
+
+    def render(self, rays: Rays, draws: Draws = NO_DRAWS) -> RenderResult:
+        """Renders rays all at once: the caller tiles them."""
+        return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
+
+
+def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:
+    """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed."""
+    embed_points, input_ch = get_embedder(args.multires, args.i_embed)
+    embed_dirs, input_ch_views = get_embedder(args.multires_views, args.i_embed) if args.use_viewdirs else (None, 0)
+    generator = torch.Generator().manual_seed(args.seed)
+
+    def field(depth: int, width: int) -> RadianceField:
+        network = NeRF(D=depth, W=width, input_ch=input_ch, input_ch_views=input_ch_views,
+                       output_ch=5 if args.N_importance else 4, skips=[4], use_viewdirs=args.use_viewdirs,
+                       generator=generator)
+        return RadianceField(network.to(device), embed_points, embed_dirs, args.netchunk, dtype)
+
+    return Model(
+        coarse=field(args.netdepth, args.netwidth),
+        fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
+        sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
+                          args.lindisp and (args.dataset_type != 'llff' or args.no_ndc), args.raw_noise_std,
+                          args.white_bkgd),
+        chunk=args.chunk)
+
+
+def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int, dict | None]:
+    """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none.
+
+    Returns:
+        the step that the weights are from, and the whole checkpoint where it is this run's own, to go on from.
+    """
+    newest = None if args.no_reload else checkpoints.newest_checkpoint(run_dir)
+    path = newest or args.ft_path
+    if path is None:
+        return 0, None
+    checkpoint = checkpoints.read_checkpoint(path)
+    checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
+    print(f"restored {path} (step {checkpoint['global_step']})")
+    return checkpoint['global_step'], checkpoint if newest else None
+
+
+# Rendering
+
+
+@torch.inference_mode()
+def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
+                savedir: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Renders a view from each pose, with a progress bar.
+
+    Args:
+        model: the trained fields.
+        scene: its intrinsics and bounds.
+        poses: [N, 3, 4] camera-to-world.
+        factor: render at 1/factor of the size.
+        savedir: where each view is written as 000.png, ... as soon as it is done.
+
+    Returns:
+        rgbs [N, h, w, 3] uint8, disparities [N, h, w] and opacities [N, h, w] float32.
+    """
+    from tqdm import tqdm
+
+    H, W, K = scene.scaled(factor)
+    views = np.empty((len(poses), H, W, 5), np.float32)
+    with tqdm(total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None,
+              leave=False) as bar:
+        for i, pose in enumerate(poses):
+            origins, directions = get_rays(H, W, K, torch.from_numpy(pose).to(model.device))
+            rays = bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera)
+            parts = []
+            for start, end in model.tiles(H * W):
+                final = model.render(rays.slice(start, end)).final
+                parts.append(torch.cat([final.rgb, final.disp[:, None], final.acc[:, None]], -1))
+                bar.update(end - start)
+            views[i] = torch.cat(parts).reshape(H, W, 5).cpu().numpy()
+            if savedir:
+                save_png(savedir / f'{i:03d}.png', to8b(views[i, ..., :3]))
+    return to8b(views[..., :3]), views[..., 3], views[..., 4]
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    with checkpoints.whole_file(path) as partial:
+        write_png(partial, picture)
+
+
+def save_video(path: Path, frames: np.ndarray) -> None:
+    with checkpoints.whole_file(path) as partial:
+        write_video(partial, frames)
+
+
+def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dict[str, float]:
+    """Compares the rendered test views as saved, [N, H, W, 3] uint8, with the images; writes and returns the mean."""
+    rows = [{'file': f'{n:03d}.png', **compare(rgb.astype(np.float32) / 255.0, scene.target(i))}
+            for n, (rgb, i) in enumerate(zip(rgbs, scene.i_test))]
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in ('psnr', 'ssim')}
+    with checkpoints.whole_file(folder / 'metrics.json') as partial:
+        partial.write_text(json.dumps({'step': step, 'mean': mean, 'images': rows}, indent=1) + '\n', encoding='utf-8')
+    return mean
+
+
+def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+    """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
+    step, _ = restore_model(args, run_dir, model)
+    if not step:
+        raise UserError(f'{run_dir} has no checkpoint to render; train first (the same command without render_only) '
+                        'or give ft_path')
+    kind, poses = ('test', scene.poses[scene.i_test]) if args.render_test else ('path', scene.render_poses)
+    folder = run_dir / f'renderonly_{kind}_{step:06d}'
+    rgbs, disps, accs = render_path(model, scene, poses, args.render_factor, folder)
+    grey = disparity_pictures(disps, accs)
+    for i, picture in enumerate(grey):
+        save_png(folder / f'disp_{i:03d}.png', picture)
+    save_video(folder / 'video.mp4', rgbs)
+    save_video(folder / 'video_disp.mp4', grey)
+    if args.render_test and args.render_factor <= 1:
+        mean = save_metrics(folder, step, scene, rgbs)
+        print(f"{len(rgbs)} test views: psnr {mean['psnr']:.2f} dB, ssim {mean['ssim']:.4f}")
+    print(f'{len(rgbs)} views and their videos are in {folder}')
+
+
+# Training
+
+
+class DeadNetworkGuard:
+    """Starts a network afresh whose density is zero everywhere.
+
+    Behind a ReLU such a network gets no gradient, so it would render nothing for the rest of the run. A network is
+    dead when not one ray of DEAD_CHECK_STEPS steps has met any density.
+
+    Args:
+        networks: by name, in the order of the passes.
+        optimizer: whose running means of a dead network are dropped.
+        seed: the run's seed; a fresh start takes the next ones.
+    """
+
+    def __init__(self, networks: dict[str, NeRF], optimizer: torch.optim.Optimizer, seed: int):
+        self.networks, self.optimizer, self.seed = networks, optimizer, seed
+        self.tries = dict.fromkeys(networks, 0)
+        self.peak = None
+
+    def watch(self, step: int, opacity: torch.Tensor) -> list[str]:
+        """Takes in a step's largest opacity of each pass [P]; returns a line for each network started afresh.
+
+        Raises:
+            UserError: a network died again after DEAD_TRIES fresh starts.
+        """
+        self.peak = opacity if self.peak is None else torch.maximum(self.peak, opacity)
+        if step % DEAD_CHECK_STEPS:
+            return []
+        peaks, self.peak = self.peak.tolist(), None  # waits for the GPU
+        return [self._revive(name, step) for name, peak in zip(self.networks, peaks) if peak == 0.0]
+
+    def _revive(self, name: str, step: int) -> str:
+        if self.tries[name] == DEAD_TRIES:
+            raise UserError(f'step {step}: the density of the {name} network is zero everywhere again after '
+                            f'{DEAD_TRIES} fresh starts; try a lower lrate, raw_noise_std = 1, precrop_iters = 500 '
+                            'with no_batching, or another seed, and check that the images are not empty')
+        self.tries[name] += 1
+        seed = self.seed + self.tries[name]
+        self.networks[name].reset_parameters(torch.Generator().manual_seed(seed))
+        for parameter in self.networks[name].parameters():
+            self.optimizer.state.pop(parameter, None)
+        return (f'step {step}: the density of the {name} network is zero everywhere, so it cannot learn; '
+                f'started afresh from seed {seed} (try {self.tries[name]} of {DEAD_TRIES})')
+
+
+class Trainer:
+    """What a training step changes, and so what a checkpoint holds: networks, optimiser, scaler, random state."""
+
+    def __init__(self, args: argparse.Namespace, scene: Scene, model: Model):
+        self.args, self.model = args, model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lrate, betas=(0.9, 0.999))
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.coarse.dtype == torch.float16)
+        self.generator = torch.Generator(model.device).manual_seed(args.seed)
+        self.batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac,
+                                  self.generator)
+        self.guard = DeadNetworkGuard(model.networks(), self.optimizer, args.seed)
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of a step, counted from 1: it decays to a tenth every lrate_decay thousand steps."""
+        return self.args.lrate * 0.1 ** ((step - 1) / (1000 * self.args.lrate_decay))
+
+    def step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
+
+        Returns:
+            mean squared error and largest opacity of each pass, [P] each, coarse first; nothing waits for the GPU.
+        """
+        rays, target = self.batcher.next(step)
+        draws = draw(len(target), self.model.sampling, self.generator)
+        self.optimizer.param_groups[0]['lr'] = self.learning_rate(step)
+        self.optimizer.zero_grad()
+        mse = opacity = torch.zeros(len(self.model.networks()), device=target.device)
+        for start, end in self.model.tiles(len(target)):
+            passes = self.model.render(rays.slice(start, end), draws.slice(start, end)).passes()
+            share = (end - start) / len(target)
+            errors = share * torch.stack([img2mse(one.rgb, target[start:end]) for one in passes])
+            self.scaler.scale(errors.sum()).backward()
+            mse = mse + errors.detach()
+            opacity = torch.maximum(opacity, torch.stack([one.acc.detach().max() for one in passes]))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return mse, opacity
+
+    def save(self, run_dir: Path, step: int) -> None:
+        run_state = {'flags': vars(self.args), 'scaler': self.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
+                     'tries': self.guard.tries}
+        checkpoints.save_checkpoint(checkpoints.checkpoint_path(run_dir, step), step, self.model.coarse.network,
+                                    self.model.fine and self.model.fine.network, self.optimizer, run_state)
+
+    def resume(self, run_dir: Path) -> int:
+        """Goes on from the run's newest checkpoint, or starts from ft_path's weights; the steps done so far."""
+        if self.args.no_reload and (aside := checkpoints.set_aside(run_dir)):
+            print(f'starting afresh; what was in {run_dir} is now in {aside}')
+        _, checkpoint = restore_model(self.args, run_dir, self.model)
+        if checkpoint is None:
+            return 0
+        checkpoints.load_optimizer(checkpoint, self.optimizer)
+        step, state = checkpoint['global_step'], checkpoint.get('run_state')
+        if state is None:  # the reference code's: what it does not hold starts from the seed
+            self.generator.manual_seed(self.args.seed + step)
+        else:
+            self.scaler.load_state_dict(state['scaler'])
+            self.batcher.load_state_dict(state['batcher'], step)
+            self.guard.tries = state['tries']
+        print(f'going on at step {step}')
+        return step
+
+
+def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+    """Trains to N_iters steps, from the newest checkpoint where there is one, logging, saving and rendering."""
+    trainer = Trainer(args, scene, model)
+    start = trainer.resume(run_dir)
+    if start >= args.N_iters:
+        print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
+        return
+    record_flags(args, run_dir)
+    log = TrainLog(run_dir, start, args.N_iters, args.i_print)
+
+    for step in range(start + 1, args.N_iters + 1):
+        mse, opacity = trainer.step(step)
+        log.step(step, mse, trainer.learning_rate(step), args.N_rand)
+        for line in trainer.guard.watch(step, opacity):
+            log.say(line)
+
+        with log.paused():
+            if step % args.i_weights == 0 or step == args.N_iters:
+                trainer.save(run_dir, step)
+            if step % args.i_img == 0:
+                log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
+            if step % args.i_testset == 0:
+                log_test_set(log, step, scene, model, run_dir / f'testset_{step:06d}')
+            if step % args.i_video == 0:
+                rgbs, disps, accs = render_path(model, scene, scene.render_poses, args.render_factor)
+                save_video(run_dir / f'{args.expname}_spiral_{step:06d}_rgb.mp4', rgbs)
+                save_video(run_dir / f'{args.expname}_spiral_{step:06d}_disp.mp4', disparity_pictures(disps, accs))
+    log.close()
+    command = f'python run_nerf.py --config {run_dir / "args.txt"}'
+    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, peak memory {peak_memory_mb(model.device):.0f} '
+          f'MB; everything is in {run_dir}\npreview it: {command} --render_only\nmesh it:    {command} --mesh_only')
+
+
+def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> None:
+    """Renders a held-out view for TensorBoard."""
+    rgbs, disps, accs = render_path(model, scene, scene.poses[i:i + 1])
+    target = scene.target(i)
+    log.scalar('val/psnr', compare(rgbs[0].astype(np.float32) / 255.0, target)['psnr'], step)
+    log.picture('val/rgb', rgbs[0], step)
+    log.picture('val/disparity', disparity_pictures(disps, accs)[0], step)
+    log.picture('val/opacity', accs[0].clip(0.0, 1.0), step)
+    log.picture('val/target', target, step)
+
+
+def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: Path) -> None:
+    """Renders and measures the test views."""
+    rgbs, _, _ = render_path(model, scene, scene.poses[scene.i_test], savedir=folder)
+    mean = save_metrics(folder, step, scene, rgbs)
+    log.scalar('test/psnr', mean['psnr'], step)
+    log.scalar('test/ssim', mean['ssim'], step)
+    log.say(f"step {step}: {len(rgbs)} test views, psnr {mean['psnr']:.2f} dB, ssim {mean['ssim']:.4f}")
+
+
+def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
+    """Writes args.txt, every flag's final value, and config.txt, the config file as given."""
+    with checkpoints.whole_file(run_dir / 'args.txt') as partial:
+        partial.write_text(''.join(f'{key} = {value}\n' for key, value in sorted(vars(args).items())),
+                           encoding='utf-8')
+    if args.config:
+        config = Path(args.config).read_bytes()
+        with checkpoints.whole_file(run_dir / 'config.txt') as partial:
+            partial.write_bytes(config)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process held: on the GPU where it trains there, else in RAM."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)
+
+
+# The program
+
+
+def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
+    """The block that a run starts with."""
+    counts = ', '.join(f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
+                       for name, network in model.networks().items())
+    return (f'scene     {args.datadir}: {len(scene.images)} images of {scene.W}x{scene.H}, '
+            f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test, '
+            f'near {scene.near:g}, far {scene.far:g}\n'
+            f'networks  {counts}\n'
+            f'device    {model.device}, {str(model.coarse.dtype).removeprefix("torch.")}, seed {args.seed}')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the flags say: renders or trains."""
+    if args.mesh_only:
+        raise UserError('mesh_only: mesh extraction is not there yet; --render_only gives pictures and videos')
+    scene = load_scene(args)
+    device = choose_device(args.device)
+    model = create_nerf(args, device, choose_precision(args.precision, device))
+    print(describe(args, scene, model))
+    (render_only if args.render_only else train)(args, scene, model, Path(args.basedir) / args.expname)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code: 0 done, 1 cannot do it (one line says why); wrong flags exit with 2."""
+    args = parse_flags(argv)
+    try:
+        run(args)
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,440 @@
+"""The maths of NeRF (Mildenhall et al. 2020, arXiv:2003.08934): pure functions and modules, no flags, no files.
+
+Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Metrics
+
+
+def img2mse(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of two colour arrays of the same shape; a scalar."""
+    return torch.mean((x - y) ** 2)
+
+
+def mse2psnr(mse: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of a mean squared error of colours in [0, 1]."""
+    return -10.0 * torch.log10(mse)
+
+
+def to8b(x: np.ndarray | Tensor) -> np.ndarray:
+    """Colours in [0, 1] of any shape to uint8, to the nearest level; values outside are clipped."""
+    return np.rint(255.0 * np.clip(np.asarray(x), 0.0, 1.0)).astype(np.uint8)
+
+
+# Positional encoding (section 5.1)
+
+
+class Embedder:
+    """gamma(p) of equation 4 with the input itself in front: (p, sin p, cos p, sin 2p, cos 2p, sin 4p, ...).
+
+    As in the authors' code there is no factor pi, and each sine or cosine is taken of the three coordinates together.
+    """
+
+    def __init__(self, n_freqs: int, input_dims: int = 3):
+        self.n_freqs = n_freqs
+        self.out_dim = input_dims * (1 + 2 * n_freqs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., 3] to [..., 3 * (1 + 2 * n_freqs)], in float32 whatever the precision of the network behind it."""
+        x = x.float()
+        freqs = 2.0 ** torch.arange(self.n_freqs, dtype=x.dtype, device=x.device)
+        angles = x[..., None, :] * freqs[:, None]  # [..., L, 3]
+        waves = torch.stack([angles.sin(), angles.cos()], -2)  # [..., L, 2, 3]
+        return torch.cat([x, waves.flatten(-3)], -1)
+
+
+def get_embedder(multires: int, i: int = 0) -> tuple[nn.Module | Embedder, int]:
+    """The encoding with `multires` frequencies and its number of output channels; i = -1 is no encoding."""
+    if i == -1:
+        return nn.Identity(), 3
+    embedder = Embedder(multires)
+    return embedder, embedder.out_dim
+
+
+# The network (section 5.3 and figure 7 of the paper)
+
+
+class NeRF(nn.Module):
+    """The MLP: an encoded point, and an encoded direction, to raw colour and raw density.
+
+    Parameter names and their order are those of the reference code, so that checkpoints go both ways.
+
+    Args:
+        D: number of layers of the trunk.
+        W: channels per layer.
+        input_ch: channels of an encoded point.
+        input_ch_views: channels of an encoded direction.
+        output_ch: outputs without view directions (the first three are colour, the fourth density).
+        skips: the input is concatenated to the output of these layers of the trunk.
+        use_viewdirs: colour depends on the direction; density never does.
+        generator: where the initial weights come from; None is torch's global one.
+    """
+
+    def __init__(self, D=8, W=256, input_ch=3, input_ch_views=3, output_ch=4, skips=(4,), use_viewdirs=False,
+                 generator: torch.Generator | None = None):
+        super().__init__()
+        self.input_ch, self.input_ch_views = input_ch, input_ch_views
+        self.skips = [i for i in skips if i < D - 1]  # a skip into the heads would not fit them
+        self.use_viewdirs = use_viewdirs
+        self.pts_linears = nn.ModuleList(
+            [nn.Linear(input_ch, W)]
+            + [nn.Linear(W + input_ch if i in self.skips else W, W) for i in range(D - 1)])
+        # Unused without view directions, but the reference code's checkpoints hold it in both cases.
+        self.views_linears = nn.ModuleList([nn.Linear(input_ch_views + W, W // 2)])
+        if use_viewdirs:
+            self.feature_linear = nn.Linear(W, W)
+            self.alpha_linear = nn.Linear(W, 1)
+            self.rgb_linear = nn.Linear(W // 2, 3)
+        else:
+            self.output_linear = nn.Linear(W, output_ch)
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew, as nn.Linear does, but from `generator` (on the CPU: the same on every device)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features ** -0.5
+                for parameter in (layer.weight, layer.bias):
+                    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., input_ch + input_ch_views] to raw [..., 4 or output_ch]: colour before sigmoid, density before ReLU.
+
+        Without view directions the channels past `input_ch` are not used and need not be there.
+        """
+        points = x[..., :self.input_ch]
+        h = points
+        for i, layer in enumerate(self.pts_linears):
+            h = layer(h).relu_()
+            if i in self.skips:
+                h = torch.cat([points, h], -1)
+        if not self.use_viewdirs:
+            return self.output_linear(h)
+        density = self.alpha_linear(h)
+        h = torch.cat([self.feature_linear(h), x[..., self.input_ch:]], -1)
+        for layer in self.views_linears:
+            h = layer(h).relu_()
+        return torch.cat([self.rgb_linear(h), density], -1)
+
+
+class RadianceField(nn.Module):
+    """A network with its encodings in front: F(x, d) -> (raw colour, raw density), equation 2's c and sigma.
+
+    Args:
+        network: the MLP.
+        embed_points, embed_dirs: encodings of points and of directions (the latter None without view directions).
+        netchunk: most points through the network at once.
+        dtype: precision of the MLP's products; encoding and output are float32 in any case.
+    """
+
+    def __init__(self, network: NeRF, embed_points, embed_dirs, netchunk: int = 65536,
+                 dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
+        self.netchunk, self.dtype = netchunk, dtype
+
+    def forward(self, points: Tensor, viewdirs: Tensor | None) -> Tensor:
+        """points [R, S, 3] and unit viewdirs [R, 3] (None: not used) to raw [R, S, 4 or 5], float32."""
+        n_samples = points.shape[-2]
+        flat = points.reshape(-1, 3)
+        dirs = None if self.embed_dirs is None else self.embed_dirs(viewdirs).to(self.dtype)  # once a ray
+        raw = []
+        with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            for start in range(0, len(flat), self.netchunk):
+                end = min(start + self.netchunk, len(flat))
+                inputs = self.embed_points(flat[start:end]).to(self.dtype)
+                if dirs is not None:
+                    ray = torch.arange(start, end, device=points.device) // n_samples
+                    inputs = torch.cat([inputs, dirs[ray]], -1)
+                raw.append(self.network(inputs))
+        return torch.cat(raw).float().reshape(*points.shape[:-1], -1)
+
+
+# Rays (section 4; NDC in appendix C)
+
+
+class Rays(NamedTuple):
+    """R rays r(t) = origins + t * directions for t from near to far."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3], not normalised: t is depth along the camera's axis (in NDC: NDC depth)
+    viewdirs: Tensor  # [R, 3], unit length, in world coordinates also where the ray is in NDC
+    near: Tensor  # [R, 1]
+    far: Tensor  # [R, 1]
+
+    def slice(self, start: int, end: int) -> Rays:
+        return Rays(*(part[start:end] for part in self))
+
+
+def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
+    """World rays through single pixels; each pixel may have a camera of its own.
+
+    Args:
+        rows, columns: [...] pixel indices, from the top left.
+        K: [3, 3] intrinsics in pixels.
+        c2w: [3 or 4, 4] or [..., 3 or 4, 4] camera-to-world, OpenGL axes (x right, y up, looking along -z).
+
+    Returns:
+        origins, directions: [..., 3] each; directions have length 1 along the camera's axis.
+    """
+    x = (columns - K[0, 2]) / K[0, 0]
+    y = -(rows - K[1, 2]) / K[1, 1]
+    dirs = torch.stack([x, y, -torch.ones_like(x)], -1).to(c2w.dtype)  # [..., 3] in the camera's axes
+    directions = (c2w[..., :3, :3] @ dirs[..., None])[..., 0]
+    return c2w[..., :3, 3].expand_as(directions), directions
+
+
+def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tensor, Tensor]:
+    """The rays of a whole image: origins and directions, [H, W, 3] each, as `pixel_rays` has them."""
+    K = torch.as_tensor(np.asarray(K), dtype=torch.float32, device=c2w.device)
+    rows, columns = torch.meshgrid(torch.arange(H, device=c2w.device), torch.arange(W, device=c2w.device),
+                                   indexing='ij')
+    return pixel_rays(rows, columns, K, c2w)
+
+
+def get_rays_np(H: int, W: int, K: np.ndarray, c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`get_rays` for arrays: float32 origins and directions, [H, W, 3] each."""
+    origins, directions = get_rays(H, W, K, torch.as_tensor(np.asarray(c2w), dtype=torch.float32))
+    return origins.numpy(), directions.numpy()
+
+
+def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: Tensor) -> tuple[Tensor, Tensor]:
+    """World rays of a forward-facing scene to normalised device coordinates (appendix C, equations 25 and 26).
+
+    The origins are first moved to the plane z = -near, which becomes t = 0; infinity becomes t = 1.
+
+    Args:
+        H, W, focal: image height, width and focal length in pixels.
+        near: distance of the near plane.
+        rays_o, rays_d: [..., 3] origins and directions; no direction may lie in the near plane.
+
+    Returns:
+        origins, directions in NDC: [..., 3] each.
+    """
+    t = -(near + rays_o[..., 2]) / rays_d[..., 2]
+    ox, oy, oz = (rays_o + t[..., None] * rays_d).unbind(-1)
+    dx, dy, dz = rays_d.unbind(-1)
+    ax, ay = -2.0 * focal / W, -2.0 * focal / H
+    origins = torch.stack([ax * ox / oz, ay * oy / oz, 1.0 + 2.0 * near / oz], -1)
+    directions = torch.stack([ax * (dx / dz - ox / oz), ay * (dy / dz - oy / oz), -2.0 * near / oz], -1)
+    return origins, directions
+
+
+def bundle_rays(origins: Tensor, directions: Tensor, near: float, far: float,
+                ndc: tuple[int, int, float] | None = None) -> Rays:
+    """World origins and directions [..., 3] to `Rays`; ndc = (H, W, focal) carries them to NDC (near plane at 1)."""
+    viewdirs = torch.nn.functional.normalize(directions, dim=-1)
+    if ndc is not None:
+        origins, directions = ndc_rays(*ndc, 1.0, origins, directions)
+    origins, directions, viewdirs = (x.reshape(-1, 3) for x in (origins, directions, viewdirs))
+    bound = torch.ones_like(origins[:, :1])
+    return Rays(origins, directions, viewdirs, near * bound, far * bound)
+
+
+# Sampling: stratified (section 4, equation 2) and hierarchical (section 5.2)
+
+
+class Sampling(NamedTuple):
+    """How a ray is sampled and composited."""
+
+    N_samples: int  # coarse samples
+    N_importance: int = 0  # further samples of the fine pass; 0: no fine pass
+    perturb: bool = False  # jitter the samples in training
+    lindisp: bool = False  # coarse samples evenly in disparity instead of depth
+    raw_noise_std: float = 0.0  # noise added to raw density in training
+    white_bkgd: bool = False  # composite on white
+
+
+class Draws(NamedTuple):
+    """The random numbers of one training step, drawn at once: how rays are then tiled cannot change the result."""
+
+    jitter: Tensor | None  # [R, N_samples] in [0, 1), place within each coarse bin
+    u: Tensor | None  # [R, N_importance] in [0, 1), where the coarse CDF is inverted
+    noise: Tensor | None  # [R, N_samples], added to the coarse network's raw density
+    noise_fine: Tensor | None  # [R, N_samples + N_importance], added to the fine network's
+
+    def slice(self, start: int, end: int) -> Draws:
+        return Draws(*(part if part is None else part[start:end] for part in self))
+
+
+def draw(n_rays: int, sampling: Sampling, generator: torch.Generator) -> Draws:
+    """All random numbers that `render_rays` needs for `n_rays` training rays, on the generator's device."""
+    n_coarse, n_fine = sampling.N_samples, sampling.N_importance
+    where = {'generator': generator, 'device': generator.device}
+    std = sampling.raw_noise_std
+    return Draws(
+        jitter=torch.rand(n_rays, n_coarse, **where) if sampling.perturb else None,
+        u=torch.rand(n_rays, n_fine, **where) if sampling.perturb and n_fine else None,
+        noise=torch.randn(n_rays, n_coarse, **where) * std if std > 0 else None,
+        noise_fine=torch.randn(n_rays, n_coarse + n_fine, **where) * std if std > 0 and n_fine else None)
+
+
+NO_DRAWS = Draws(None, None, None, None)  # deterministic: previews and test views
+
+
+def stratified_z(near: Tensor, far: Tensor, N_samples: int, lindisp: bool = False,
+                 jitter: Tensor | None = None) -> Tensor:
+    """Depths of the coarse samples, ascending (equation 2).
+
+    Args:
+        near, far: [R, 1] bounds.
+        N_samples: samples per ray, from near to far inclusive.
+        lindisp: evenly spaced in 1 / depth.
+        jitter: [R, N_samples] in [0, 1), the place in each sample's bin; None leaves the samples in place.
+
+    Returns:
+        [R, N_samples].
+    """
+    s = torch.linspace(0.0, 1.0, N_samples, device=near.device)
+    z = 1.0 / ((1.0 - s) / near + s / far) if lindisp else near * (1.0 - s) + far * s
+    if jitter is None:
+        return z
+    middles = 0.5 * (z[:, 1:] + z[:, :-1])
+    lower, upper = torch.cat([z[:, :1], middles], -1), torch.cat([middles, z[:, -1:]], -1)
+    return lower + (upper - lower) * jitter
+
+
+def invert_cdf(bins: Tensor, weights: Tensor, u: Tensor) -> Tensor:
+    """Places where the piecewise linear CDF of a histogram reaches u (inverse transform sampling, section 5.2).
+
+    Args:
+        bins: [R, B + 1] edges, ascending.
+        weights: [R, B] non-negative heights; all zero stands for a uniform distribution.
+        u: [R, M] in [0, 1].
+
+    Returns:
+        [R, M], within the edges.
+    """
+    weights = weights + 1e-5  # no bin is quite empty, so no ray divides by zero
+    cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), -1)
+    cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], -1)  # [R, B + 1]
+    index = torch.searchsorted(cdf, u.contiguous(), right=True)
+    below, above = (index - 1).clamp(min=0), index.clamp(max=cdf.shape[-1] - 1)
+    cdf_below, cdf_above = cdf.gather(-1, below), cdf.gather(-1, above)
+    bin_below, bin_above = bins.gather(-1, below), bins.gather(-1, above)
+    step = cdf_above - cdf_below
+    step = torch.where(step < 1e-5, torch.ones_like(step), step)
+    return bin_below + (u - cdf_below) / step * (bin_above - bin_below)
+
+
+def sample_pdf(bins: Tensor, weights: Tensor, N_samples: int, det: bool = False,
+               generator: torch.Generator | None = None) -> Tensor:
+    """`invert_cdf` at N_samples evenly spaced (det) or random u: bins [R, B + 1], weights [R, B] to [R, N_samples]."""
+    shape = (*weights.shape[:-1], N_samples)
+    if det:
+        u = torch.linspace(0.0, 1.0, N_samples, device=bins.device).expand(shape)
+    else:
+        u = torch.rand(shape, generator=generator, device=bins.device)
+    return invert_cdf(bins, weights, u)
+
+
+# Volume rendering (section 4, equation 3)
+
+
+class Composite(NamedTuple):
+    """What a ray shows."""
+
+    rgb: Tensor  # [R, 3] colour
+    disp: Tensor  # [R] disparity, 1 / depth of what was hit; 0 where nothing was
+    acc: Tensor  # [R] opacity, the sum of the weights
+    weights: Tensor  # [R, S] share of each sample in the colour
+    depth: Tensor  # [R] expected depth, not divided by opacity
+
+
+def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, white_bkgd: bool = False) -> Composite:
+    """Numerical quadrature of the volume rendering integral (equation 3).
+
+    Args:
+        rgb: [R, S, 3] colours.
+        density: [R, S] non-negative, in 1 / scene unit.
+        z_vals: [R, S] ascending depths; the last sample reaches to infinity.
+        rays_d: [R, 3] directions, whose length turns depth into distance.
+        white_bkgd: what light is left falls on white.
+    """
+    deltas = torch.cat([z_vals[:, 1:] - z_vals[:, :-1], torch.full_like(z_vals[:, :1], 1e10)], -1)
+    optical = density * deltas * rays_d.norm(dim=-1, keepdim=True)
+    before = torch.cat([torch.zeros_like(optical[:, :1]), optical[:, :-1].cumsum(-1)], -1)
+    weights = torch.exp(-before) * (1.0 - torch.exp(-optical))  # T_i * alpha_i
+    rgb = (weights[..., None] * rgb).sum(-2)
+    depth = (weights * z_vals).sum(-1)
+    acc = weights.sum(-1)
+    # 0 / 0 on an empty ray: the inner where keeps the gradient finite too.
+    hit = acc > 1e-10
+    disp = torch.where(hit, 1.0 / (depth / torch.where(hit, acc, 1.0)).clamp(min=1e-10), 0.0)
+    if white_bkgd:
+        rgb = rgb + (1.0 - acc[..., None])
+    return Composite(rgb, disp, acc, weights, depth)
+
+
+def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: float = 0.0, white_bkgd: bool = False,
+                generator: torch.Generator | None = None) -> Composite:
+    """A network's raw output to what the rays show: sigmoid, ReLU and `composite`.
+
+    Args:
+        raw: [R, S, 4 or more] colour before sigmoid, density before ReLU.
+        z_vals: [R, S] ascending depths.
+        rays_d: [R, 3] directions.
+        raw_noise_std: standard deviation of the noise added to raw density (a regulariser in training).
+        white_bkgd: composite on white.
+        generator: where that noise comes from.
+
+    Returns:
+        rgb [R, 3], disp [R], acc [R], weights [R, S], depth [R].
+    """
+    density = raw[..., 3].float()
+    if raw_noise_std > 0:
+        density = density + raw_noise_std * torch.randn(density.shape, generator=generator, device=raw.device)
+    return composite(torch.sigmoid(raw[..., :3].float()), density.relu(), z_vals, rays_d, white_bkgd)
+
+
+class RenderResult(NamedTuple):
+    """What the rays show, and what the coarse pass alone would have shown."""
+
+    final: Composite  # of the fine pass, or of the only one
+    coarse: Composite | None  # None without a fine pass
+    z_std: Tensor | None  # [R] spread of the fine samples; None without a fine pass
+
+    def passes(self) -> list[Composite]:
+        """What each pass shows, coarse first."""
+        return [self.final] if self.coarse is None else [self.coarse, self.final]
+
+
+def render_rays(rays: Rays, coarse: RadianceField, fine: RadianceField | None, sampling: Sampling,
+                draws: Draws = NO_DRAWS) -> RenderResult:
+    """Renders rays by the coarse pass and, where N_importance > 0, the fine pass guided by it (section 5.2).
+
+    Args:
+        rays: R rays.
+        coarse, fine: the two fields; fine None: no fine pass.
+        sampling: how a ray is sampled and composited.
+        draws: the step's random numbers in training.
+    """
+    def shoot(field: RadianceField, z: Tensor, noise: Tensor | None) -> Composite:
+        points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
+        raw = field(points, rays.viewdirs)
+        if noise is not None:
+            raw = torch.cat([raw[..., :3], raw[..., 3:4] + noise[..., None]], -1)
+        return raw2outputs(raw, z, rays.directions, white_bkgd=sampling.white_bkgd)
+
+    z = stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, draws.jitter)
+    first = shoot(coarse, z, draws.noise)
+    if fine is None:
+        return RenderResult(first, None, None)
+
+    bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), first.weights[:, 1:-1].detach()
+    if draws.u is None:
+        z_fine = sample_pdf(bins, weights, sampling.N_importance, det=True)
+    else:
+        z_fine = invert_cdf(bins, weights, draws.u)
+    z_all = torch.cat([z, z_fine], -1).sort(-1).values
+    second = shoot(fine, z_all, draws.noise_fine)
+    return RenderResult(second, first, z_fine.std(-1, unbiased=False))

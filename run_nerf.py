@@ -26,7 +26,7 @@ from run_nerf_helpers import (
 from train_log import TrainLog
 
 CPU_TILE_POINTS = 12288  # points through a network at once on a CPU: larger activations leave the cache
-DEAD_CHECK_STEPS = 100  # steps between checks for a dead network
+DEAD_CHECK_STEPS = 25  # steps between checks for a dead network
 DEAD_TRIES = 5  # fresh starts a network gets
 
 # Device and scene

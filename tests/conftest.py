@@ -1,0 +1,72 @@
+"""What several test files need: the golden values, and a scene small enough to be written for one test."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / 'shared'
+
+# No deadline: it would measure the machine's load. Derandomised: a red run is red again.
+settings.register_profile('nerf', deadline=None, derandomize=True, database=None)
+settings.load_profile('nerf')
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """The folder of golden values and real scenes; not part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f'needs {SHARED}')
+    return SHARED
+
+
+@pytest.fixture(scope='session')
+def golden(shared) -> dict[str, np.ndarray]:
+    """Inputs and outputs of the reference code, by name."""
+    path = shared / 'interop' / 'golden.npz'
+    if not path.is_file():
+        pytest.skip(f'needs {path}')
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def look_at_origin(azimuth: float, elevation: float, distance: float) -> np.ndarray:
+    """[4, 4] camera-to-world, OpenGL axes, z up; angles in radians."""
+    away = np.array([math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation),
+                     math.sin(elevation)])
+    right = np.cross([0.0, 0.0, 1.0], away)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(away, right), away, distance * away], 1)
+    return pose
+
+
+@pytest.fixture(scope='session')
+def tiny_scene():
+    """Writes a scene in the Blender format, an orange ball seen from all around, and returns its folder.
+
+    tiny_scene(folder, size=16 or (height, width), counts=(train, val, test), channels=4 or 3 (white background),
+    angle=camera_angle_x in radians)
+    """
+    def write(folder: Path, size=16, counts=(4, 2, 2), channels=4, angle=0.69) -> Path:
+        height, width = np.broadcast_to(size, 2).tolist()
+        row, column = np.mgrid[:height, :width] + 0.5
+        disc = np.hypot(row - height / 2, column - width / 2) < 0.3 * min(height, width)
+        picture = np.where(disc[..., None], np.uint8([230, 120, 40, 255]), np.uint8([255, 255, 255, 0]))[..., :channels]
+        for n, (split, count) in enumerate(zip(('train', 'val', 'test'), counts)):
+            (folder / split).mkdir(parents=True)
+            frames = []
+            for i in range(count):
+                Image.fromarray(picture).save(folder / split / f'r_{i}.png')
+                pose = look_at_origin(2 * math.pi * (i / count + n / 30), 0.5, 4.0)
+                frames.append({'file_path': f'./{split}/r_{i}', 'transform_matrix': pose.tolist()})
+            (folder / f'transforms_{split}.json').write_text(
+                json.dumps({'camera_angle_x': angle, 'frames': frames}), encoding='utf-8')
+        return folder
+    return write

@@ -1,0 +1,338 @@
+"""flags.py: every flag, its checks, and the config files that ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flags import config_parser, parse_flags
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+FLAGS = {  # name: (type, default, another value)
+    'expname': (str, None, 'a_run'),
+    'basedir': (str, './logs/', 'elsewhere'),
+    'datadir': (str, './data/llff/fern', 'data/lego'),
+    'netdepth': (int, 8, 4),
+    'netdepth_fine': (int, 8, 5),
+    'netwidth': (int, 256, 64),
+    'netwidth_fine': (int, 256, 32),
+    'N_rand': (int, 4096, 1024),
+    'lrate': (float, 5e-4, 0.00123456789),
+    'lrate_decay': (int, 250, 500),
+    'chunk': (int, 32768, 1000),
+    'netchunk': (int, 65536, 2000),
+    'no_batching': (bool, False, True),
+    'no_reload': (bool, False, True),
+    'ft_path': (str, None, 'logs/a/200000.tar'),
+    'N_samples': (int, 64, 32),
+    'N_importance': (int, 0, 128),
+    'perturb': (float, 1.0, 0.0),
+    'use_viewdirs': (bool, False, True),
+    'i_embed': (int, 0, -1),
+    'multires': (int, 10, 6),
+    'multires_views': (int, 4, 2),
+    'raw_noise_std': (float, 0.0, 1.0),
+    'render_only': (bool, False, True),
+    'render_test': (bool, False, True),
+    'render_factor': (int, 0, 4),
+    'precrop_iters': (int, 0, 500),
+    'precrop_frac': (float, 0.5, 0.25),
+    'dataset_type': (str, 'llff', 'blender'),
+    'testskip': (int, 8, 1),
+    'shape': (str, 'greek', 'vase'),
+    'white_bkgd': (bool, False, True),
+    'half_res': (bool, False, True),
+    'factor': (int, 8, 4),
+    'no_ndc': (bool, False, True),
+    'lindisp': (bool, False, True),
+    'spherify': (bool, False, True),
+    'llffhold': (int, 8, 4),
+    'i_print': (int, 100, 10),
+    'i_img': (int, 500, 50),
+    'i_weights': (int, 10000, 100),
+    'i_testset': (int, 50000, 1000),
+    'i_video': (int, 50000, 2000),
+    'N_iters': (int, 200000, 600),
+    'seed': (int, 0, 7),
+    'device': (str, 'auto', 'cuda:1'),
+    'precision': (str, 'auto', 'bf16'),
+    'mesh_only': (bool, False, True),
+    'mesh_grid_size': (int, 256, 64),
+    'mesh_threshold': (float, 25.0, 10.5),
+    'mesh_file': (str, None, 'chair.glb'),
+}
+
+PAPER_CONFIG = {  # of a Blender scene, all but its name
+    'basedir': './logs', 'dataset_type': 'blender', 'no_batching': 'True', 'use_viewdirs': 'True',
+    'white_bkgd': 'True', 'lrate_decay': '500', 'N_samples': '64', 'N_importance': '128', 'N_rand': '1024',
+    'precrop_iters': '500', 'precrop_frac': '0.5', 'half_res': 'True',
+}
+
+
+def config_text(values: dict) -> str:
+    return ''.join(f'{name} = {value}\n' for name, value in values.items())
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config file of some text and returns its path."""
+    def write(text: str, name: str = 'my_scene.txt') -> str:
+        (tmp_path / name).write_text(text, encoding='utf-8')
+        return str(tmp_path / name)
+    return write
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Asserts that flags end with exit code 2 and one line on stderr with some words in it."""
+    def check(argv: list[str], *words: str) -> None:
+        with pytest.raises(SystemExit) as ended:
+            parse_flags(argv)
+        streams = capsys.readouterr()
+        assert ended.value.code == 2
+        assert streams.out == ''
+        assert streams.err.endswith('\n')
+        assert streams.err.count('\n') == 1
+        for word in words:
+            assert word in streams.err
+    return check
+
+
+# Names, types and defaults
+
+
+def test_the_parser_has_these_flags_with_these_defaults_and_no_others():
+    defaults = vars(config_parser().parse_args([]))
+    assert defaults.pop('config') is None
+    assert defaults == {name: default for name, (_, default, _) in FLAGS.items()}
+    assert {name: type(value) for name, value in defaults.items() if value is not None} == {
+        name: kind for name, (kind, default, _) in FLAGS.items() if default is not None}
+
+
+@pytest.mark.parametrize('name', FLAGS)
+def test_a_flag_gives_a_value_of_its_type(name, capsys):
+    kind, _, other = FLAGS[name]
+    value = getattr(config_parser().parse_args([f'--{name}'] + [str(other)] * (kind is not bool)), name)
+    assert value == other
+    assert type(value) is kind
+    if kind is int:
+        with pytest.raises(SystemExit):
+            config_parser().parse_args([f'--{name}', '8.5'])
+
+
+@pytest.mark.parametrize(('name', 'least'), [
+    ('testskip', '0'), ('N_importance', '0'), ('render_factor', '0'), ('precrop_iters', '0'), ('multires', '0'),
+    ('multires_views', '0'), ('raw_noise_std', '0'), ('llffhold', '0'), ('seed', '0'), ('N_rand', '1'),
+    ('netdepth', '1'), ('precrop_frac', '1'), ('lrate', '1e-30')])
+def test_the_least_and_largest_sensible_values_are_taken(name, least):
+    assert getattr(config_parser().parse_args([f'--{name}', least]), name) == float(least)
+
+
+def test_each_flag_has_one_short_help_line():
+    for action in config_parser()._actions:
+        assert action.help
+        assert '\n' not in action.help
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(['--help'])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f'--{name} ' in text or f'--{name}]' in text for name in FLAGS)
+
+
+# Config files
+
+
+def test_a_config_of_the_reference_code_is_read(config):
+    args = parse_flags(['--config', config('''
+expname = fern_test
+basedir = ./logs
+datadir = ./data/nerf_llff_data/fern
+dataset_type = llff
+
+# rays
+factor = 8
+N_rand = 1024
+N_importance=64
+
+use_viewdirs = True
+no_batching = False
+raw_noise_std = 1e0  # a regulariser
+''')])
+    changed = {'config': args.config, 'expname': 'fern_test', 'basedir': './logs',
+               'datadir': './data/nerf_llff_data/fern', 'N_rand': 1024, 'N_importance': 64, 'use_viewdirs': True,
+               'raw_noise_std': 1.0}
+    assert vars(args) == {name: default for name, (_, default, _) in FLAGS.items()} | changed
+
+
+def test_the_command_line_wins_over_the_config_wherever_it_stands(config):
+    path = config('N_rand = 1024\nlrate = 1e-3\n')
+    for argv in (['--config', path, '--N_rand', '7'], ['--N_rand=7', '--config', path]):
+        args = parse_flags(argv)
+        assert (args.N_rand, args.lrate) == (7, 1e-3)
+
+
+def test_expname_is_the_configs_name_where_none_is_given(config):
+    path = config('N_rand = 1024\n', 'chair.v2.txt')
+    assert parse_flags(['--config', path]).expname == 'chair.v2'
+    assert parse_flags(['--config', path, '--expname', 'other']).expname == 'other'
+    assert parse_flags(['--config', config('expname = inside\n')]).expname == 'inside'
+
+
+@pytest.mark.parametrize('column', [1, 2], ids=['defaults', 'other values'])
+def test_written_out_flags_parse_back_to_the_same_values(config, column):
+    values = {name: row[column] for name, row in FLAGS.items()}
+    args = config_parser().parse_args(['--config', config(config_text({'config': 'configs/gone.txt'} | values))])
+    assert {name: getattr(args, name) for name in FLAGS} == values
+
+
+def test_written_out_flags_of_a_run_parse_back_without_complaint(config, capsys):
+    args = parse_flags(['--config', str(CONFIGS / 'lego.txt'), '--lrate', '1e-7'])
+    again = parse_flags(['--config', config(config_text(vars(args)), 'args.txt')])
+    assert vars(again) | {'config': args.config} == vars(args)
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize('scene', ['chair', 'lego'])
+def test_the_papers_configs_hold_this_and_no_more(scene):
+    lines = [line.split(' = ') for line in (CONFIGS / f'{scene}.txt').read_text().splitlines() if line]
+    assert dict(lines) == PAPER_CONFIG | {'expname': f'blender_paper_{scene}',
+                                          'datadir': f'./data/nerf_synthetic/{scene}'}
+    assert len(lines) == 14
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.txt')), ids=lambda path: path.stem)
+def test_shipped_configs_parse_without_warning_and_repeat_no_default(path, capsys):
+    args = parse_flags(['--config', str(path)])
+    assert capsys.readouterr().err == ''
+    if path.stem not in ('chair', 'lego'):  # whose lines are the reference code's
+        keys = [line.split(' = ')[0] for line in path.read_text().splitlines() if ' = ' in line]
+        assert [key for key in keys if getattr(args, key) == FLAGS[key][1]] == []
+
+
+# Wrong flags
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('N_rand', '0'), ('N_rand', 'abc'), ('N_rand', '1e3'), ('N_rand', ''), ('precrop_frac', '2'), ('precrop_frac', '0'),
+    ('dataset_type', 'foo'), ('shape', 'chair'), ('precision', 'fp8'), ('lrate', '-1'), ('lrate', '0'),
+    ('lrate', 'nan'), ('lrate', 'inf'), ('perturb', '0.5'), ('raw_noise_std', '-0.1'), ('i_embed', '1'),
+    ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '0'), ('render_factor', '-2'),
+    ('mesh_file', 'x.stl'), ('mesh_threshold', 'nan'), ('device', 'tpu'), ('device', 'cuda:x'), ('expname', 'a/b'),
+    ('expname', '..')])
+def test_a_value_that_makes_no_sense_is_one_line_with_flag_and_value(refuse, config, name, value):
+    refuse(['--expname', 'a_run', f'--{name}={value}'], name, value)
+    if value:
+        refuse(['--config', config(f'{name} = {value}\n')], name, value)
+
+
+def test_render_only_and_mesh_only_exclude_each_other(refuse, config):
+    refuse(['--expname', 'a_run', '--render_only', '--mesh_only'], 'render_only', 'mesh_only')
+    refuse(['--config', config('mesh_only = True\nrender_only = True\n')], 'render_only', 'mesh_only')
+
+
+@pytest.mark.parametrize(('argv', 'name', 'nearest'), [
+    (['--N_rnd', '5'], 'N_rnd', 'N_rand'), (['--N_rnd=5'], 'N_rnd', 'N_rand'), (['--use_viewdir'], 'use_viewdir',
+     'use_viewdirs'), (['--no_batch'], 'no_batch', 'no_batching'), (['--xyzzy', '1'], 'xyzzy', '--help')])
+def test_an_unknown_flag_is_one_line_with_the_nearest_real_name(refuse, argv, name, nearest):
+    refuse(['--expname', 'a_run', *argv], f'--{name}', nearest)
+
+
+@pytest.mark.parametrize(('line', 'name', 'nearest'), [
+    ('N_rnd = 512', 'N_rnd', 'N_rand'), ('lrate_decy = 512', 'lrate_decy', 'lrate_decay'),
+    ('use_viewdir = True', 'use_viewdir', 'use_viewdirs'), ('no_reloads = False', 'no_reloads', 'no_reload')])
+def test_a_misspelt_config_key_is_one_line_with_the_nearest_real_one(refuse, config, line, name, nearest):
+    value = line.split(' = ')[1].lower()
+    refuse(['--config', config(f'N_samples = 32\n{line}\n')], name, *[value] * (value == '512'), nearest)
+
+
+def test_a_stray_word_is_an_error(refuse):
+    refuse(['--expname', 'a_run', 'lego.txt'], 'lego.txt')
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_an_error(refuse, config):
+    refuse(['--config', config('no_batching = maybe\n')], 'no_batching', 'maybe')
+
+
+def test_a_missing_config_is_an_error(refuse, tmp_path):
+    refuse(['--config', str(tmp_path / 'gone.txt')], str(tmp_path / 'gone.txt'))
+    refuse(['--config', str(tmp_path)], str(tmp_path))
+
+
+@pytest.mark.parametrize('content', [b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', b'\x80\x03}q\0', bytes(range(256))])
+def test_a_binary_config_is_an_error(refuse, tmp_path, content):
+    (tmp_path / 'model.tar').write_bytes(content)
+    refuse(['--config', str(tmp_path / 'model.tar')], 'config file', 'key = value')
+
+
+def test_no_expname_and_no_config_is_an_error(refuse):
+    refuse([], 'expname')
+
+
+def set_cuda(monkeypatch, there: bool) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: there)
+
+
+@pytest.mark.parametrize('device', ['cuda', 'cuda:1'])
+def test_cuda_where_there_is_none_is_an_error(refuse, monkeypatch, device):
+    set_cuda(monkeypatch, False)
+    refuse(['--expname', 'a_run', '--device', device], f'device is {device}', 'cpu')
+
+
+@pytest.mark.parametrize(('device', 'there'), [('cpu', True), ('cpu', False), ('auto', False)])
+def test_fp16_on_a_cpu_is_an_error(refuse, monkeypatch, device, there):
+    set_cuda(monkeypatch, there)
+    refuse(['--expname', 'a_run', '--device', device, '--precision', 'fp16'], 'precision is fp16', 'CUDA')
+
+
+def test_cuda_and_fp16_are_taken_where_cuda_is(monkeypatch):
+    set_cuda(monkeypatch, True)
+    args = parse_flags(['--expname', 'a_run', '--device', 'cuda:0', '--precision', 'fp16'])
+    assert (args.device, args.precision) == ('cuda:0', 'fp16')
+
+
+# Flags without effect
+
+BLENDER = ['--dataset_type', 'blender', '--testskip', '2']
+LLFF = ['--N_importance', '64', '--use_viewdirs']
+
+
+@pytest.mark.parametrize(('argv', 'idle'), [
+    (['--precrop_iters', '500'], ['precrop_iters']),
+    (['--precrop_frac', '0.3'], ['precrop_frac']),
+    (['--half_res'], ['half_res']),
+    (['--lindisp'], ['lindisp']),
+    (['--shape', 'vase'], ['shape']),
+    (['--testskip', '1'], ['testskip']),
+    (['--render_test'], ['render_test']),
+    (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
+    (['--mesh_threshold', '5'], ['mesh_threshold']),
+    ([*BLENDER, '--factor', '4', '--no_ndc', '--spherify', '--llffhold', '4'],
+     ['factor', 'no_ndc', 'spherify', 'llffhold']),
+    (['--N_importance', '0', '--netdepth_fine', '4', '--netwidth_fine', '64'], ['netdepth_fine', 'netwidth_fine'])])
+def test_flags_without_effect_get_a_warning_each(capsys, argv, idle):
+    parse_flags(['--expname', 'a_run', *LLFF, *argv])
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(' = ')[0] for line in lines) == sorted(f'warning: {name}' for name in idle)
+    assert all('no effect' in line for line in lines)
+
+
+def test_multires_views_has_no_effect_without_view_directions(capsys):
+    parse_flags(['--expname', 'a_run', '--multires_views', '2'])
+    assert capsys.readouterr().err.startswith('warning: multires_views = 2 has no effect')
+
+
+@pytest.mark.parametrize('argv', [
+    [], ['--no_batching', '--precrop_iters', '500', '--precrop_frac', '0.3'],
+    [*BLENDER, '--half_res', '--lindisp'], ['--no_ndc', '--lindisp', '--factor', '4', '--llffhold', '4', '--spherify'],
+    ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'], ['--render_only', '--render_test'],
+    ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
+    [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2']])
+def test_flags_with_effect_get_no_warning(capsys, argv):
+    parse_flags(['--expname', 'a_run', *argv])
+    assert capsys.readouterr().err == ''

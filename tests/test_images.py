@@ -1,0 +1,268 @@
+"""images.py: pictures and videos, read, resized, compared and written."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from errors import UserError
+from images import area_resize, compare, disparity_pictures, read_image, read_images, write_png, write_video
+
+
+def noise(*shape: int, levels: int = 256) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, levels, shape).astype(np.uint8 if levels == 256 else np.uint16)
+
+
+def write_png16(path, pixels: np.ndarray) -> None:
+    """[H, W, 3 or 4] uint16 as a PNG, which Pillow cannot write."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    height, width, channels = pixels.shape
+    header = struct.pack('>IIBBBBB', width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows))
+                     + chunk(b'IEND', b''))
+
+
+def saved(tmp_path, picture: Image.Image, **options):
+    picture.save(tmp_path / 'picture.png', **options)
+    return tmp_path / 'picture.png'
+
+
+# Reading
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_8_bit_colour_is_read_as_it_is(tmp_path, channels):
+    pixels = noise(5, 7, channels)
+    image = read_image(saved(tmp_path, Image.fromarray(pixels)))
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, pixels)
+
+
+def test_grey_is_read_as_three_equal_channels(tmp_path):
+    pixels = noise(5, 7)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(pixels))), np.stack([pixels] * 3, -1))
+
+
+def test_palette_is_read_as_its_colours_with_alpha_where_one_is_transparent(tmp_path):
+    colours, index = noise(4, 3), noise(5, 7) % 4
+    picture = Image.fromarray(index)
+    picture.putpalette(colours.tobytes())
+    assert np.array_equal(read_image(saved(tmp_path, picture)), colours[index])
+    image = read_image(saved(tmp_path, picture, transparency=2))
+    assert np.array_equal(image[..., :3], colours[index])
+    assert np.array_equal(image[..., 3], np.where(index == 2, 0, 255))
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_16_bits_are_read_to_within_one_level(tmp_path, channels):
+    pixels = noise(5, 7, channels, levels=65536)
+    pixels[0, :3] = [[0], [65535], [256]]
+    if channels == 1:
+        path = saved(tmp_path, Image.fromarray(pixels[..., 0]))
+        with Image.open(path) as picture:
+            assert picture.mode == 'I;16'
+    else:
+        write_png16(path := tmp_path / 'picture.png', pixels)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (5, 7, max(channels, 3))
+    assert np.abs(image - pixels / 257.0).max() <= 1.0
+    assert image[0, :2].min(-1).tolist() == [0, 255]
+
+
+def test_pictures_without_alpha_are_opaque_among_those_with_it(tmp_path):
+    paths, pixels = [tmp_path / 'rgb.png', tmp_path / 'rgba.png'], [noise(5, 7, 3), noise(5, 7, 4)]
+    for path, picture in zip(paths, pixels):
+        write = Image.fromarray(picture)
+        write.save(path)
+    images = read_images(paths)
+    assert images.shape == (2, 5, 7, 4)
+    assert np.array_equal(images[0, ..., :3], pixels[0])
+    assert (images[0, ..., 3] == 255).all()
+    assert np.array_equal(images[1], pixels[1])
+    assert read_images(paths[:1]).shape == (1, 5, 7, 3)
+
+
+def test_pictures_come_in_the_order_of_their_paths(tmp_path):
+    paths = [tmp_path / f'{i}.png' for i in range(40)]
+    for i, path in enumerate(paths):
+        Image.new('L', (64 - i % 2, 2), i).crop((0, 0, 3, 2)).save(path)
+    assert read_images(paths[::-1])[:, 0, 0, 0].tolist() == list(range(40))[::-1]
+
+
+@pytest.mark.parametrize('size', [(5, 7), (7, 6), (8, 5)])
+def test_pictures_of_different_sizes_are_an_error_that_names_both(tmp_path, size):
+    paths = [tmp_path / name for name in ('a.png', 'b.png', 'c.png')]
+    for path, its_size in zip(paths, ((7, 5), (7, 5), size)):
+        Image.new('RGB', its_size).save(path)
+    with pytest.raises(UserError) as error:
+        read_images(paths)
+    assert f'{paths[2]} is {size[0]}x{size[1]}' in str(error.value)
+    assert f'{paths[0]} is 7x5' in str(error.value)
+
+
+@pytest.mark.parametrize('fault', [
+    'missing', 'empty', 'truncated', 'only a header', 'text', 'wrong checksum', 'broken chunk', 'huge'])
+def test_a_broken_picture_is_an_error_that_names_it(tmp_path, fault):
+    path = saved(tmp_path, Image.fromarray(noise(20, 20, 3)))
+    whole = path.read_bytes()
+    header = whole[12:16] + struct.pack('>II', 30000, 30000) + whole[24:29]
+    path.write_bytes({
+        'missing': b'', 'empty': b'', 'truncated': whole[:len(whole) // 2], 'only a header': whole[:20],
+        'text': b'<html>not found</html>', 'wrong checksum': whole[:29] + b'\0\0\0\0' + whole[33:],
+        'broken chunk': whole[:33] + struct.pack('>I', 50) + whole[37:],
+        'huge': whole[:12] + header + struct.pack('>I', zlib.crc32(header)) + whole[33:]}[fault])
+    if fault == 'missing':
+        path.unlink()
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_images([path])
+
+
+# Resizing
+
+
+def test_halving_takes_the_mean_of_2x2_pixels():
+    image = np.uint8([[0, 1, 10, 20], [1, 1, 30, 41], [200, 255, 4, 4], [255, 255, 4, 8]])[None, ..., None]
+    assert area_resize(image, 2, 2)[0, ..., 0].tolist() == [[1, 25], [241, 5]]
+
+
+def test_five_columns_to_two_share_the_middle_one():
+    image = np.uint8([[10, 20, 40, 80, 160]])[None, ..., None]
+    assert area_resize(image, 1, 2)[0, ..., 0].tolist() == [[20, 104]]  # (10 + 20 + 40 / 2) / 2.5, ...
+    assert area_resize(image.transpose(0, 2, 1, 3), 2, 1)[0, ..., 0].tolist() == [[20], [104]]
+
+
+def test_channels_are_averaged_one_by_one():
+    image = np.uint8([[[255, 0, 100, 0], [1, 10, 100, 254]]])[None]
+    assert area_resize(image, 1, 1).tolist() == [[[[128, 5, 100, 127]]]]
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    images = noise(3, 6, 5, 4)
+    resized = area_resize(images, 6, 5)
+    assert resized.dtype == np.uint8
+    assert np.array_equal(resized, images)
+
+
+# Comparing
+
+
+def test_a_picture_compared_with_itself_has_psnr_100_and_ssim_1():
+    picture = noise(16, 20, 3).astype(np.float32) / 255
+    assert compare(picture, picture) == pytest.approx({'psnr': 100.0, 'ssim': 1.0})
+
+
+def test_a_constant_offset_has_the_psnr_and_ssim_of_the_formulas():
+    flat = np.full((16, 20, 3), 0.4, np.float32)
+    c1 = 0.01 ** 2  # without variance only SSIM's luminance term is left
+    ssim = (2 * 0.4 * 0.5 + c1) / (0.4 ** 2 + 0.5 ** 2 + c1)
+    assert compare(flat + 0.1, flat) == pytest.approx({'psnr': 20.0, 'ssim': ssim}, abs=1e-4)
+
+
+def test_ssim_is_that_of_a_gaussian_window_written_out():
+    x, y = (np.random.default_rng(seed).random((16, 20, 3)) for seed in (0, 1))
+    bell = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window = np.outer(bell, bell) / bell.sum() ** 2
+
+    def blur(a):
+        return np.einsum('hwcij,ij', np.lib.stride_tricks.sliding_window_view(a, (11, 11), (0, 1)), window)
+
+    mx, my, c1, c2 = blur(x), blur(y), 0.01 ** 2, 0.03 ** 2
+    vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    ssim = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx ** 2 + my ** 2 + c1) * (vx + vy + c2))
+    assert compare(x, y)['ssim'] == pytest.approx(ssim.mean())
+
+
+# Disparity pictures
+
+
+def test_empty_views_have_black_disparity_pictures():
+    pictures = disparity_pictures(np.zeros((2, 5, 7), np.float32), np.zeros((2, 5, 7), np.float32))
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (2, 5, 7)
+    assert not pictures.any()
+
+
+def test_nearer_is_brighter_and_nothing_hit_is_black():
+    disps = np.float32([[[0.0, 0.2, 0.25, 0.3, 0.5]]])
+    pictures = disparity_pictures(disps, np.float32([[[0, 1, 1, 1, 1]]]))[0, 0].astype(int)
+    assert pictures[0] == 0
+    assert pictures[1] > 0  # what is farthest can still be told from nothing
+    assert (np.diff(pictures[1:]) > 0).all()
+    assert pictures[-1] == 255
+
+
+def test_empty_pixels_do_not_take_the_contrast_from_the_rest():
+    disps = np.zeros((1, 20, 50), np.float32)
+    disps[0, 0] = np.linspace(0.2, 0.5, 50)
+    grey = disparity_pictures(disps, (disps > 0).astype(np.float32))[0, 0]
+    assert grey[0] < 40
+    assert grey[-1] == 255
+
+
+def test_all_views_of_a_path_share_one_scale():
+    disps = np.float32([0.2, 0.3, 0.4])[:, None, None] * np.ones((1, 4, 4), np.float32)
+    grey = disparity_pictures(disps, np.ones_like(disps))[:, 0, 0].tolist()
+    assert grey[0] < grey[1] < grey[2]
+
+
+def test_a_floater_does_not_take_the_contrast_from_the_rest():
+    disps = np.linspace(0.2, 0.5, 1000, dtype=np.float32).reshape(1, 20, 50)
+    disps[0, 3, 4] = 1e10
+    grey = disparity_pictures(disps, np.ones_like(disps))
+    assert grey[0, -1, -1] - grey[0, 0, 0].astype(int) > 200
+
+
+def test_the_same_disparity_everywhere_is_a_picture_too():
+    flat = np.full((1, 4, 4), 0.25, np.float32)
+    grey = disparity_pictures(flat, np.ones_like(flat))
+    assert grey.min() == grey.max() > 0
+
+
+# Writing
+
+
+@pytest.mark.parametrize('shape', [(5, 7), (5, 7, 3)])
+def test_a_written_png_reads_back_the_same(tmp_path, shape):
+    pixels = noise(*shape)
+    write_png(tmp_path / 'picture.tmp', pixels)  # the ending does not decide the format
+    with Image.open(tmp_path / 'picture.tmp') as picture:
+        assert picture.format == 'PNG'
+        assert np.array_equal(np.asarray(picture), pixels)
+
+
+@pytest.mark.parametrize('shape', [(16, 16, 3), (37, 51, 3), (37, 51)])
+def test_a_written_video_reads_back_at_30_fps_padded_to_an_even_size(tmp_path, shape):
+    height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+    levels = np.linspace(40, 220, 7).astype(np.uint8)
+    frames = levels.reshape(7, *[1] * len(shape)) * np.ones(shape, np.uint8)
+    if len(shape) == 3:
+        frames[..., 0] = 0  # red
+    write_video(tmp_path / 'video.mp4', frames)
+    with imageio.get_reader(tmp_path / 'video.mp4') as video:
+        assert video.get_meta_data()['fps'] == 30
+        assert video.get_meta_data()['codec'] == 'h264'
+    read = np.stack(imageio.mimread(tmp_path / 'video.mp4'))
+    assert read.shape == (7, height, width, 3)
+    expected = np.stack([levels * (len(shape) == 2), levels, levels], -1)
+    np.testing.assert_allclose(read[:, -1, -1], expected, atol=12)  # the padding repeats the picture
+    np.testing.assert_allclose(read.mean((1, 2)), expected, atol=12)
+
+
+def test_an_odd_row_and_column_are_repeated_not_scaled(tmp_path):
+    frames = np.full((3, 37, 51), 40, np.uint8)
+    frames[:, -1], frames[:, :, -1] = 220, 220
+    write_video(tmp_path / 'video.mp4', frames)
+    first = imageio.mimread(tmp_path / 'video.mp4')[0].mean(-1)
+    expected = np.pad(frames[0], ((0, 1), (0, 1)), 'edge').astype(float)
+    assert np.abs(first - expected).mean() < 6
+    np.testing.assert_allclose(first[-4:, 5].tolist() + first[5, -4:].tolist(), [40, 40, 220, 220] * 2, atol=40)

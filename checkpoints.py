@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ def whole_file(path: Path):
     except OSError as error:
         raise UserError(f'{path} cannot be written ({error}); free some space or choose another basedir') from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:

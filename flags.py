@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import re
 import sys
 from pathlib import Path
@@ -19,15 +20,15 @@ class FlagParser(configargparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {message}\n')
 
 
-def whole(low: int):
-    """A flag's type: whole numbers of at least `low`."""
+def whole(low: int, high: int = 2 ** 31 - 1):
+    """A flag's type: whole numbers from `low` to `high`."""
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < low:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least {low}')
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {low} to {high}')
         return value
     return convert
 
@@ -46,31 +47,32 @@ def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
     return convert
 
 
-def text_or_none(text: str) -> str | None:
-    """A flag's type: text, where None is what args.txt writes for a flag that was not given."""
-    return None if text in ('', 'None') else text
-
-
 def matching(pattern: str, allowed: str):
-    """A flag's type: text of a pattern, which `allowed` puts into words; None as in `text_or_none`."""
+    """A flag's type: text of a pattern, which `allowed` puts into words; None is what args.txt writes for no value."""
     def convert(text: str) -> str | None:
-        if text_or_none(text) is not None and not re.fullmatch(pattern, text):
+        if text in ('', 'None'):
+            return None
+        if not re.fullmatch(pattern, text):
             raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
-        return text_or_none(text)
+        return text
     return convert
+
+
+PATH = matching(r'[^\[\r\n].*', 'a path on one line that does not begin with "[", which a config reads as a list')
 
 
 def config_parser() -> FlagParser:
     """Every flag, with its type, bounds, default and one line of help."""
     parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
-                        allow_abbrev=False, formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
+                        allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
+                        formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
 
     group = parser.add_argument_group('run')
     flag = group.add_argument
     flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
-    flag('--expname', type=matching(r'[^/\\]*[^/\\.][^/\\]*', 'a plain folder name'),
+    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n]+', 'a plain folder name'),
          help="folder under basedir; the config file's name where it is not given")
-    flag('--basedir', type=str, default='./logs/', help='where runs are kept')
+    flag('--basedir', type=PATH, default='./logs/', help='where runs are kept')
     flag('--N_iters', type=whole(1), default=200000, help='steps to train')
     flag('--seed', type=whole(0), default=0, help='every random draw follows from it')
     flag('--device', type=matching(r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'), default='auto',
@@ -78,12 +80,12 @@ def config_parser() -> FlagParser:
     flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
          help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32; fp16 is for CUDA')
     flag('--no_reload', action='store_true', help='start afresh although a checkpoint is there (it is set aside)')
-    flag('--ft_path', type=text_or_none, help='weights to start from where the run has no checkpoint yet: a .tar of '
+    flag('--ft_path', type=PATH, help='weights to start from where the run has no checkpoint yet: a .tar of '
          'ours or nerf-pytorch, or a Keras model_NNNNNN.npy')
 
     group = parser.add_argument_group('scene')
     flag = group.add_argument
-    flag('--datadir', type=str, default='./data/llff/fern', help='folder of the scene')
+    flag('--datadir', type=PATH, default='./data/llff/fern', help='folder of the scene')
     flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels'), default='llff', help='format of the scene')
     flag('--testskip', type=whole(0), default=8, help='keep every Nth validation and test image (0 or 1: all)')
     flag('--white_bkgd', action='store_true', help='composite on white, as is usual for Blender scenes')
@@ -130,7 +132,7 @@ def config_parser() -> FlagParser:
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_threshold', type=number(above=True), default=25.0, help='density at the surface, in 1/scene unit')
-    flag('--mesh_file', type=matching(r'.*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb'),
+    flag('--mesh_file', type=matching(r'[^\[].*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb'),
          help="mesh_NNNNNN.ply in the run's folder where it is not given")
 
     group = parser.add_argument_group('logging')
@@ -187,3 +189,10 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
     return [f'{name} = {getattr(args, name)} has no effect {because}'
             for names, (without_effect, because) in idle.items() if without_effect
             for name in names.split() if getattr(args, name) != parser.get_default(name)]
+
+
+def config_text(args: argparse.Namespace) -> str:
+    """Every flag's final value as the lines of a config file that gives the same flags again."""
+    def quoted(value) -> str:
+        return f'"{value}"' if isinstance(value, str) and re.search('[#;\'"]', value) else str(value)
+    return ''.join(f'{key} = {quoted(value)}\n' for key, value in sorted(vars(args).items()))

@@ -36,7 +36,7 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
     """
     basedir = Path(basedir)
     if not basedir.is_dir():
-        raise UserError(f'datadir {basedir} does not exist; {WHERE_FROM}')
+        raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
 
     paths, poses, angles, counts = [], [], [], []
     for split in SPLITS:
@@ -54,7 +54,7 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
     H, W = images.shape[1:3]
     focal = 0.5 * W / math.tan(0.5 * angles[0])
     if half_res:
-        H, W, focal = H // 2, W // 2, focal / 2.0
+        H, W, focal = max(H // 2, 1), max(W // 2, 1), focal / 2.0
         images = area_resize(images, H, W)
     i_split = np.split(np.arange(len(images)), np.cumsum(counts)[:-1])
     render_poses = np.stack([pose_spherical(theta, -30.0, 4.0) for theta in np.linspace(-180, 180, 40, endpoint=False)])
@@ -88,7 +88,7 @@ def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read as JSON ({error}); download or export it again') from None
     angle = meta.get('camera_angle_x') if isinstance(meta, dict) else None
-    if not isinstance(angle, (int, float)) or not 0 < angle < math.pi:
+    if type(angle) not in (int, float) or not 0 < angle < math.pi:
         raise UserError(f'{path}: camera_angle_x is {angle!r}; it must be an angle in radians between 0 and pi')
     frames = meta.get('frames')
     if not isinstance(frames, list) or not frames:
@@ -104,10 +104,10 @@ def _read_frame(path: Path, i: int, frame: dict) -> tuple[Path, np.ndarray]:
     if Path(name).is_absolute() or '..' in Path(name).parts:
         raise UserError(f'{path}: frame {i} has file_path {name!r}, which leaves the scene folder')
     try:
-        pose = np.array(frame.get('transform_matrix'), np.float32)
-    except (TypeError, ValueError, OverflowError):
+        pose = np.array(frame.get('transform_matrix'))
+    except ValueError:  # rows of different lengths
         pose = np.zeros(0)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all():
+    if pose.shape != (4, 4) or pose.dtype.kind not in 'fi' or not (np.abs(pose) < 1e30).all():
         raise UserError(f'{path}: frame {i} ({name}) has a transform_matrix that is not a finite 4x4 matrix; '
                         f'export the scene again')
-    return path.parent / (name if name.lower().endswith('.png') else name + '.png'), pose
+    return path.parent / (name if name.lower().endswith('.png') else name + '.png'), pose.astype(np.float32)

@@ -17,7 +17,7 @@ import torch
 
 import checkpoints
 from errors import UserError
-from flags import config_parser, parse_flags  # noqa: F401 (config_parser is part of what this module offers)
+from flags import config_parser, config_text, parse_flags  # noqa: F401 (config_parser is looked for here)
 from images import compare, disparity_pictures, write_png, write_video
 from run_nerf_helpers import (
     NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
@@ -28,6 +28,7 @@ from train_log import TrainLog
 CPU_TILE_POINTS = 12288  # points through a network at once on a CPU: larger activations leave the cache
 DEAD_CHECK_STEPS = 25  # steps between checks for a dead network
 DEAD_TRIES = 5  # fresh starts a network gets
+FRESH_DENSITY = 0.5  # raw density that a fresh start begins around, in 1/scene unit: thin fog, which gradients reach
 
 # Device and scene
 
@@ -350,7 +351,8 @@ class DeadNetworkGuard:
     """Starts a network afresh whose density is zero everywhere.
 
     Behind a ReLU such a network gets no gradient, so it would render nothing for the rest of the run. A network is
-    dead when not one ray of DEAD_CHECK_STEPS steps has met any density.
+    dead when not one ray of DEAD_CHECK_STEPS steps has met any density. Where most of the picture is background, a
+    draw like the first would often die again, so a fresh start begins as thin fog.
 
     Args:
         networks: by name, in the order of the passes.
@@ -382,7 +384,7 @@ class DeadNetworkGuard:
                             'with no_batching, or another seed, and check that the images are not empty')
         self.tries[name] += 1
         seed = self.seed + self.tries[name]
-        self.networks[name].reset_parameters(torch.Generator().manual_seed(seed))
+        self.networks[name].reset_parameters(torch.Generator().manual_seed(seed), FRESH_DENSITY)
         for parameter in self.networks[name].parameters():
             self.optimizer.state.pop(parameter, None)
         return (f'step {step}: the density of the {name} network is zero everywhere, so it cannot learn; '
@@ -402,8 +404,8 @@ class Trainer:
         self.guard = DeadNetworkGuard(model.networks(), self.optimizer, args.seed)
 
     def learning_rate(self, step: int) -> float:
-        """The rate of a step, counted from 1: it decays to a tenth every lrate_decay thousand steps."""
-        return self.args.lrate * 0.1 ** ((step - 1) / (1000 * self.args.lrate_decay))
+        """The rate of a step: it decays to a tenth every lrate_decay thousand steps."""
+        return self.args.lrate * 0.1 ** (step / (1000 * self.args.lrate_decay))
 
     def step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
@@ -508,8 +510,7 @@ def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: P
 def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
     """Writes args.txt, every flag's final value, and config.txt, the config file as given."""
     with checkpoints.whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(''.join(f'{key} = {value}\n' for key, value in sorted(vars(args).items())),
-                           encoding='utf-8')
+        partial.write_text(config_text(args), encoding='utf-8')
     if args.config:
         config = Path(args.config).read_bytes()
         with checkpoints.whole_file(run_dir / 'config.txt') as partial:
@@ -554,7 +555,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print('error:', *str(error).split(), file=sys.stderr)  # one line, whatever a file's text brought in
         return 1
     return 0
 

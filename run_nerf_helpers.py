@@ -98,13 +98,18 @@ class NeRF(nn.Module):
         self.reset_parameters(generator)
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws all weights anew, as nn.Linear does, but from `generator` (on the CPU: the same on every device)."""
+    def reset_parameters(self, generator: torch.Generator | None = None, lift: float = 0.0) -> None:
+        """Draws all weights anew, as nn.Linear does, but from `generator` (on the CPU: the same on every device).
+
+        `lift` is added to raw density's bias: without it a third of all draws have no density anywhere.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features ** -0.5
                 for parameter in (layer.weight, layer.bias):
                     parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        density_bias = self.alpha_linear.bias if self.use_viewdirs else self.output_linear.bias[3]
+        density_bias += lift
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., input_ch + input_ch_views] to raw [..., 4 or output_ch]: colour before sigmoid, density before ReLU.

@@ -27,6 +27,7 @@ from train_log import TrainLog
 
 CPU_TILE_POINTS = 12288  # points through a network at once on a CPU: larger activations leave the cache
 DEAD_CHECK_STEPS = 25  # steps between checks for a dead network
+DEAD_SPREAD = 1e-3  # a network whose colours differ by less, over all rays of those steps, shows nothing
 DEAD_TRIES = 5  # fresh starts a network gets
 FRESH_DENSITY = 0.5  # raw density that a fresh start begins around, in 1/scene unit: thin fog, which gradients reach
 
@@ -348,11 +349,11 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
 
 
 class DeadNetworkGuard:
-    """Starts a network afresh whose density is zero everywhere.
+    """Starts a network afresh that shows one colour and nothing else.
 
-    Behind a ReLU such a network gets no gradient, so it would render nothing for the rest of the run. A network is
-    dead when not one ray of DEAD_CHECK_STEPS steps has met any density. Where most of the picture is background, a
-    draw like the first would often die again, so a fresh start begins as thin fog.
+    A network whose density is zero everywhere, or whose colours all saturate to the background's, gets no gradient
+    through its ReLU or sigmoid and would stay white (or black) for the rest of the run. Where most of the picture is
+    background, a draw like the first would often die again, so a fresh start begins as thin fog.
 
     Args:
         networks: by name, in the order of the passes.
@@ -363,23 +364,30 @@ class DeadNetworkGuard:
     def __init__(self, networks: dict[str, NeRF], optimizer: torch.optim.Optimizer, seed: int):
         self.networks, self.optimizer, self.seed = networks, optimizer, seed
         self.tries = dict.fromkeys(networks, 0)
-        self.peak = None
+        self.extremes = None
 
-    def watch(self, step: int, opacity: torch.Tensor) -> list[str]:
-        """Takes in a step's largest opacity of each pass [P]; returns a line for each network started afresh.
+    def watch(self, step: int, extremes: torch.Tensor) -> list[str]:
+        """Takes in a step; every DEAD_CHECK_STEPS steps starts dead networks afresh.
+
+        Args:
+            step: counted from 1.
+            extremes: [2, P, 3], the largest of each channel and of its negative that each pass showed.
+
+        Returns:
+            a line for each network started afresh.
 
         Raises:
             UserError: a network died again after DEAD_TRIES fresh starts.
         """
-        self.peak = opacity if self.peak is None else torch.maximum(self.peak, opacity)
+        self.extremes = extremes if self.extremes is None else torch.maximum(self.extremes, extremes)
         if step % DEAD_CHECK_STEPS:
             return []
-        peaks, self.peak = self.peak.tolist(), None  # waits for the GPU
-        return [self._revive(name, step) for name, peak in zip(self.networks, peaks) if peak == 0.0]
+        spreads, self.extremes = self.extremes.sum(0).amax(-1).tolist(), None  # waits for the GPU
+        return [self._revive(name, step) for name, spread in zip(self.networks, spreads) if spread < DEAD_SPREAD]
 
     def _revive(self, name: str, step: int) -> str:
         if self.tries[name] == DEAD_TRIES:
-            raise UserError(f'step {step}: the density of the {name} network is zero everywhere again after '
+            raise UserError(f'step {step}: the {name} network shows one colour and nothing else again after '
                             f'{DEAD_TRIES} fresh starts; try a lower lrate, raw_noise_std = 1, precrop_iters = 500 '
                             'with no_batching, or another seed, and check that the images are not empty')
         self.tries[name] += 1
@@ -387,7 +395,7 @@ class DeadNetworkGuard:
         self.networks[name].reset_parameters(torch.Generator().manual_seed(seed), FRESH_DENSITY)
         for parameter in self.networks[name].parameters():
             self.optimizer.state.pop(parameter, None)
-        return (f'step {step}: the density of the {name} network is zero everywhere, so it cannot learn; '
+        return (f'step {step}: the {name} network is dead (it shows one colour and nothing else) and cannot learn; '
                 f'started afresh from seed {seed} (try {self.tries[name]} of {DEAD_TRIES})')
 
 
@@ -411,23 +419,25 @@ class Trainer:
         """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
 
         Returns:
-            mean squared error and largest opacity of each pass, [P] each, coarse first; nothing waits for the GPU.
+            mean squared error [P] and colour extremes [2, P, 3] (for `DeadNetworkGuard`) of each pass, coarse first;
+            nothing waits for the GPU.
         """
         rays, target = self.batcher.next(step)
         draws = draw(len(target), self.model.sampling, self.generator)
         self.optimizer.param_groups[0]['lr'] = self.learning_rate(step)
         self.optimizer.zero_grad()
-        mse = opacity = torch.zeros(len(self.model.networks()), device=target.device)
+        mse, extremes = [], []
         for start, end in self.model.tiles(len(target)):
             passes = self.model.render(rays.slice(start, end), draws.slice(start, end)).passes()
             share = (end - start) / len(target)
-            errors = share * torch.stack([img2mse(one.rgb, target[start:end]) for one in passes])
+            rgb = torch.stack([one.rgb for one in passes])  # [P, tile, 3]
+            errors = share * torch.stack([img2mse(one, target[start:end]) for one in rgb])
             self.scaler.scale(errors.sum()).backward()
-            mse = mse + errors.detach()
-            opacity = torch.maximum(opacity, torch.stack([one.acc.detach().max() for one in passes]))
+            mse.append(errors.detach())
+            extremes.append(torch.stack([rgb.detach(), -rgb.detach()]).amax(2))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return mse, opacity
+        return torch.stack(mse).sum(0), torch.stack(extremes).amax(0)
 
     def save(self, run_dir: Path, step: int) -> None:
         run_state = {'flags': vars(self.args), 'scaler': self.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
@@ -465,9 +475,9 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     log = TrainLog(run_dir, start, args.N_iters, args.i_print)
 
     for step in range(start + 1, args.N_iters + 1):
-        mse, opacity = trainer.step(step)
+        mse, extremes = trainer.step(step)
         log.step(step, mse, trainer.learning_rate(step), args.N_rand)
-        for line in trainer.guard.watch(step, opacity):
+        for line in trainer.guard.watch(step, extremes):
             log.say(line)
 
         with log.paused():

@@ -196,28 +196,36 @@ def test_without_view_directions_a_fine_network_has_five_outputs_as_in_the_refer
 # Dead networks
 
 
-def kill(network: NeRF) -> None:
+def empty(network: NeRF) -> None:
     """Makes density zero everywhere."""
     with torch.no_grad():
         network.alpha_linear.weight.zero_()
         network.alpha_linear.bias.fill_(-1.0)
 
 
+def whiten(network: NeRF) -> None:
+    """Makes a white fog in front of the white background: saturated colours, whose density does not matter."""
+    with torch.no_grad():
+        network.rgb_linear.bias.fill_(30.0)
+        network.alpha_linear.bias.fill_(1.0)
+
+
+@pytest.mark.parametrize('kill', [empty, whiten])
 @pytest.mark.parametrize(('name', 'other'), [('coarse', 'fine'), ('fine', 'coarse')])
-def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(flags, name, other):
+def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(flags, name, other, kill):
     trainer = trainer_of(flags('--seed', '3', '--lrate', '1e-3'))
     dead, alive = trainer.model.networks()[name], trainer.model.networks()[other]
     kill(dead)
     with torch.no_grad():
         alive.alpha_linear.bias.fill_(1.0)
     for step in range(1, 500):
-        opacity = trainer.step(step)[1]
+        extremes = trainer.step(step)[1]
         kept = [p.clone() for p in alive.parameters()]
-        said = trainer.guard.watch(step, opacity)
+        said = trainer.guard.watch(step, extremes)
         if said:
             break
     assert len(said) == 1
-    assert f'the density of the {name} network is zero everywhere' in said[0]
+    assert f'the {name} network is dead' in said[0]
     assert 'from seed 4 (try 1 of 5)' in said[0]
     fresh = trainer_of(flags()).model.networks()[name]
     fresh.reset_parameters(torch.Generator().manual_seed(4), FRESH_DENSITY)
@@ -225,18 +233,30 @@ def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(
     assert not any(p in trainer.optimizer.state for p in dead.parameters())
     assert all(torch.equal(a, b) for a, b in zip(kept, alive.parameters()))  # the other network is left alone
 
-    while step < 500 and opacity.min() == 0:
-        step += 1
-        opacity = trainer.step(step)[1]
-        trainer.guard.watch(step, opacity)
-    assert opacity.min() > 0
+    index = list(trainer.model.networks()).index(name)
+    before = trainer.step(step + 1)[0][index]
+    for later in range(step + 2, 500):
+        mse, extremes = trainer.step(later)
+        trainer.guard.watch(later, extremes)
+    assert mse[index] < 0.5 * before
 
 
 def test_a_living_network_is_left_alone(flags):
     trainer = trainer_of(flags())
-    opacities = torch.zeros(DEAD_CHECK_STEPS, 2)
-    opacities[3, 0] = opacities[7, 1] = 1e-6  # one ray in the whole window met something
-    assert [line for step, o in enumerate(opacities, 1) for line in trainer.guard.watch(step, o)] == []
+    colours = torch.full((DEAD_CHECK_STEPS, 2, 3), 0.5)
+    colours[3, 0, 1] = colours[7, 1, 2] = 0.502  # one ray in the whole window showed half a grey level more
+    said = [line for step, rgb in enumerate(colours, 1)
+            for line in trainer.guard.watch(step, torch.stack([rgb, -rgb]))]
+    assert said == []
+
+
+def test_the_step_reports_the_extremes_of_what_each_pass_showed(flags):
+    cut, plain = trainer_of(flags('--chunk', '5')), trainer_of(flags())
+    extremes = cut.step(1)[1]
+    rays, target = plain.batcher.next(1)
+    passes = plain.model.render(rays, draw(len(target), plain.model.sampling, plain.generator)).passes()
+    torch.testing.assert_close(extremes[0], torch.stack([one.rgb.amax(0) for one in passes]).detach())
+    torch.testing.assert_close(extremes[1], -torch.stack([one.rgb.amin(0) for one in passes]).detach())
 
 
 def test_a_network_that_stays_dead_ends_the_run_with_code_1_and_advice(flags, monkeypatch, capsys):
@@ -244,12 +264,12 @@ def test_a_network_that_stays_dead_ends_the_run_with_code_1_and_advice(flags, mo
 
     def stillborn(self, *args):
         original(self, *args)
-        kill(self)
+        empty(self)
     monkeypatch.setattr(NeRF, 'reset_parameters', stillborn)
     assert run_nerf.main(flags('--N_iters', '1000')) == 1
     out, err = capsys.readouterr()
     assert out.count('started afresh') == 2 * DEAD_TRIES
-    assert 'again after 5 fresh starts' in err
+    assert 'network shows one colour and nothing else again after 5 fresh starts' in err
     assert 'lower lrate' in err
     assert err.count('error:') == 1
 

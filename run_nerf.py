@@ -1,4 +1,4 @@
-"""Trains, renders and (later) meshes a neural radiance field from posed images.
+"""Trains and renders a neural radiance field from posed images.
 
     python run_nerf.py --config configs/toy_chair.txt
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from run_nerf_helpers import (
 )
 from train_log import TrainLog
 
-CPU_TILE_POINTS = 12288  # points through a network at once on a CPU: larger activations leave the cache
+CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
 DEAD_CHECK_STEPS = 25  # steps between checks for a dead network
 DEAD_SPREAD = 1e-3  # a network whose colours differ by less, over all rays of those steps, shows nothing
 DEAD_TRIES = 5  # fresh starts a network gets
@@ -222,7 +222,8 @@ class Model:
         """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
         size = self.chunk
         if self.device.type == 'cpu':
-            size = min(size, max(1, CPU_TILE_POINTS // (self.sampling.N_samples + self.sampling.N_importance)))
+            channels = max(network.pts_linears[0].out_features for network in self.networks().values())
+            size = min(size, max(1, CPU_TILE // channels // (self.sampling.N_samples + self.sampling.N_importance)))
         return [(start, min(start + size, n_rays)) for start in range(0, n_rays, size)]
 
     def render(self, rays: Rays, draws: Draws = NO_DRAWS) -> RenderResult:
@@ -251,16 +252,16 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         chunk=args.chunk)
 
 
-def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int, dict | None]:
+def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int | None, dict | None]:
     """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none.
 
     Returns:
-        the step that the weights are from, and the whole checkpoint where it is this run's own, to go on from.
+        the step that the weights are from (None: there are none), and the whole checkpoint where it is this run's own.
     """
     newest = None if args.no_reload else checkpoints.newest_checkpoint(run_dir)
     path = newest or args.ft_path
     if path is None:
-        return 0, None
+        return None, None
     checkpoint = checkpoints.read_checkpoint(path)
     checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
     print(f"restored {path} (step {checkpoint['global_step']})")
@@ -288,7 +289,8 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
     from tqdm import tqdm
 
     H, W, K = scene.scaled(factor)
-    views = np.empty((len(poses), H, W, 5), np.float32)
+    rgbs = np.empty((len(poses), H, W, 3), np.uint8)
+    disps, accs = np.empty((2, len(poses), H, W), np.float32)
     with tqdm(total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None,
               leave=False) as bar:
         for i, pose in enumerate(poses):
@@ -299,10 +301,11 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
                 final = model.render(rays.slice(start, end)).final
                 parts.append(torch.cat([final.rgb, final.disp[:, None], final.acc[:, None]], -1))
                 bar.update(end - start)
-            views[i] = torch.cat(parts).reshape(H, W, 5).cpu().numpy()
+            view = torch.cat(parts).reshape(H, W, 5).cpu().numpy()
+            rgbs[i], disps[i], accs[i] = to8b(view[..., :3]), view[..., 3], view[..., 4]
             if savedir:
-                save_png(savedir / f'{i:03d}.png', to8b(views[i, ..., :3]))
-    return to8b(views[..., :3]), views[..., 3], views[..., 4]
+                save_png(savedir / f'{i:03d}.png', rgbs[i])
+    return rgbs, disps, accs
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
@@ -328,7 +331,7 @@ def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dic
 def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
     step, _ = restore_model(args, run_dir, model)
-    if not step:
+    if step is None:
         raise UserError(f'{run_dir} has no checkpoint to render; train first (the same command without render_only) '
                         'or give ft_path')
     kind, poses = ('test', scene.poses[scene.i_test]) if args.render_test else ('path', scene.render_poses)
@@ -365,6 +368,12 @@ class DeadNetworkGuard:
         self.networks, self.optimizer, self.seed = networks, optimizer, seed
         self.tries = dict.fromkeys(networks, 0)
         self.extremes = None
+
+    def state_dict(self) -> dict:
+        return {'tries': self.tries, 'extremes': self.extremes}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.tries, self.extremes = state['tries'], state['extremes']
 
     def watch(self, step: int, extremes: torch.Tensor) -> list[str]:
         """Takes in a step; every DEAD_CHECK_STEPS steps starts dead networks afresh.
@@ -441,7 +450,7 @@ class Trainer:
 
     def save(self, run_dir: Path, step: int) -> None:
         run_state = {'flags': vars(self.args), 'scaler': self.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
-                     'tries': self.guard.tries}
+                     'guard': self.guard.state_dict()}
         checkpoints.save_checkpoint(checkpoints.checkpoint_path(run_dir, step), step, self.model.coarse.network,
                                     self.model.fine and self.model.fine.network, self.optimizer, run_state)
 
@@ -459,7 +468,7 @@ class Trainer:
         else:
             self.scaler.load_state_dict(state['scaler'])
             self.batcher.load_state_dict(state['batcher'], step)
-            self.guard.tries = state['tries']
+            self.guard.load_state_dict(state['guard'])
         print(f'going on at step {step}')
         return step
 
@@ -472,29 +481,31 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
         return
     record_flags(args, run_dir)
-    log = TrainLog(run_dir, start, args.N_iters, args.i_print)
+    with closing(TrainLog(run_dir, start, args.N_iters, args.i_print)) as log:
+        for step in range(start + 1, args.N_iters + 1):
+            mse, extremes = trainer.step(step)
+            log.step(step, mse, trainer.learning_rate(step), args.N_rand)
+            for line in trainer.guard.watch(step, extremes):
+                log.say(line)
 
-    for step in range(start + 1, args.N_iters + 1):
-        mse, extremes = trainer.step(step)
-        log.step(step, mse, trainer.learning_rate(step), args.N_rand)
-        for line in trainer.guard.watch(step, extremes):
-            log.say(line)
+            with log.paused():
+                if step % args.i_weights == 0 or step == args.N_iters:
+                    trainer.save(run_dir, step)
+                if step % args.i_img == 0:
+                    log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
+                if step % args.i_testset == 0:
+                    log_test_set(log, step, scene, model, run_dir / f'testset_{step:06d}')
+                if step % args.i_video == 0:
+                    save_spiral(run_dir / f'{args.expname}_spiral_{step:06d}', scene, model, args.render_factor)
+    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, peak memory {peak_memory(model.device)}; '
+          f'everything is in {run_dir}\npreview it: python run_nerf.py --config {run_dir / "args.txt"} --render_only')
 
-        with log.paused():
-            if step % args.i_weights == 0 or step == args.N_iters:
-                trainer.save(run_dir, step)
-            if step % args.i_img == 0:
-                log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
-            if step % args.i_testset == 0:
-                log_test_set(log, step, scene, model, run_dir / f'testset_{step:06d}')
-            if step % args.i_video == 0:
-                rgbs, disps, accs = render_path(model, scene, scene.render_poses, args.render_factor)
-                save_video(run_dir / f'{args.expname}_spiral_{step:06d}_rgb.mp4', rgbs)
-                save_video(run_dir / f'{args.expname}_spiral_{step:06d}_disp.mp4', disparity_pictures(disps, accs))
-    log.close()
-    command = f'python run_nerf.py --config {run_dir / "args.txt"}'
-    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, peak memory {peak_memory_mb(model.device):.0f} '
-          f'MB; everything is in {run_dir}\npreview it: {command} --render_only\nmesh it:    {command} --mesh_only')
+
+def save_spiral(prefix: Path, scene: Scene, model: Model, factor: int) -> None:
+    """Writes the render path as two videos, <prefix>_rgb.mp4 and <prefix>_disp.mp4."""
+    rgbs, disps, accs = render_path(model, scene, scene.render_poses, factor)
+    save_video(prefix.with_name(prefix.name + '_rgb.mp4'), rgbs)
+    save_video(prefix.with_name(prefix.name + '_disp.mp4'), disparity_pictures(disps, accs))
 
 
 def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> None:
@@ -527,11 +538,16 @@ def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
             partial.write_bytes(config)
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """The most memory this process held: on the GPU where it trains there, else in RAM."""
+def peak_memory(device: torch.device) -> str:
+    """The most memory this process held so far: on the GPU where it trains there, else in RAM."""
     if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == 'darwin' else 2 ** 10)
+        return f'{torch.cuda.max_memory_allocated(device) / 2 ** 20:.0f} MB'
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 'unknown'
+    unit = 2 ** 20 if sys.platform == 'darwin' else 2 ** 10
+    return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MB'
 
 
 # The program
@@ -567,6 +583,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print('error:', *str(error).split(), file=sys.stderr)  # one line, whatever a file's text brought in
         return 1
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+        return 130
     return 0
 
 

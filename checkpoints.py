@@ -60,14 +60,18 @@ def save_checkpoint(path: Path, step: int, coarse: nn.Module, fine: nn.Module | 
         coarse, fine: the MLPs (fine None: N_importance is 0).
         run_state: tensors, numbers and strings only, so that it loads without running code.
     """
+    checkpoint = {
+        'global_step': step,
+        'network_fn_state_dict': coarse.state_dict(),
+        'network_fine_state_dict': fine.state_dict() if fine is not None else None,
+        'optimizer_state_dict': optimizer.state_dict(),
+        'run_state': run_state,
+    }
     with whole_file(path) as partial:
-        torch.save({
-            'global_step': step,
-            'network_fn_state_dict': coarse.state_dict(),
-            'network_fine_state_dict': fine.state_dict() if fine is not None else None,
-            'optimizer_state_dict': optimizer.state_dict(),
-            'run_state': run_state,
-        }, partial)
+        try:
+            torch.save(checkpoint, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f'disk full or quota reached: {error}') from error
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -204,7 +204,7 @@ class Model:
     coarse: RadianceField
     fine: RadianceField | None  # None: one pass only
     sampling: Sampling
-    chunk: int  # most rays at once
+    chunk: int  # most rays rendered at once
 
     def networks(self) -> dict[str, NeRF]:
         fields = {'coarse': self.coarse, 'fine': self.fine}
@@ -220,11 +220,7 @@ class Model:
 
     def tiles(self, n_rays: int) -> list[tuple[int, int]]:
         """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
-        size = self.chunk
-        if self.device.type == 'cpu':
-            channels = max(network.pts_linears[0].out_features for network in self.networks().values())
-            size = min(size, max(1, CPU_TILE // channels // (self.sampling.N_samples + self.sampling.N_importance)))
-        return [(start, min(start + size, n_rays)) for start in range(0, n_rays, size)]
+        return [(start, min(start + self.chunk, n_rays)) for start in range(0, n_rays, self.chunk)]
 
     def render(self, rays: Rays, draws: Draws = NO_DRAWS) -> RenderResult:
         """Renders rays all at once: the caller tiles them."""
@@ -249,7 +245,15 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
                           args.lindisp and (args.dataset_type != 'llff' or args.no_ndc), args.raw_noise_std,
                           args.white_bkgd),
-        chunk=args.chunk)
+        chunk=rays_at_once(args, device))
+
+
+def rays_at_once(args: argparse.Namespace, device: torch.device) -> int:
+    """Rays in a tile: `chunk`, and on a CPU no more than keep a layer's activations in the cache."""
+    if device.type != 'cpu':
+        return args.chunk
+    channels = max(args.netwidth, args.netwidth_fine if args.N_importance else 0)
+    return min(args.chunk, max(1, CPU_TILE // (channels * (args.N_samples + args.N_importance))))
 
 
 def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int | None, dict | None]:
@@ -388,7 +392,9 @@ class DeadNetworkGuard:
         Raises:
             UserError: a network died again after DEAD_TRIES fresh starts.
         """
-        self.extremes = extremes if self.extremes is None else torch.maximum(self.extremes, extremes)
+        if self.extremes is not None:
+            extremes = torch.maximum(self.extremes.to(extremes.device), extremes)
+        self.extremes = extremes
         if step % DEAD_CHECK_STEPS:
             return []
         spreads, self.extremes = self.extremes.sum(0).amax(-1).tolist(), None  # waits for the GPU
@@ -466,7 +472,8 @@ class Trainer:
         if state is None:  # the reference code's: what it does not hold starts from the seed
             self.generator.manual_seed(self.args.seed + step)
         else:
-            self.scaler.load_state_dict(state['scaler'])
+            if state['scaler']:  # empty where the run was not in fp16
+                self.scaler.load_state_dict(state['scaler'])
             self.batcher.load_state_dict(state['batcher'], step)
             self.guard.load_state_dict(state['guard'])
         print(f'going on at step {step}')

@@ -200,7 +200,7 @@ def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[T
 
 def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tensor, Tensor]:
     """The rays of a whole image: origins and directions, [H, W, 3] each, as `pixel_rays` has them."""
-    K = torch.as_tensor(np.asarray(K), dtype=torch.float32, device=c2w.device)
+    K = torch.as_tensor(K, dtype=torch.float32, device=c2w.device)
     rows, columns = torch.meshgrid(torch.arange(H, device=c2w.device), torch.arange(W, device=c2w.device),
                                    indexing='ij')
     return pixel_rays(rows, columns, K, c2w)

@@ -1,6 +1,9 @@
 """Checkpoints: whole or absent, in the reference code's format, and unable to run code."""
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +61,30 @@ def test_a_file_that_cannot_be_written_is_a_users_error(tmp_path):
     (tmp_path / 'occupied').write_text('a file where a folder is needed')
     with pytest.raises(UserError, match='cannot be written'), checkpoints.whole_file(tmp_path / 'occupied' / 'x.txt'):
         pass
+
+
+def test_a_disk_that_fills_up_is_a_users_error_and_keeps_the_old_checkpoint(tmp_path):
+    """In a process of its own, whose files may not grow past 64 KiB."""
+    saved(tmp_path / 'x.tar')
+    before = (tmp_path / 'x.tar').read_bytes()
+    script = """
+import resource, signal, sys, torch
+import checkpoints
+from errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+big = torch.nn.Linear(300, 300)
+try:
+    checkpoints.save_checkpoint(sys.argv[1], 5, big, None, torch.optim.Adam(big.parameters()), {})
+except UserError as error:
+    print(error)
+"""
+    pytest.importorskip('resource')
+    done = subprocess.run([sys.executable, '-c', script, tmp_path / 'x.tar'], cwd=Path(__file__).parents[1], check=True,
+                          capture_output=True, text=True)
+    assert 'x.tar cannot be written (disk full or quota reached' in done.stdout
+    assert (tmp_path / 'x.tar').read_bytes() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / 'x.tar']
 
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -93,7 +92,8 @@ def read_checkpoint(path: Path) -> dict:
     except Exception as error:  # a broken file can raise nearly anything in there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f'{path} cannot be read as a checkpoint ({reason}); remove or replace it') from error
-    if not isinstance(checkpoint, dict) or not {'global_step', 'network_fn_state_dict'} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or type(checkpoint.get('global_step')) is not int or (
+            'network_fn_state_dict' not in checkpoint):
         raise UserError(f'{path} is not a checkpoint of a NeRF: global_step or network_fn_state_dict is missing')
     return checkpoint
 
@@ -107,8 +107,10 @@ def load_networks(checkpoint: dict, path: Path, coarse: nn.Module, fine: nn.Modu
     networks = [('network_fn_state_dict', coarse)] + ([('network_fine_state_dict', fine)] if fine is not None else [])
     for key, network in networks:
         saved, ours = checkpoint.get(key), network.state_dict()
-        if not isinstance(saved, dict):
+        if not isinstance(saved, dict) or not all(isinstance(weight, torch.Tensor) for weight in saved.values()):
             raise UserError(f'{path} has no {key}; set N_importance = 0 or use another checkpoint')
+        if not network.use_viewdirs:  # a layer without use, which a Keras file does not have
+            saved = {name: weight for name, weight in ours.items() if name.startswith('views_linears')} | saved
         for name in [*ours, *saved]:
             there, here = (tuple(state[name].shape) if name in state else 'absent' for state in (saved, ours))
             if there != here:
@@ -125,7 +127,7 @@ def load_optimizer(checkpoint: dict, optimizer: torch.optim.Optimizer) -> None:
     """
     try:
         optimizer.load_state_dict(checkpoint['optimizer_state_dict'])
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"step {checkpoint['global_step']}: the checkpoint's optimiser does not fit the flags "
                         f'({error}); check {SHAPE_FLAGS}, or give it as ft_path of a new expname') from error
 
@@ -138,10 +140,13 @@ def set_aside(run_dir: Path) -> Path | None:
     number = 1
     while (aside := run_dir / f'previous_{number}').exists():
         number += 1
-    aside.mkdir()
-    for pattern in ('*.tar', 'metrics.jsonl', 'events.out.tfevents.*'):
-        for path in run_dir.glob(pattern):
-            shutil.move(path, aside / path.name)
+    try:
+        aside.mkdir()
+        for pattern in ('*.tar', 'metrics.jsonl', 'events.out.tfevents.*'):
+            for path in run_dir.glob(pattern):
+                path.rename(aside / path.name)
+    except OSError as error:
+        raise UserError(f'{run_dir} cannot be set aside ({error}); choose another expname') from error
     return aside
 
 
@@ -165,6 +170,8 @@ def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
     # With view directions the last layer is density alone, one output.
     heads = (['feature_linear', 'views_linears.0', 'rgb_linear', 'alpha_linear'] if arrays[-1].shape == (1,)
              else ['output_linear'])
+    if n_layers <= len(heads):
+        raise UserError(f'{path} has {n_layers} layers, too few for a NeRF; replace it')
     names = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
     state = {}
     for i, name in enumerate(names):

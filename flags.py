@@ -47,10 +47,11 @@ def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
     return convert
 
 
-def matching(pattern: str, allowed: str):
-    """A flag's type: text of a pattern, which `allowed` puts into words; None is what args.txt writes for no value."""
+def matching(pattern: str, allowed: str, optional: bool = False):
+    """A flag's type: text of a pattern, which `allowed` puts into words; where optional, None (args.txt's word for a
+    flag that was not given) or nothing stands for no value."""
     def convert(text: str) -> str | None:
-        if text in ('', 'None'):
+        if optional and text in ('', 'None'):
             return None
         if not re.fullmatch(pattern, text):
             raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
@@ -58,7 +59,7 @@ def matching(pattern: str, allowed: str):
     return convert
 
 
-PATH = matching(r'[^\[\r\n].*', 'a path on one line that does not begin with "[", which a config reads as a list')
+PATH = r'[^\[\r\n].*', 'a path on one line that does not begin with "[", which a config reads as a list'
 
 
 def config_parser() -> FlagParser:
@@ -70,9 +71,9 @@ def config_parser() -> FlagParser:
     group = parser.add_argument_group('run')
     flag = group.add_argument
     flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
-    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n]+', 'a plain folder name'),
+    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n]+', 'a plain folder name', optional=True),
          help="folder under basedir; the config file's name where it is not given")
-    flag('--basedir', type=PATH, default='./logs/', help='where runs are kept')
+    flag('--basedir', type=matching(*PATH), default='./logs/', help='where runs are kept')
     flag('--N_iters', type=whole(1), default=200000, help='steps to train')
     flag('--seed', type=whole(0), default=0, help='every random draw follows from it')
     flag('--device', type=matching(r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'), default='auto',
@@ -80,12 +81,12 @@ def config_parser() -> FlagParser:
     flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
          help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32; fp16 is for CUDA')
     flag('--no_reload', action='store_true', help='start afresh although a checkpoint is there (it is set aside)')
-    flag('--ft_path', type=PATH, help='weights to start from where the run has no checkpoint yet: a .tar of '
-         'ours or nerf-pytorch, or a Keras model_NNNNNN.npy')
+    flag('--ft_path', type=matching(*PATH, optional=True), help='weights to start from, at step 0, where the run has '
+         'no checkpoint yet: a .tar of ours or nerf-pytorch, or a Keras model_NNNNNN.npy')
 
     group = parser.add_argument_group('scene')
     flag = group.add_argument
-    flag('--datadir', type=PATH, default='./data/llff/fern', help='folder of the scene')
+    flag('--datadir', type=matching(*PATH), default='./data/llff/fern', help='folder of the scene')
     flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels'), default='llff', help='format of the scene')
     flag('--testskip', type=whole(0), default=8, help='keep every Nth validation and test image (0 or 1: all)')
     flag('--white_bkgd', action='store_true', help='composite on white, as is usual for Blender scenes')
@@ -105,13 +106,13 @@ def config_parser() -> FlagParser:
     flag('--netwidth_fine', type=whole(2), default=256, help='channels per layer of the fine MLP')
     flag('--use_viewdirs', action='store_true', help='colour depends on the view direction: highlights')
     flag('--i_embed', type=int, choices=(0, -1), default=0, help='0: positional encoding, -1: none')
-    flag('--multires', type=whole(0), default=10, help='frequencies (powers of two) for positions: detail')
-    flag('--multires_views', type=whole(0), default=4, help='frequencies for directions: sharpness of highlights')
+    flag('--multires', type=whole(0, 32), default=10, help='frequencies (powers of two) for positions: detail')
+    flag('--multires_views', type=whole(0, 32), default=4, help='frequencies for directions: sharpness of highlights')
 
     group = parser.add_argument_group('training')
     flag = group.add_argument
     flag('--N_rand', type=whole(1), default=4096, help='rays per step')
-    flag('--lrate', type=number(above=True), default=5e-4, help="Adam's initial rate")
+    flag('--lrate', type=number(0.0, 1.0, above=True), default=5e-4, help="Adam's initial rate")
     flag('--lrate_decay', type=whole(1), default=250, help='thousand steps in which the rate falls to a tenth')
     flag('--no_batching', action='store_true', help="a step's rays from one image instead of from all")
     flag('--precrop_iters', type=whole(0), default=0, help="steps that sample only an image's centre (no_batching)")
@@ -132,7 +133,7 @@ def config_parser() -> FlagParser:
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_threshold', type=number(above=True), default=25.0, help='density at the surface, in 1/scene unit')
-    flag('--mesh_file', type=matching(r'[^\[].*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb'),
+    flag('--mesh_file', type=matching(r'[^\[].*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb', optional=True),
          help="mesh_NNNNNN.ply in the run's folder where it is not given")
 
     group = parser.add_argument_group('logging')
@@ -162,8 +163,9 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
     if args.render_only and args.mesh_only:
         parser.error('render_only and mesh_only are both set; choose one')
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        parser.error(f'device is {args.device} but PyTorch finds no CUDA here; allowed are auto and cpu')
+    if args.device.startswith('cuda') and int(args.device.partition(':')[2] or 0) >= torch.cuda.device_count():
+        parser.error(f'device is {args.device} but PyTorch finds {torch.cuda.device_count()} CUDA devices here; '
+                     'allowed are auto, cpu and those')
     if args.precision == 'fp16' and (args.device == 'cpu' or not torch.cuda.is_available()):
         parser.error('precision is fp16, which needs CUDA; allowed on a CPU are auto, fp32 and bf16')
     for line in idle_flags(args, parser):
@@ -182,7 +184,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'testskip': (llff, 'where dataset_type is llff'),
         'lindisp': (llff and not args.no_ndc, 'in normalised device coordinates; set no_ndc'),
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
-        'multires_views': (not args.use_viewdirs, 'without use_viewdirs'),
+        'multires': (args.i_embed == -1, 'where i_embed is -1'),
+        'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         'render_test': (not args.render_only, 'without render_only'),
         'mesh_grid_size mesh_threshold mesh_file': (not args.mesh_only, 'without mesh_only'),
     }

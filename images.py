@@ -67,9 +67,11 @@ def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         [N, height, width, C] uint8.
     """
+    from tqdm import tqdm
+
     down, across = _coverage(images.shape[1], height), _coverage(images.shape[2], width)
     resized = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-    for source, target in zip(images, resized):
+    for source, target in tqdm(zip(images, resized), 'resizing', len(images), disable=None, leave=False):
         rows = np.tensordot(down, source.astype(np.float32), 1)  # [height, W, C]
         target[:] = np.rint(np.einsum('xw,hwc->hxc', across, rows, optimize=True))
     return resized
@@ -125,6 +127,8 @@ def write_video(path: Path, frames: np.ndarray) -> None:
     """Writes [N, H, W] or [N, H, W, 3] uint8 as H.264; an odd height or width repeats its last row or column."""
     import imageio.v2 as imageio
 
-    pad = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2)] + [(0, 0)] * (frames.ndim - 3)
+    if frames.ndim == 3:
+        frames = np.repeat(frames[..., None], 3, -1)
+    pad = (0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)
     imageio.mimwrite(path, np.pad(frames, pad, 'edge'), format='FFMPEG', fps=VIDEO_FPS, quality=8,
                      macro_block_size=2)

@@ -27,7 +27,7 @@ from train_log import TrainLog
 
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
 DEAD_CHECK_STEPS = 25  # steps between checks for a dead network
-DEAD_SPREAD = 1e-3  # a network whose colours differ by less, over all rays of those steps, shows nothing
+DEAD_SPREAD = 1e-3  # colours that differ by less, over all rays of those steps, are one colour
 DEAD_TRIES = 5  # fresh starts a network gets
 FRESH_DENSITY = 0.5  # raw density that a fresh start begins around, in 1/scene unit: thin fog, which gradients reach
 
@@ -44,7 +44,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the MLP's products; auto is bf16 only where it is multiplied natively, as emulation is slow."""
     if name == 'auto':
         if device.type == 'cuda':
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
         else:
             found = torch.cpu.get_capabilities()
             native = found.get('avx512_bf16') or found.get('amx_bf16')
@@ -262,13 +262,16 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     Returns:
         the step that the weights are from (None: there are none), and the whole checkpoint where it is this run's own.
     """
-    newest = None if args.no_reload else checkpoints.newest_checkpoint(run_dir)
-    path = newest or args.ft_path
+    afresh = args.no_reload and not args.render_only
+    newest = None if afresh else checkpoints.newest_checkpoint(run_dir)
+    if newest and args.ft_path:
+        print(f'ft_path {args.ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
+    path = newest or (args.ft_path and Path(args.ft_path).expanduser())
     if path is None:
         return None, None
     checkpoint = checkpoints.read_checkpoint(path)
     checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
-    print(f"restored {path} (step {checkpoint['global_step']})")
+    print(f"weights from {path} (step {checkpoint['global_step']})")
     return checkpoint['global_step'], checkpoint if newest else None
 
 
@@ -312,6 +315,14 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
     return rgbs, disps, accs
 
 
+def emptied(folder: Path) -> Path:
+    """The folder without the pictures and numbers of an earlier render, which a smaller one would leave in between."""
+    for pattern in ('*.png', '*.mp4', 'metrics.json'):
+        for path in folder.glob(pattern):
+            path.unlink()
+    return folder
+
+
 def save_png(path: Path, picture: np.ndarray) -> None:
     with checkpoints.whole_file(path) as partial:
         write_png(partial, picture)
@@ -324,8 +335,11 @@ def save_video(path: Path, frames: np.ndarray) -> None:
 
 def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dict[str, float]:
     """Compares the rendered test views as saved, [N, H, W, 3] uint8, with the images; writes and returns the mean."""
+    from tqdm import tqdm
+
+    views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
     rows = [{'file': f'{n:03d}.png', **compare(rgb.astype(np.float32) / 255.0, scene.target(i))}
-            for n, (rgb, i) in enumerate(zip(rgbs, scene.i_test))]
+            for n, (rgb, i) in enumerate(views)]
     mean = {key: float(np.mean([row[key] for row in rows])) for key in ('psnr', 'ssim')}
     with checkpoints.whole_file(folder / 'metrics.json') as partial:
         partial.write_text(json.dumps({'step': step, 'mean': mean, 'images': rows}, indent=1) + '\n', encoding='utf-8')
@@ -339,7 +353,7 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
         raise UserError(f'{run_dir} has no checkpoint to render; train first (the same command without render_only) '
                         'or give ft_path')
     kind, poses = ('test', scene.poses[scene.i_test]) if args.render_test else ('path', scene.render_poses)
-    folder = run_dir / f'renderonly_{kind}_{step:06d}'
+    folder = emptied(run_dir / f'renderonly_{kind}_{step:06d}')
     rgbs, disps, accs = render_path(model, scene, poses, args.render_factor, folder)
     grey = disparity_pictures(disps, accs)
     for i, picture in enumerate(grey):
@@ -371,20 +385,21 @@ class DeadNetworkGuard:
     def __init__(self, networks: dict[str, NeRF], optimizer: torch.optim.Optimizer, seed: int):
         self.networks, self.optimizer, self.seed = networks, optimizer, seed
         self.tries = dict.fromkeys(networks, 0)
-        self.extremes = None
+        self.ranges = None
 
     def state_dict(self) -> dict:
-        return {'tries': self.tries, 'extremes': self.extremes}
+        return {'tries': self.tries, 'ranges': self.ranges}
 
     def load_state_dict(self, state: dict) -> None:
-        self.tries, self.extremes = state['tries'], state['extremes']
+        self.tries, self.ranges = state['tries'], state['ranges']
 
-    def watch(self, step: int, extremes: torch.Tensor) -> list[str]:
+    def watch(self, step: int, ranges: torch.Tensor) -> list[str]:
         """Takes in a step; every DEAD_CHECK_STEPS steps starts dead networks afresh.
 
         Args:
             step: counted from 1.
-            extremes: [2, P, 3], the largest of each channel and of its negative that each pass showed.
+            ranges: [2, P + 1, 3], the least and the most of each channel in what each pass showed and, last, in what
+                it should have shown.
 
         Returns:
             a line for each network started afresh.
@@ -392,13 +407,17 @@ class DeadNetworkGuard:
         Raises:
             UserError: a network died again after DEAD_TRIES fresh starts.
         """
-        if self.extremes is not None:
-            extremes = torch.maximum(self.extremes.to(extremes.device), extremes)
-        self.extremes = extremes
+        if self.ranges is not None:
+            low, high = self.ranges.to(ranges.device)
+            ranges = torch.stack([torch.minimum(low, ranges[0]), torch.maximum(high, ranges[1])])
+        self.ranges = ranges
         if step % DEAD_CHECK_STEPS:
             return []
-        spreads, self.extremes = self.extremes.sum(0).amax(-1).tolist(), None  # waits for the GPU
-        return [self._revive(name, step) for name, spread in zip(self.networks, spreads) if spread < DEAD_SPREAD]
+        self.ranges = None
+        *shown, wanted = (ranges[1] - ranges[0]).amax(-1).tolist()  # waits for the GPU
+        if wanted < DEAD_SPREAD:  # only background was drawn: a good network shows one colour too
+            return []
+        return [self._revive(name, step) for name, spread in zip(self.networks, shown) if spread < DEAD_SPREAD]
 
     def _revive(self, name: str, step: int) -> str:
         if self.tries[name] == DEAD_TRIES:
@@ -406,7 +425,7 @@ class DeadNetworkGuard:
                             f'{DEAD_TRIES} fresh starts; try a lower lrate, raw_noise_std = 1, precrop_iters = 500 '
                             'with no_batching, or another seed, and check that the images are not empty')
         self.tries[name] += 1
-        seed = self.seed + self.tries[name]
+        seed = self.seed + sum(self.tries.values())
         self.networks[name].reset_parameters(torch.Generator().manual_seed(seed), FRESH_DENSITY)
         for parameter in self.networks[name].parameters():
             self.optimizer.state.pop(parameter, None)
@@ -434,25 +453,26 @@ class Trainer:
         """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
 
         Returns:
-            mean squared error [P] and colour extremes [2, P, 3] (for `DeadNetworkGuard`) of each pass, coarse first;
-            nothing waits for the GPU.
+            mean squared error of each pass [P], coarse first, and the ranges of colours that `DeadNetworkGuard.watch`
+            wants [2, P + 1, 3]; without a gradient scaler nothing waits for the GPU.
         """
         rays, target = self.batcher.next(step)
         draws = draw(len(target), self.model.sampling, self.generator)
         self.optimizer.param_groups[0]['lr'] = self.learning_rate(step)
         self.optimizer.zero_grad()
-        mse, extremes = [], []
+        mse, lows, highs = [], [], []
         for start, end in self.model.tiles(len(target)):
             passes = self.model.render(rays.slice(start, end), draws.slice(start, end)).passes()
             share = (end - start) / len(target)
-            rgb = torch.stack([one.rgb for one in passes])  # [P, tile, 3]
-            errors = share * torch.stack([img2mse(one, target[start:end]) for one in rgb])
+            errors = share * torch.stack([img2mse(one.rgb, target[start:end]) for one in passes])
             self.scaler.scale(errors.sum()).backward()
             mse.append(errors.detach())
-            extremes.append(torch.stack([rgb.detach(), -rgb.detach()]).amax(2))
+            colours = torch.stack([one.rgb.detach() for one in passes] + [target[start:end]])  # [P + 1, tile, 3]
+            lows.append(colours.amin(1))
+            highs.append(colours.amax(1))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return torch.stack(mse).sum(0), torch.stack(extremes).amax(0)
+        return torch.stack(mse).sum(0), torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
 
     def save(self, run_dir: Path, step: int) -> None:
         run_state = {'flags': vars(self.args), 'scaler': self.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
@@ -462,10 +482,11 @@ class Trainer:
 
     def resume(self, run_dir: Path) -> int:
         """Goes on from the run's newest checkpoint, or starts from ft_path's weights; the steps done so far."""
-        if self.args.no_reload and (aside := checkpoints.set_aside(run_dir)):
-            print(f'starting afresh; what was in {run_dir} is now in {aside}')
         _, checkpoint = restore_model(self.args, run_dir, self.model)
+        if self.args.no_reload and (aside := checkpoints.set_aside(run_dir)):
+            print(f'the earlier run in {run_dir} is now in {aside}')
         if checkpoint is None:
+            print('starting at step 0')
             return 0
         checkpoints.load_optimizer(checkpoint, self.optimizer)
         step, state = checkpoint['global_step'], checkpoint.get('run_state')
@@ -490,9 +511,9 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     record_flags(args, run_dir)
     with closing(TrainLog(run_dir, start, args.N_iters, args.i_print)) as log:
         for step in range(start + 1, args.N_iters + 1):
-            mse, extremes = trainer.step(step)
+            mse, ranges = trainer.step(step)
             log.step(step, mse, trainer.learning_rate(step), args.N_rand)
-            for line in trainer.guard.watch(step, extremes):
+            for line in trainer.guard.watch(step, ranges):
                 log.say(line)
 
             with log.paused():
@@ -528,7 +549,7 @@ def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> No
 
 def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: Path) -> None:
     """Renders and measures the test views."""
-    rgbs, _, _ = render_path(model, scene, scene.poses[scene.i_test], savedir=folder)
+    rgbs, _, _ = render_path(model, scene, scene.poses[scene.i_test], savedir=emptied(folder))
     mean = save_metrics(folder, step, scene, rgbs)
     log.scalar('test/psnr', mean['psnr'], step)
     log.scalar('test/ssim', mean['ssim'], step)
@@ -537,10 +558,11 @@ def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: P
 
 def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
     """Writes args.txt, every flag's final value, and config.txt, the config file as given."""
+    config = args.config and Path(args.config).read_bytes()
+    flags = argparse.Namespace(**vars(args) | {'no_reload': False})  # it was for this start, not for those that follow
     with checkpoints.whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(config_text(args), encoding='utf-8')
-    if args.config:
-        config = Path(args.config).read_bytes()
+        partial.write_text(config_text(flags), encoding='utf-8')
+    if args.config and Path(args.config).resolve().parent != run_dir.resolve():
         with checkpoints.whole_file(run_dir / 'config.txt') as partial:
             partial.write_bytes(config)
 
@@ -576,6 +598,7 @@ def run(args: argparse.Namespace) -> None:
     if args.mesh_only:
         raise UserError('mesh_only: mesh extraction is not there yet; --render_only gives pictures and videos')
     scene = load_scene(args)
+    scene.scaled(args.render_factor)  # an error now rather than at the first video
     device = choose_device(args.device)
     model = create_nerf(args, device, choose_precision(args.precision, device))
     print(describe(args, scene, model))
@@ -587,11 +610,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_flags(argv)
     try:
         run(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print('error:', *str(error).split(), file=sys.stderr)  # one line, whatever a file's text brought in
         return 1
+    except torch.OutOfMemoryError:
+        print('error: out of GPU memory; lower chunk and netchunk, or N_rand', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+        print('interrupted', file=sys.stderr)
         return 130
     return 0
 

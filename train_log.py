@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from checkpoints import whole_file
+from errors import UserError
 from run_nerf_helpers import mse2psnr
 
 
@@ -30,7 +32,7 @@ class TrainLog:
 
         self.metrics_path, self.i_print, self.n_iters = run_dir / 'metrics.jsonl', i_print, n_iters
         self.seconds = self._drop_lines_after(start)  # of training so far, earlier sessions included
-        self.board = SummaryWriter(run_dir, purge_step=start + 1 if start else None)
+        self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
         self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', disable=None, dynamic_ncols=True)
         self.rays = 0
         self.mark = time.perf_counter()
@@ -46,6 +48,9 @@ class TrainLog:
         if step % self.i_print and step != self.n_iters:
             return
         errors = mse.tolist()  # waits for the GPU
+        if not math.isfinite(sum(errors)):
+            raise UserError(f'step {step}: the loss is {sum(errors)}; lower lrate (now {lr:g}) and start the same '
+                            'command again, which goes on from the newest checkpoint')
         psnrs = mse2psnr(mse.clamp(min=1e-10)).tolist()  # 100 dB at most: JSON has no infinity
         metrics = {'loss': sum(errors), 'psnr': psnrs[-1]}
         if len(psnrs) > 1:

@@ -191,6 +191,11 @@ def test_keras_weights_load_with_their_fine_sibling(tmp_path, use_viewdirs, prot
         used = {name for name in network.state_dict() if use_viewdirs or not name.startswith('views')}
         assert set(checkpoint[key]) == used
         assert all(torch.equal(checkpoint[key][name], network.state_dict()[name]) for name in used)
+    others = networks(use_viewdirs)[::-1]  # their unused layer is their own
+    checkpoints.load_networks(checkpoint, tmp_path, *others)
+    for network, other in zip(pair, others):
+        names = checkpoint['network_fn_state_dict']
+        assert all(torch.equal(other.state_dict()[name], network.state_dict()[name]) for name in names)
 
 
 def test_keras_weights_of_a_coarse_network_alone_have_no_fine_one(tmp_path):
@@ -227,7 +232,8 @@ def test_a_pickle_that_would_run_code_is_refused_in_a_npy(tmp_path):
 
 
 @pytest.mark.parametrize('arrays', [[], [np.zeros((3, 4))], [np.zeros((3, 4)), np.zeros((3, 4))] * 4,
-                                    [np.zeros((3, 4)), np.zeros(4, int)] * 4, [1.0, 2.0, 3.0, 4.0]])
+                                    [np.zeros((3, 4)), np.zeros(4, int)] * 4,
+                                    [np.zeros((3, 1)), np.zeros(1)] * 2, [1.0, 2.0, 3.0, 4.0]])
 def test_a_npy_that_is_no_list_of_kernels_and_biases_is_an_error(tmp_path, arrays):
     save_keras(tmp_path / 'model_1.npy', arrays)
     with pytest.raises(UserError, match=r'model_1\.npy'):
@@ -250,7 +256,8 @@ def test_a_truncated_checkpoint_is_an_error(tmp_path):
         checkpoints.read_checkpoint(tmp_path / 'x.tar')
 
 
-@pytest.mark.parametrize('content', [[1, 2], {'global_step': 1}, {'weights': torch.zeros(2)}])
+@pytest.mark.parametrize('content', [[1, 2], {'global_step': 1}, {'weights': torch.zeros(2)},
+                                     {'global_step': '7', 'network_fn_state_dict': {}}])
 def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / 'x.tar')
     with pytest.raises(UserError, match='is not a checkpoint of a NeRF'):

@@ -219,9 +219,9 @@ def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(
     with torch.no_grad():
         alive.alpha_linear.bias.fill_(1.0)
     for step in range(1, 500):
-        extremes = trainer.step(step)[1]
+        ranges = trainer.step(step)[1]
         kept = [p.clone() for p in alive.parameters()]
-        said = trainer.guard.watch(step, extremes)
+        said = trainer.guard.watch(step, ranges)
         if said:
             break
     assert len(said) == 1
@@ -236,27 +236,39 @@ def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(
     index = list(trainer.model.networks()).index(name)
     before = trainer.step(step + 1)[0][index]
     for later in range(step + 2, 500):
-        mse, extremes = trainer.step(later)
-        trainer.guard.watch(later, extremes)
+        mse, ranges = trainer.step(later)
+        trainer.guard.watch(later, ranges)
     assert mse[index] < 0.5 * before
 
 
-def test_a_living_network_is_left_alone(flags):
+def window(shown: torch.Tensor) -> list[torch.Tensor]:
+    """The ranges of DEAD_CHECK_STEPS steps of one ray each: shown [steps, P + 1, 3], the last row the target's."""
+    return [torch.stack([colours, colours]) for colours in shown]
+
+
+@pytest.mark.parametrize(('pass_changes', 'target_changes', 'revived'), [
+    (0.0, 0.5, ['coarse', 'fine']),  # one colour where more was wanted
+    (0.002, 0.5, []),  # half a grey level more in one ray of the whole window is life
+    (0.0, 0.0, []),  # nothing but background was wanted
+])
+def test_only_one_colour_where_more_was_wanted_is_death(flags, pass_changes, target_changes, revived):
     trainer = trainer_of(flags())
-    colours = torch.full((DEAD_CHECK_STEPS, 2, 3), 0.5)
-    colours[3, 0, 1] = colours[7, 1, 2] = 0.502  # one ray in the whole window showed half a grey level more
-    said = [line for step, rgb in enumerate(colours, 1)
-            for line in trainer.guard.watch(step, torch.stack([rgb, -rgb]))]
-    assert said == []
+    shown = torch.full((DEAD_CHECK_STEPS, 3, 3), 0.5)
+    shown[3, 0, 1] += pass_changes
+    shown[7, 1, 2] -= pass_changes
+    shown[9, 2, 0] += target_changes
+    said = [line for step, ranges in enumerate(window(shown), 1) for line in trainer.guard.watch(step, ranges)]
+    assert [line.split('the ')[1].split(' ')[0] for line in said] == revived
 
 
-def test_the_step_reports_the_extremes_of_what_each_pass_showed(flags):
+def test_the_step_reports_the_ranges_of_what_each_pass_showed_and_should_have_shown(flags):
     cut, plain = trainer_of(flags('--chunk', '5')), trainer_of(flags())
-    extremes = cut.step(1)[1]
+    low, high = cut.step(1)[1]
     rays, target = plain.batcher.next(1)
     passes = plain.model.render(rays, draw(len(target), plain.model.sampling, plain.generator)).passes()
-    torch.testing.assert_close(extremes[0], torch.stack([one.rgb.amax(0) for one in passes]).detach())
-    torch.testing.assert_close(extremes[1], -torch.stack([one.rgb.amin(0) for one in passes]).detach())
+    colours = torch.stack([one.rgb.detach() for one in passes] + [target])
+    torch.testing.assert_close(low, colours.amin(1))
+    torch.testing.assert_close(high, colours.amax(1))
 
 
 def test_a_network_that_stays_dead_ends_the_run_with_code_1_and_advice(flags, monkeypatch, capsys):
@@ -307,7 +319,7 @@ def test_a_resumed_run_is_the_run_it_would_have_been(flags, tmp_path, capsys, ex
     assert run_nerf.main(flags(*extra, '--N_iters', '12', expname='parts')) == 0
     capsys.readouterr()
     assert run_nerf.main(flags(*extra, '--N_iters', '24', expname='parts')) == 0
-    assert f"restored {tmp_path / 'parts' / '000012.tar'} (step 12)" in capsys.readouterr().out
+    assert f"weights from {tmp_path / 'parts' / '000012.tar'} (step 12)" in capsys.readouterr().out
     assert_same(states(tmp_path / 'whole', 24), states(tmp_path / 'parts', 24))
 
 
@@ -338,7 +350,7 @@ def test_ft_path_gives_a_fresh_run_its_weights_and_loses_to_the_runs_own_checkpo
             torch.testing.assert_close(new[key][name], weight, rtol=0, atol=1e-8)
     capsys.readouterr()
     assert run_nerf.main([*tuned, '--N_iters', '3']) == 0
-    assert f"restored {tmp_path / 'tuned' / '000002.tar'} (step 2)" in capsys.readouterr().out
+    assert f"weights from {tmp_path / 'tuned' / '000002.tar'} (step 2)" in capsys.readouterr().out
 
 
 def test_a_finished_run_says_so_and_changes_nothing(flags, tmp_path, capsys):
@@ -348,6 +360,32 @@ def test_a_finished_run_says_so_and_changes_nothing(flags, tmp_path, capsys):
     assert run_nerf.main(flags('--N_iters', '2')) == 0
     assert 'has all 2 steps already' in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+
+
+def test_another_precision_may_go_on_with_a_run(flags, tmp_path):
+    assert run_nerf.main(flags('--N_iters', '2')) == 0
+    assert run_nerf.main(flags('--N_iters', '3', '--precision', 'bf16')) == 0
+    assert (tmp_path / 'run' / '000003.tar').is_file()
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(flags, capsys, monkeypatch):
+    monkeypatch.setattr(run_nerf, 'img2mse', lambda x, y: img2mse(x, y) * float('nan'))
+    assert run_nerf.main(flags('--N_iters', '4', '--i_print', '2')) == 1
+    assert 'error: step 2: the loss is nan; lower lrate (now 0.00999' in capsys.readouterr().err
+
+
+def test_the_recorded_flags_of_a_fresh_start_render_what_it_trained(flags, tmp_path):
+    assert run_nerf.main(flags('--N_iters', '2', '--no_reload')) == 0
+    args = str(tmp_path / 'run' / 'args.txt')
+    assert run_nerf.main(['--config', args, '--render_only', '--render_factor', '8']) == 0
+    assert run_nerf.main(['--config', args, '--N_iters', '3']) == 0
+    assert not (tmp_path / 'run' / 'previous_1').exists()
+
+
+def test_a_render_factor_that_leaves_nothing_is_an_error_before_training(flags, tmp_path, capsys):
+    assert run_nerf.main(flags('--render_factor', '17')) == 1
+    assert 'render_factor 17 leaves nothing of 16x16 pixels' in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
 
 
 def test_resuming_under_another_network_names_the_flags(flags, capsys):

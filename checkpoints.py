@@ -133,18 +133,22 @@ def load_optimizer(checkpoint: dict, optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_aside(run_dir: Path) -> Path | None:
-    """Moves an earlier run's checkpoints and logs into a folder previous_N of the run, so that a fresh start cannot mix
-    with them; None where there are no checkpoints."""
-    if newest_checkpoint(run_dir) is None:
+    """Moves all that an earlier run left into a folder previous_N of its own, so that a fresh start cannot mix with it;
+    None where there is nothing.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    left = [path for path in Path(run_dir).glob('*') if not path.name.startswith('previous_')]
+    if not left:
         return None
     number = 1
     while (aside := run_dir / f'previous_{number}').exists():
         number += 1
     try:
         aside.mkdir()
-        for pattern in ('*.tar', 'metrics.jsonl', 'events.out.tfevents.*'):
-            for path in run_dir.glob(pattern):
-                path.rename(aside / path.name)
+        for path in left:
+            path.rename(aside / path.name)
     except OSError as error:
         raise UserError(f'{run_dir} cannot be set aside ({error}); choose another expname') from error
     return aside

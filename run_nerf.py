@@ -558,13 +558,12 @@ def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: P
 
 def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
     """Writes args.txt, every flag's final value, and config.txt, the config file as given."""
-    config = args.config and Path(args.config).read_bytes()
     flags = argparse.Namespace(**vars(args) | {'no_reload': False})  # it was for this start, not for those that follow
     with checkpoints.whole_file(run_dir / 'args.txt') as partial:
         partial.write_text(config_text(flags), encoding='utf-8')
     if args.config and Path(args.config).resolve().parent != run_dir.resolve():
         with checkpoints.whole_file(run_dir / 'config.txt') as partial:
-            partial.write_bytes(config)
+            partial.write_bytes(Path(args.config).read_bytes())
 
 
 def peak_memory(device: torch.device) -> str:

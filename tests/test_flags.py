@@ -276,6 +276,7 @@ def test_no_expname_and_no_config_is_an_error(refuse):
 
 def set_cuda(monkeypatch, there: bool) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: there)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: int(there))
 
 
 @pytest.mark.parametrize('device', ['cuda', 'cuda:1'])

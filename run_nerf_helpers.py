@@ -423,7 +423,7 @@ def render_rays(rays: Rays, coarse: RadianceField, fine: RadianceField | None, s
         sampling: how a ray is sampled and composited.
         draws: the step's random numbers in training.
     """
-    def shoot(field: RadianceField, z: Tensor, noise: Tensor | None) -> Composite:
+    def render_pass(field: RadianceField, z: Tensor, noise: Tensor | None) -> Composite:
         points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
         raw = field(points, rays.viewdirs)
         if noise is not None:
@@ -431,15 +431,15 @@ def render_rays(rays: Rays, coarse: RadianceField, fine: RadianceField | None, s
         return raw2outputs(raw, z, rays.directions, white_bkgd=sampling.white_bkgd)
 
     z = stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, draws.jitter)
-    first = shoot(coarse, z, draws.noise)
+    coarse_pass = render_pass(coarse, z, draws.noise)
     if fine is None:
-        return RenderResult(first, None, None)
+        return RenderResult(coarse_pass, None, None)
 
-    bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), first.weights[:, 1:-1].detach()
+    bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), coarse_pass.weights[:, 1:-1].detach()
     if draws.u is None:
         z_fine = sample_pdf(bins, weights, sampling.N_importance, det=True)
     else:
         z_fine = invert_cdf(bins, weights, draws.u)
     z_all = torch.cat([z, z_fine], -1).sort(-1).values
-    second = shoot(fine, z_all, draws.noise_fine)
-    return RenderResult(second, first, z_fine.std(-1, unbiased=False))
+    fine_pass = render_pass(fine, z_all, draws.noise_fine)
+    return RenderResult(fine_pass, coarse_pass, z_fine.std(-1, unbiased=False))

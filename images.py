@@ -47,14 +47,29 @@ def read_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+            image.load()
             if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
                 grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, -1)
+            if deep:
+                return _read_16_bit(path)[..., :len(image.mode)]
             return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
+
+
+def _read_16_bit(path: Path) -> np.ndarray:
+    """[H, W, 4] uint8, to the nearest level: Pillow drops the lower byte of 16-bit colour instead of rounding."""
+    from imageio_ffmpeg import read_frames
+
+    frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
+    width, height = next(frames)['source_size']
+    levels = np.frombuffer(next(frames), '<u2').reshape(height, width, 4)
+    frames.close()
+    return np.rint(levels / 257.0).astype(np.uint8)
 
 
 def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:

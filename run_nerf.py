@@ -505,11 +505,14 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     """Trains to N_iters steps, from the newest checkpoint where there is one, logging, saving and rendering."""
     trainer = Trainer(args, scene, model)
     start = trainer.resume(run_dir)
-    if start >= args.N_iters:
+    interrupted = start > 0 and not all(path.exists() for path in renders_due(args, start, run_dir).values())
+    if start >= args.N_iters and not interrupted:
         print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
         return
     record_flags(args, run_dir)
     with closing(TrainLog(run_dir, start, args.N_iters, args.i_print)) as log:
+        if interrupted:
+            render_due(log, start, args, scene, model, run_dir)
         for step in range(start + 1, args.N_iters + 1):
             mse, ranges = trainer.step(step)
             log.step(step, mse, trainer.learning_rate(step), args.N_rand)
@@ -521,19 +524,30 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
                     trainer.save(run_dir, step)
                 if step % args.i_img == 0:
                     log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
-                if step % args.i_testset == 0:
-                    log_test_set(log, step, scene, model, run_dir / f'testset_{step:06d}')
-                if step % args.i_video == 0:
-                    save_spiral(run_dir / f'{args.expname}_spiral_{step:06d}', scene, model, args.render_factor)
+                render_due(log, step, args, scene, model, run_dir)
     print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, peak memory {peak_memory(model.device)}; '
           f'everything is in {run_dir}\npreview it: python run_nerf.py --config {run_dir / "args.txt"} --render_only')
 
 
-def save_spiral(prefix: Path, scene: Scene, model: Model, factor: int) -> None:
-    """Writes the render path as two videos, <prefix>_rgb.mp4 and <prefix>_disp.mp4."""
-    rgbs, disps, accs = render_path(model, scene, scene.render_poses, factor)
-    save_video(prefix.with_name(prefix.name + '_rgb.mp4'), rgbs)
-    save_video(prefix.with_name(prefix.name + '_disp.mp4'), disparity_pictures(disps, accs))
+def renders_due(args: argparse.Namespace, step: int, run_dir: Path) -> dict[str, Path]:
+    """What is to be rendered at a step, with the file of each that is written last."""
+    due = {}
+    if step % args.i_testset == 0:
+        due['test set'] = run_dir / f'testset_{step:06d}' / 'metrics.json'
+    if step % args.i_video == 0:
+        due['path'] = run_dir / f'{args.expname}_spiral_{step:06d}_disp.mp4'
+    return due
+
+
+def render_due(log: TrainLog, step: int, args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+    """Renders and measures the test views, and writes the videos of the render path, where they are due at a step."""
+    due = renders_due(args, step, run_dir)
+    if 'test set' in due:
+        log_test_set(log, step, scene, model, due['test set'].parent)
+    if 'path' in due:
+        rgbs, disps, accs = render_path(model, scene, scene.render_poses, args.render_factor)
+        save_video(run_dir / f'{args.expname}_spiral_{step:06d}_rgb.mp4', rgbs)
+        save_video(due['path'], disparity_pictures(disps, accs))
 
 
 def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> None:

@@ -63,7 +63,7 @@ def test_palette_is_read_as_its_colours_with_alpha_where_one_is_transparent(tmp_
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
-def test_16_bits_are_read_to_within_one_level(tmp_path, channels):
+def test_16_bits_are_read_to_the_nearest_level(tmp_path, channels):
     pixels = noise(5, 7, channels, levels=65536)
     pixels[0, :3] = [[0], [65535], [256]]
     if channels == 1:
@@ -75,7 +75,7 @@ def test_16_bits_are_read_to_within_one_level(tmp_path, channels):
     image = read_image(path)
     assert image.dtype == np.uint8
     assert image.shape == (5, 7, max(channels, 3))
-    assert np.abs(image - pixels / 257.0).max() <= 1.0
+    assert np.abs(image - pixels / 257.0).max() <= 0.51
     assert image[0, :2].min(-1).tolist() == [0, 255]
 
 

@@ -388,6 +388,22 @@ def test_a_render_factor_that_leaves_nothing_is_an_error_before_training(flags, 
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_run_stopped_while_it_rendered_at_the_end_renders_when_started_again(flags, tmp_path, capsys):
+    wanted = flags('--N_iters', '2', '--i_testset', '2', '--i_video', '2', '--render_factor', '2')
+    assert run_nerf.main(wanted) == 0
+    metrics = tmp_path / 'run' / 'testset_000002' / 'metrics.json'
+    video = tmp_path / 'run' / 'run_spiral_000002_disp.mp4'
+    before = metrics.read_text()
+    metrics.unlink()
+    video.unlink()
+    assert run_nerf.main(wanted) == 0
+    assert metrics.read_text() == before
+    assert video.is_file()
+    assert 'has all' not in capsys.readouterr().out
+    assert run_nerf.main(wanted) == 0
+    assert 'has all 2 steps already' in capsys.readouterr().out
+
+
 def test_resuming_under_another_network_names_the_flags(flags, capsys):
     assert run_nerf.main(flags('--N_iters', '2')) == 0
     assert run_nerf.main(flags('--N_iters', '4', '--netwidth', '8')) == 1

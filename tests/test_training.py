@@ -5,11 +5,10 @@ import pytest
 import torch
 
 import run_nerf
+from dead_networks import CHECK_STEPS, FRESH_DENSITY, TRIES
 from errors import UserError
 from flags import parse_flags
-from run_nerf import (
-    DEAD_CHECK_STEPS, DEAD_TRIES, FRESH_DENSITY, RayBatcher, Scene, Trainer, choose_precision, create_nerf, load_scene,
-)
+from run_nerf import RayBatcher, Scene, Trainer, choose_precision, create_nerf, load_scene
 from run_nerf_helpers import NeRF, draw, get_rays, img2mse
 
 SMALL = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',
@@ -242,7 +241,7 @@ def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(
 
 
 def window(shown: torch.Tensor) -> list[torch.Tensor]:
-    """The ranges of DEAD_CHECK_STEPS steps of one ray each: shown [steps, P + 1, 3], the last row the target's."""
+    """The ranges of CHECK_STEPS steps of one ray each: shown [steps, P + 1, 3], the last row the target's."""
     return [torch.stack([colours, colours]) for colours in shown]
 
 
@@ -253,7 +252,7 @@ def window(shown: torch.Tensor) -> list[torch.Tensor]:
 ])
 def test_only_one_colour_where_more_was_wanted_is_death(flags, pass_changes, target_changes, revived):
     trainer = trainer_of(flags())
-    shown = torch.full((DEAD_CHECK_STEPS, 3, 3), 0.5)
+    shown = torch.full((CHECK_STEPS, 3, 3), 0.5)
     shown[3, 0, 1] += pass_changes
     shown[7, 1, 2] -= pass_changes
     shown[9, 2, 0] += target_changes
@@ -280,7 +279,7 @@ def test_a_network_that_stays_dead_ends_the_run_with_code_1_and_advice(flags, mo
     monkeypatch.setattr(NeRF, 'reset_parameters', stillborn)
     assert run_nerf.main(flags('--N_iters', '1000')) == 1
     out, err = capsys.readouterr()
-    assert out.count('started afresh') == 2 * DEAD_TRIES
+    assert out.count('started afresh') == 2 * TRIES
     assert 'network shows one colour and nothing else again after 5 fresh starts' in err
     assert 'lower lrate' in err
     assert err.count('error:') == 1

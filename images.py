@@ -57,7 +57,7 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
 
 

@@ -173,6 +173,11 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def uses_ndc(args: argparse.Namespace) -> bool:
+    """Whether rays are in normalised device coordinates."""
+    return args.dataset_type == 'llff' and not args.no_ndc
+
+
 def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """A line for each flag that is set but has no effect in this run."""
     blender, llff = args.dataset_type == 'blender', args.dataset_type == 'llff'
@@ -182,7 +187,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'factor no_ndc spherify llffhold': (not llff, 'unless dataset_type is llff'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
         'testskip': (llff, 'where dataset_type is llff'),
-        'lindisp': (llff and not args.no_ndc, 'in normalised device coordinates; set no_ndc'),
+        'lindisp': (uses_ndc(args), 'in normalised device coordinates; set no_ndc'),
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
         'multires': (args.i_embed == -1, 'where i_embed is -1'),
         'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),

@@ -26,28 +26,35 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
 
     with ThreadPoolExecutor() as pool:
         images = list(tqdm(pool.map(read_image, paths), 'reading images', len(paths), disable=None, leave=False))
-    first = images[0].shape
-    for path, image in zip(paths, images):
-        if image.shape[:2] != first[:2]:
-            raise UserError(f'{path} is {image.shape[1]}x{image.shape[0]} pixels but {paths[0]} is '
-                            f'{first[1]}x{first[0]}; all images of a scene must have one size')
+    check_one_size(paths, [image.shape[:2] for image in images])
     if any(image.shape[-1] == 4 for image in images):
         images = [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
                   for image in images]
     return np.stack(images)
 
 
+def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> None:
+    """Raises UserError with the first picture whose (height, width) is not that of the first of all."""
+    for path, size in zip(paths, sizes):
+        if size != sizes[0]:
+            raise UserError(f'{path} is {size[1]}x{size[0]} pixels but {paths[0]} is {sizes[0][1]}x{sizes[0][0]}; '
+                            'all images of a scene must have one size')
+
+
 def read_image(path: Path) -> np.ndarray:
     """One picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] where it has transparency.
+
+    It stands as its EXIF orientation says.
 
     Raises:
         UserError: the file is missing, unreadable or so large that Pillow suspects a decompression bomb.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+            ImageOps.exif_transpose(image, in_place=True)
             image.load()
             if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
                 grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)

@@ -18,11 +18,11 @@ import torch
 import checkpoints
 from dead_networks import DeadNetworkGuard
 from errors import UserError
-from flags import config_parser, config_text, parse_flags  # noqa: F401 (config_parser is looked for here)
+from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
 from images import compare, disparity_pictures, write_png, write_video
 from run_nerf_helpers import (
     NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
-    img2mse, pixel_rays, render_rays, to8b,
+    img2mse, ndc_disparity, pixel_rays, render_rays, to8b,
 )
 from train_log import TrainLog
 
@@ -96,18 +96,71 @@ def load_scene(args: argparse.Namespace) -> Scene:
     Raises:
         UserError: it is missing or broken.
     """
-    if args.dataset_type != 'blender':
-        raise UserError(f'dataset_type {args.dataset_type}: its loader is not there yet; blender is')
+    scene = {'blender': blender_scene, 'llff': llff_scene, 'deepvoxels': deepvoxels_scene}[args.dataset_type](args)
+    if min(scene.H, scene.W) < 11:
+        raise UserError(f"{args.datadir}: images are {scene.W}x{scene.H} pixels; SSIM's window needs at least 11x11")
+    return scene
+
+
+def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
+    """[3, 3] of a camera whose axis goes through the image's centre."""
+    return np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
+
+
+def blender_scene(args: argparse.Namespace) -> Scene:
     from load_blender import load_blender_data
 
     images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
         args.datadir, args.half_res, args.testskip)
-    if min(H, W) < 11:
-        raise UserError(f"{args.datadir}: images are {W}x{H} pixels; SSIM's window needs at least 11x11")
-    K = np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
-    return Scene(images=images, poses=poses[:, :3], K=K, H=H, W=W, near=2.0, far=6.0, ndc=False,
-                 white_bkgd=args.white_bkgd, render_poses=render_poses[:, :3], i_train=i_train, i_val=i_val,
+    return Scene(images=images, poses=poses[:, :3], K=centred_intrinsics(H, W, focal), H=H, W=W, near=2.0, far=6.0,
+                 ndc=False, white_bkgd=args.white_bkgd, render_poses=render_poses[:, :3], i_train=i_train, i_val=i_val,
                  i_test=i_test)
+
+
+def llff_scene(args: argparse.Namespace) -> Scene:
+    from load_llff import load_llff_data
+
+    images, poses, bds, render_poses, central = load_llff_data(args.datadir, args.factor, spherify=args.spherify)
+    everything = np.arange(len(images))
+    i_test = everything[::args.llffhold] if args.llffhold else everything[[central]]
+    i_train = np.setdiff1d(everything, i_test)
+    if not len(i_train):
+        raise UserError(f'{args.datadir}: llffhold {args.llffhold} takes all {len(images)} images for testing and '
+                        'leaves none to train on; raise llffhold or add images')
+    H, W = images.shape[1:3]
+    ndc = uses_ndc(args)
+    near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
+    scene = Scene(images=images, poses=poses[..., :4], K=centred_intrinsics(H, W, float(poses[0, 2, 4])), H=H, W=W,
+                  near=near, far=far, ndc=ndc, white_bkgd=args.white_bkgd, render_poses=render_poses[..., :4],
+                  i_train=i_train, i_val=i_test, i_test=i_test)
+    if ndc:
+        check_forward_facing(scene, args.datadir)
+    return scene
+
+
+def check_forward_facing(scene: Scene, datadir: str) -> None:
+    """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
+    rows, columns = torch.tensor([[0, 0, scene.H - 1, scene.H - 1], [0, scene.W - 1, 0, scene.W - 1]])
+    _, directions = pixel_rays(rows, columns, torch.from_numpy(scene.K), torch.from_numpy(scene.poses)[:, None])
+    sideways = (directions[..., 2] > -1e-6).any(-1).nonzero()  # extremes are at the corners
+    if len(sideways):
+        raise UserError(f"{datadir}: image {int(sideways[0])} looks sideways or backwards from the cameras' mean "
+                        'direction, where normalised device coordinates end; set no_ndc (and spherify for a capture '
+                        'all around an object)')
+
+
+def deepvoxels_scene(args: argparse.Namespace) -> Scene:
+    from load_deepvoxels import load_dv_data, load_intrinsics
+
+    images, poses, render_poses, (H, W, _), (i_train, i_val, i_test) = load_dv_data(
+        args.shape, args.datadir, args.testskip)
+    distance = float(np.linalg.norm(poses[:, :, 3], axis=-1).mean())
+    if distance <= 1.0:
+        raise UserError(f'{args.datadir}: the cameras of {args.shape} are {distance:g} from the origin in the mean, '
+                        'but rays begin 1 before it; a DeepVoxels scene has its object there and cameras farther away')
+    return Scene(images=images, poses=poses, K=load_intrinsics(args.shape, args.datadir, H, W), H=H, W=W,
+                 near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=args.white_bkgd,
+                 render_poses=render_poses, i_train=i_train, i_val=i_val, i_test=i_test)
 
 
 class RayBatcher:
@@ -240,8 +293,7 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         coarse=field(args.netdepth, args.netwidth),
         fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
         sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
-                          args.lindisp and (args.dataset_type != 'llff' or args.no_ndc), args.raw_noise_std,
-                          args.white_bkgd),
+                          args.lindisp and not uses_ndc(args), args.raw_noise_std, args.white_bkgd),
         chunk=rays_at_once(args, device))
 
 
@@ -303,7 +355,8 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
             parts = []
             for start, end in model.tiles(H * W):
                 final = model.render(rays.slice(start, end)).final
-                parts.append(torch.cat([final.rgb, final.disp[:, None], final.acc[:, None]], -1))
+                disp = ndc_disparity(final) if scene.ndc else final.disp
+                parts.append(torch.cat([final.rgb, disp[:, None], final.acc[:, None]], -1))
                 bar.update(end - start)
             view = torch.cat(parts).reshape(H, W, 5).cpu().numpy()
             rgbs[i], disps[i], accs[i] = to8b(view[..., :3]), view[..., 3], view[..., 4]

@@ -380,6 +380,15 @@ def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, whit
     return Composite(rgb, disp, acc, weights, depth)
 
 
+def ndc_disparity(shown: Composite) -> Tensor:
+    """1 / depth [R] along the world's -z axis of what rays in NDC, near plane at 1, hit; 0 where nothing was hit.
+
+    By equation 25 a point at depth z has the NDC depth 1 - 2 / z, which is -1 + 2 t at t along its ray: 1 / z = 1 - t.
+    """
+    hit = shown.acc > 1e-10
+    return torch.where(hit, 1.0 - shown.depth / torch.where(hit, shown.acc, 1.0), 0.0)
+
+
 def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: float = 0.0, white_bkgd: bool = False,
                 generator: torch.Generator | None = None) -> Composite:
     """A network's raw output to what the rays show: sigmoid, ReLU and `composite`.

@@ -1,0 +1,128 @@
+"""Scenes in the DeepVoxels format: intrinsics.txt, pose/*.txt and rgb/*.png for each split and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from images import read_images
+
+SPLITS = ('train', 'validation', 'test')
+WHERE_FROM = 'the scenes come from https://drive.google.com/open?id=1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH'
+
+
+def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', testskip: int = 8):
+    """Loads the three splits of a shape, one behind the other.
+
+    Args:
+        scene: the shape's name.
+        basedir: the folder that holds train/<scene>, validation/<scene> and test/<scene>.
+        testskip: keep every Nth validation and test image; 0 or 1 keeps all.
+
+    Returns:
+        images: [N, H, W, 3 or 4] uint8.
+        poses: [N, 3, 4] float32 camera-to-world, OpenGL axes.
+        render_poses: [M, 3, 4] float32, the test poses.
+        hwf: [H, W, focal], the focal length in pixels; `load_intrinsics` has the principal point too.
+        i_split: three integer arrays, the indices of the training, validation and test images.
+
+    Raises:
+        UserError: the scene is missing, incomplete or broken; the message names the file.
+    """
+    paths, poses, counts = [], [], []
+    for split in SPLITS:
+        folder = _split_folder(basedir, split, scene)
+        _, world_to_camera = _read_intrinsics(_intrinsics_path(folder, basedir, scene))
+        pairs = _pairs(folder)[::1 if split == 'train' else max(testskip, 1)]
+        paths += [image for _, image in pairs]
+        poses += [_read_pose(pose, world_to_camera) for pose, _ in pairs]
+        counts.append(len(pairs))
+    images = read_images(paths)
+    H, W = images.shape[1:3]
+    focal = load_intrinsics(scene, basedir, H, W)[1, 1]
+    i_split = np.split(np.arange(len(images)), np.cumsum(counts)[:-1])
+    poses = np.stack(poses)
+    return images, poses, poses[i_split[-1]], [H, W, float(focal)], i_split
+
+
+def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarray:
+    """[3, 3] intrinsics in pixels of images of H x W, whatever the size that intrinsics.txt is for.
+
+    Raises:
+        UserError: the splits' files are missing or broken, or of different cameras.
+    """
+    paths = [_intrinsics_path(_split_folder(basedir, split, scene), basedir, scene) for split in SPLITS]
+    cameras = []
+    for path in paths:
+        (f, cx, cy, height, width), _ = _read_intrinsics(path)
+        cameras.append(np.diag([W / width, H / height, 1.0]) @ [[f, 0.0, cx], [0.0, f, cy], [0.0, 0.0, 1.0]])
+        if not np.allclose(cameras[-1], cameras[0], rtol=1e-6):
+            raise UserError(f'{path} and {paths[0]} are of different cameras; one camera is expected')
+    return cameras[0]
+
+
+def _split_folder(basedir: str | Path, split: str, scene: str) -> Path:
+    folder = Path(basedir) / split / scene
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder; datadir must hold train, validation and test, each with a folder '
+                        f'{scene} ({WHERE_FROM})')
+    return folder
+
+
+def _intrinsics_path(folder: Path, basedir: str | Path, scene: str) -> Path:
+    """The split's own file, or training's where it has none."""
+    own = folder / 'intrinsics.txt'
+    return own if own.exists() else Path(basedir) / 'train' / scene / 'intrinsics.txt'
+
+
+def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:
+    """Focal length, principal point x and y, height and width in pixels, and whether poses are world-to-camera.
+
+    The file's lines: focal length, cx and cy (and a zero); the grid's centre; its near plane; its scale; height and
+    width; and in some files whether poses are world-to-camera (0 or 1). The grid is DeepVoxels' own and is not read.
+    """
+    lines = [line.split() for line in _read_text(path).splitlines()]
+    try:
+        f, cx, cy = map(float, lines[0][:3])
+        height, width = map(float, lines[4][:2])
+        world_to_camera = bool(int(lines[5][0])) if len(lines) > 5 and lines[5] else False
+        sizes = np.array([f, height, width])
+        if not (np.isfinite([cx, cy]).all() and (sizes > 0).all() and (sizes < 1e9).all()):
+            raise ValueError(f'focal length {f:g}, principal point {cx:g} {cy:g}, size {width:g}x{height:g}')
+    except (IndexError, ValueError) as error:
+        raise UserError(f'{path} is not a DeepVoxels camera ({error}); line 1 must hold focal length, cx and cy, line '
+                        '5 height and width, line 6 (where there is one) 0 or 1') from None
+    return (f, cx, cy, height, width), world_to_camera
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Pose file and image of each view, in the order of their names."""
+    poses = {path.stem: path for path in folder.glob('pose/*.txt')}
+    images = {path.stem: path for path in folder.glob('rgb/*.png') if not path.name.startswith('.')}
+    alone = sorted(poses.keys() ^ images.keys())
+    if alone or not poses:
+        raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} rgb/*.png'
+                        + (f' ({alone[0]} is in one of them only)' if alone else '')
+                        + '; each view needs both, so download or export the scene again')
+    return [(poses[name], images[name]) for name in sorted(poses)]
+
+
+def _read_pose(path: Path, world_to_camera: bool) -> np.ndarray:
+    """[3, 4] float32 camera-to-world in OpenGL axes; the file has x right, y down, looking along +z."""
+    try:
+        pose = np.array(_read_text(path).split(), np.float64).reshape(4, 4)
+        if not (np.abs(pose) < 1e30).all():
+            raise ValueError('a value is not finite')
+        pose = np.linalg.inv(pose) if world_to_camera else pose
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise UserError(f'{path} is not a 4x4 matrix of a camera ({error}); download or export it again') from None
+    return (pose[:3] * [1.0, -1.0, -1.0, 1.0]).astype(np.float32)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read ({error}); download or export the scene again') from None

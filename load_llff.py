@@ -1,0 +1,232 @@
+"""Scenes in the LLFF format: photographs, and COLMAP's poses and depth bounds for them in poses_bounds.npy."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from images import check_one_size, read_image, read_images, write_png
+
+ENDINGS = ('.jpg', '.jpeg', '.png')
+WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '
+              'README says how to make one of your own photographs')
+
+
+def load_llff_data(basedir: str | Path, factor: int = 8, recenter: bool = True, bd_factor: float | None = 0.75,
+                   spherify: bool = False):
+    """Loads a capture in a frame and scale of its own, with a path to render it along.
+
+    Args:
+        basedir: the folder that holds poses_bounds.npy and images/ or images_<factor>/; the latter is made from the
+            former where it is missing.
+        factor: images at 1/factor of their size.
+        recenter: move the world's origin and axes to those of the mean camera.
+        bd_factor: scale the world so that the nearest bound is at 1 / bd_factor; None leaves its scale.
+        spherify: for captures all around an object: put the origin where the cameras look, z up, and the cameras at a
+            root mean square distance of 1; the path is then a circle instead of a spiral.
+
+    Returns:
+        images: [N, H, W, 3] uint8; an alpha channel is dropped.
+        poses: [N, 3, 5] float32 camera-to-world, OpenGL axes, with the column (H, W, focal in pixels) behind.
+        bds: [N, 2] float32 depths of the nearest and the farthest point that each camera sees.
+        render_poses: [120, 3, 5] float32.
+        i_test: the view nearest to the mean camera.
+
+    Raises:
+        UserError: the scene is missing, incomplete or broken; the message names the file.
+    """
+    basedir = Path(basedir)
+    if not basedir.is_dir():
+        raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
+    poses, bds, cameras = _read_poses_bounds(basedir / 'poses_bounds.npy')
+    images = read_images(_image_paths(basedir, factor, len(poses)))[..., :3]
+    H, W = images.shape[1:3]
+    _warn_of_other_cameras(basedir, cameras, factor, H, W)
+
+    scale = 1.0 if bd_factor is None else 1.0 / (bds.min() * bd_factor)
+    poses[:, :, 3] *= scale
+    bds *= scale
+    try:
+        with np.errstate(divide='ignore', invalid='ignore'):
+            if recenter:
+                poses = recenter_poses(poses)
+            if spherify:
+                poses, bds = spherify_poses(poses, bds)
+            render_poses = render_path_circle(poses) if spherify else render_path_spiral(poses, bds)
+            distances = np.linalg.norm(poses[:, :, 3] - poses_avg(poses)[:, 3], axis=-1)
+    except np.linalg.LinAlgError:
+        raise UserError(f'{basedir}: all cameras look in one direction, so there is no point that they look at; '
+                        'leave spherify off') from None
+    if not (np.isfinite(poses).all() and np.isfinite(render_poses).all()):
+        raise UserError(f"{basedir / 'poses_bounds.npy'}: the cameras' axes have no mean; run COLMAP again"
+                        + ('' if spherify else ', or set spherify and no_ndc for a capture all around an object'))
+
+    hwf = np.array([H, W, cameras[0, 2] / factor])
+
+    def with_hwf(cameras_to_world: np.ndarray) -> np.ndarray:
+        column = np.broadcast_to(hwf[:, None], (len(cameras_to_world), 3, 1))
+        return np.concatenate([cameras_to_world, column], -1).astype(np.float32)
+
+    return images, with_hwf(poses), bds.astype(np.float32), with_hwf(render_poses), int(distances.argmin())
+
+
+# Cameras: [N, 3, 4] camera-to-world, OpenGL axes
+
+
+def viewmatrix(backward: np.ndarray, up: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """[3, 4] of a camera at `position` that looks against `backward`, with `up` upwards in its picture."""
+    backward = _unit(backward)
+    right = _unit(np.cross(up, backward))
+    return np.stack([right, np.cross(backward, right), backward, position], 1)
+
+
+def poses_avg(poses: np.ndarray) -> np.ndarray:
+    """[3, 4] of the mean camera: at the mean position, with the mean axes."""
+    return viewmatrix(poses[:, :, 2].sum(0), poses[:, :, 1].sum(0), poses[:, :, 3].mean(0))
+
+
+def recenter_poses(poses: np.ndarray) -> np.ndarray:
+    """The same cameras seen from the mean camera: its position becomes the origin, its axes the world's."""
+    return _in_frame(poses, poses_avg(poses))
+
+
+def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras around an object, and their bounds [N, 2], in a frame whose origin is the point nearest to all optical
+    axes in the least squares sense; z is up, towards the mean camera, and the root mean square distance is 1.
+
+    Raises:
+        LinAlgError: the axes are parallel, and no point is the nearest.
+    """
+    across = np.eye(3) - poses[:, :, 2, None] * poses[:, None, :, 2]  # [N, 3, 3], projects onto a plane across an axis
+    centre = np.linalg.solve(across.sum(0), (across @ poses[:, :, 3:]).sum(0))[:, 0]
+    up = _unit((poses[:, :, 3] - centre).mean(0))
+    x = _unit(np.cross([0.1, 0.2, 0.3], up))  # any direction across `up`; this one is the reference code's
+    poses = _in_frame(poses, np.stack([x, np.cross(up, x), up, centre], 1))
+    scale = 1.0 / np.sqrt(np.mean(np.sum(poses[:, :, 3] ** 2, -1)))
+    poses[:, :, 3] *= scale
+    return poses, bds * scale
+
+
+def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n_turns: int = 2) -> np.ndarray:
+    """[n_views, 3, 4] of a spiral around the mean camera, that looks at a point at the scene's middle disparity.
+
+    It is as wide as the cameras' positions spread (90th percentile of each coordinate).
+    """
+    middle = poses_avg(poses)
+    nearest, farthest = 0.9 * bds.min(), 5.0 * bds.max()
+    focus = 1.0 / (0.25 / nearest + 0.75 / farthest)
+    target = middle @ [0.0, 0.0, -focus, 1.0]
+    radii = np.percentile(np.abs(poses[:, :, 3]), 90, 0)
+    up = poses[:, :, 1].sum(0)
+    path = []
+    for angle in np.linspace(0.0, 2.0 * np.pi * n_turns, n_views, endpoint=False):
+        offset = radii * [np.cos(angle), -np.sin(angle), -np.sin(0.5 * angle)]
+        position = middle @ [*offset, 1.0]
+        path.append(viewmatrix(position - target, up, position))
+    return np.stack(path)
+
+
+def render_path_circle(poses: np.ndarray, n_views: int = 120) -> np.ndarray:
+    """[n_views, 3, 4] of a circle around the z axis at the height of spherified cameras, looking at the origin."""
+    height = poses[:, 2, 3].mean()
+    radius = np.sqrt(1.0 - height ** 2)
+    positions = [np.array([radius * np.cos(angle), radius * np.sin(angle), height])
+                 for angle in np.linspace(0.0, 2.0 * np.pi, n_views)]
+    return np.stack([viewmatrix(position, np.array([0.0, 0.0, 1.0]), position) for position in positions])
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _in_frame(poses: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """The same cameras in the coordinates of the camera `frame` [3, 4]."""
+    axes, origin = frame[:, :3], frame[:, 3:]
+    return np.concatenate([axes.T @ poses[:, :, :3], axes.T @ (poses[:, :, 3:] - origin)], -1)
+
+
+# Files
+
+
+def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Poses [N, 3, 4] in OpenGL axes, bounds [N, 2], and each camera's full height, width and focal length [N, 3]."""
+    try:
+        rows = np.lib.format.open_memmap(path, mode='r')  # reads no pickle, and no more than the file holds
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy and images '
+                        f'({WHERE_FROM})') from None
+    except Exception as error:  # a broken header can raise nearly anything
+        raise UserError(f'{path} cannot be read as an array of numbers ({error}); write it again with the LLFF '
+                        'script') from None
+    if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows) or rows.dtype.kind not in 'fiu':
+        raise UserError(f'{path} holds {rows.dtype} of shape {rows.shape}; it must be numbers, one row of 17 per image')
+    rows = np.array(rows, np.float64)
+    for i, row in enumerate(rows):
+        if not np.isfinite(row).all():
+            raise UserError(f'{path}: row {i} has values that are not finite; run COLMAP and the LLFF script again')
+        if not 0.0 < row[15] < row[16]:
+            raise UserError(f'{path}: row {i} has near {row[15]:g} and far {row[16]:g}; near must be above 0 and '
+                            'below far, so run COLMAP and the LLFF script again')
+    down, right, backward, position, cameras = np.moveaxis(rows[:, :15].reshape(-1, 3, 5), -1, 0)
+    return np.stack([right, -down, backward, position], -1), rows[:, 15:], cameras
+
+
+def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
+    """The images in the order of their names, which is that of the poses; reduced to 1/factor first where need be."""
+    folder = basedir / ('images' if factor == 1 else f'images_{factor}')
+    source = folder if folder.is_dir() else basedir / 'images'
+    if not source.is_dir():
+        raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; {WHERE_FROM}')
+    paths = sorted(path for path in source.iterdir()
+                   if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
+    if len(paths) != n_poses:
+        raise UserError(f"{source} has {len(paths)} images but {basedir / 'poses_bounds.npy'} has {n_poses} poses; "
+                        'COLMAP drops views that it cannot place: move those images away, or take more that overlap')
+    return paths if source == folder else _reduce_images(paths, folder, factor)
+
+
+def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
+    """Writes the images at 1/factor of their size as PNGs into `folder`, which is there once it is complete."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    names = [path.stem + '.png' for path in paths]
+    if len(set(names)) < len(names):
+        raise UserError(f'{paths[0].parent} has images that differ only in their ending; rename one of each pair')
+
+    def reduce(path: Path, name: str) -> tuple[int, ...]:
+        image = Image.fromarray(read_image(path))
+        size = [max(1, round(side / factor)) for side in image.size]
+        write_png(beside / name, np.asarray(image.resize(size, Image.Resampling.BOX)))
+        return image.size[::-1]
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:
+            beside = Path(temporary) / folder.name
+            beside.mkdir()
+            with ThreadPoolExecutor() as pool:
+                sizes = list(tqdm(pool.map(reduce, paths, names), f'writing {folder}', len(paths), disable=None))
+            check_one_size(paths, sizes)
+            beside.rename(folder)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
+                        'can be written to') from None
+    return [folder / name for name in names]
+
+
+def _warn_of_other_cameras(basedir: Path, cameras: np.ndarray, factor: int, H: int, W: int) -> None:
+    """Says where the images are not what COLMAP saw: of another size or orientation, or of several cameras."""
+    height, width, focal = cameras[0]
+    if abs(H - height / factor) > 1 + 0.01 * H or abs(W - width / factor) > 1 + 0.01 * W:
+        print(f'warning: {basedir}: the images are {W}x{H} pixels, but at factor {factor} poses_bounds.npy is for '
+              f'{width / factor:g}x{height / factor:g}; were they rotated, cropped or resized after COLMAP?',
+              file=sys.stderr)
+    if np.ptp(cameras[:, 2]) > 0.01 * abs(focal):
+        print(f'warning: {basedir}: focal lengths from {cameras[:, 2].min():g} to {cameras[:, 2].max():g} pixels, but '
+              f'one camera is expected; the first, {focal:g}, is used for all', file=sys.stderr)

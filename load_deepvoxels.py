@@ -59,7 +59,9 @@ def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarr
         (f, cx, cy, height, width), _ = _read_intrinsics(path)
         cameras.append(np.diag([W / width, H / height, 1.0]) @ [[f, 0.0, cx], [0.0, f, cy], [0.0, 0.0, 1.0]])
         if not np.allclose(cameras[-1], cameras[0], rtol=1e-6):
-            raise UserError(f'{path} and {paths[0]} are of different cameras; one camera is expected')
+            raise UserError(f'{path} and {paths[0]} are of different cameras (focal length and centre at {W}x{H}: '
+                            f'{cameras[-1][[0, 0, 1], [0, 2, 2]]} and {cameras[0][[0, 0, 1], [0, 2, 2]]} pixels); one '
+                            'camera is expected')
     return cameras[0]
 
 
@@ -83,24 +85,26 @@ def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:
     The file's lines: focal length, cx and cy (and a zero); the grid's centre; its near plane; its scale; height and
     width; and in some files whether poses are world-to-camera (0 or 1). The grid is DeepVoxels' own and is not read.
     """
-    lines = [line.split() for line in _read_text(path).splitlines()]
+    lines = [line.split() for line in _read_text(path).splitlines() if line.strip()]
     try:
+        if len(lines) < 5:
+            raise ValueError(f'{len(lines)} lines')
         f, cx, cy = map(float, lines[0][:3])
         height, width = map(float, lines[4][:2])
-        world_to_camera = bool(int(lines[5][0])) if len(lines) > 5 and lines[5] else False
-        sizes = np.array([f, height, width])
-        if not (np.isfinite([cx, cy]).all() and (sizes > 0).all() and (sizes < 1e9).all()):
-            raise ValueError(f'focal length {f:g}, principal point {cx:g} {cy:g}, size {width:g}x{height:g}')
-    except (IndexError, ValueError) as error:
-        raise UserError(f'{path} is not a DeepVoxels camera ({error}); line 1 must hold focal length, cx and cy, line '
-                        '5 height and width, line 6 (where there is one) 0 or 1') from None
-    return (f, cx, cy, height, width), world_to_camera
+        flag = float(lines[5][0]) if len(lines) > 5 else 0.0
+        sensible = all(1.0 <= size <= 1e6 for size in (f, height, width)) and all(abs(c) <= 1e6 for c in (cx, cy))
+        if not sensible or flag not in (0.0, 1.0):
+            raise ValueError(f'focal length {f:g}, centre {cx:g} {cy:g}, size {width:g}x{height:g}, flag {flag:g}')
+    except ValueError as error:
+        raise UserError(f'{path} is not a DeepVoxels camera ({str(error)[:100]}); line 1 must hold focal length, cx '
+                        'and cy, line 5 height and width in pixels, line 6 (where there is one) 0 or 1') from None
+    return (f, cx, cy, height, width), bool(flag)
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     """Pose file and image of each view, in the order of their names."""
-    poses = {path.stem: path for path in folder.glob('pose/*.txt')}
-    images = {path.stem: path for path in folder.glob('rgb/*.png') if not path.name.startswith('.')}
+    poses, images = ({path.stem: path for path in folder.glob(pattern) if not path.name.startswith('.')}
+                     for pattern in ('pose/*.txt', 'rgb/*.png'))
     alone = sorted(poses.keys() ^ images.keys())
     if alone or not poses:
         raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} rgb/*.png'
@@ -113,16 +117,21 @@ def _read_pose(path: Path, world_to_camera: bool) -> np.ndarray:
     """[3, 4] float32 camera-to-world in OpenGL axes; the file has x right, y down, looking along +z."""
     try:
         pose = np.array(_read_text(path).split(), np.float64).reshape(4, 4)
-        if not (np.abs(pose) < 1e30).all():
+        if not np.isfinite(pose).all():
             raise ValueError('a value is not finite')
-        pose = np.linalg.inv(pose) if world_to_camera else pose
+        with np.errstate(all='ignore'):
+            pose = np.linalg.inv(pose) if world_to_camera else pose
+            off = np.abs([*(pose[:3, :3].T @ pose[:3, :3] - np.eye(3)), pose[3, :3]]).max()
+        if not (off < 0.01 and abs(pose[3, 3] - 1.0) < 0.01 and np.abs(pose[:3, 3]).max() < 1e6):
+            raise ValueError('it must be a rotation and a position above a row 0 0 0 1')
     except (ValueError, np.linalg.LinAlgError) as error:
-        raise UserError(f'{path} is not a 4x4 matrix of a camera ({error}); download or export it again') from None
+        raise UserError(f"{path} is not the 4x4 matrix of a camera ({str(error)[:100]}); download or export it again"
+                        ) from None
     return (pose[:3] * [1.0, -1.0, -1.0, 1.0]).astype(np.float32)
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding='utf-8')
+        return path.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read ({error}); download or export the scene again') from None

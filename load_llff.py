@@ -18,14 +18,14 @@ WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at h
               'README says how to make one of your own photographs')
 
 
-def load_llff_data(basedir: str | Path, factor: int = 8, recenter: bool = True, bd_factor: float | None = 0.75,
+def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
                    spherify: bool = False):
     """Loads a capture in a frame and scale of its own, with a path to render it along.
 
     Args:
         basedir: the folder that holds poses_bounds.npy and images/ or images_<factor>/; the latter is made from the
             former where it is missing.
-        factor: images at 1/factor of their size.
+        factor: images at 1/factor of their size; None is 1.
         recenter: move the world's origin and axes to those of the mean camera.
         bd_factor: scale the world so that the nearest bound is at 1 / bd_factor; None leaves its scale.
         spherify: for captures all around an object: put the origin where the cameras look, z up, and the cameras at a
@@ -41,12 +41,13 @@ def load_llff_data(basedir: str | Path, factor: int = 8, recenter: bool = True, 
     Raises:
         UserError: the scene is missing, incomplete or broken; the message names the file.
     """
-    basedir = Path(basedir)
+    basedir, factor = Path(basedir), factor or 1
     if not basedir.is_dir():
         raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
     poses, bds, cameras = _read_poses_bounds(basedir / 'poses_bounds.npy')
     images = read_images(_image_paths(basedir, factor, len(poses)))[..., :3]
     H, W = images.shape[1:3]
+    _check_rotations(basedir, poses)
     _warn_of_other_cameras(basedir, cameras, factor, H, W)
 
     scale = 1.0 if bd_factor is None else 1.0 / (bds.min() * bd_factor)
@@ -61,8 +62,8 @@ def load_llff_data(basedir: str | Path, factor: int = 8, recenter: bool = True, 
             render_poses = render_path_circle(poses) if spherify else render_path_spiral(poses, bds)
             distances = np.linalg.norm(poses[:, :, 3] - poses_avg(poses)[:, 3], axis=-1)
     except np.linalg.LinAlgError:
-        raise UserError(f'{basedir}: all cameras look in one direction, so there is no point that they look at; '
-                        'leave spherify off') from None
+        raise UserError(f"{basedir / 'poses_bounds.npy'}: the cameras' axes are parallel, so there is no point that "
+                        'they look at; leave spherify off') from None
     if not (np.isfinite(poses).all() and np.isfinite(render_poses).all()):
         raise UserError(f"{basedir / 'poses_bounds.npy'}: the cameras' axes have no mean; run COLMAP again"
                         + ('' if spherify else ', or set spherify and no_ndc for a capture all around an object'))
@@ -104,6 +105,8 @@ def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.n
         LinAlgError: the axes are parallel, and no point is the nearest.
     """
     across = np.eye(3) - poses[:, :, 2, None] * poses[:, None, :, 2]  # [N, 3, 3], projects onto a plane across an axis
+    if np.linalg.eigvalsh(across.mean(0))[0] < 1e-6:  # by a tenth of a degree
+        raise np.linalg.LinAlgError('parallel axes')
     centre = np.linalg.solve(across.sum(0), (across @ poses[:, :, 3:]).sum(0))[:, 0]
     up = _unit((poses[:, :, 3] - centre).mean(0))
     x = _unit(np.cross([0.1, 0.2, 0.3], up))  # any direction across `up`; this one is the reference code's
@@ -162,17 +165,20 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy and images '
                         f'({WHERE_FROM})') from None
     except Exception as error:  # a broken header can raise nearly anything
-        raise UserError(f'{path} cannot be read as an array of numbers ({error}); write it again with the LLFF '
-                        'script') from None
+        raise UserError(f'{path} cannot be read as an array of numbers ({str(error).splitlines()[0][:200]}); '
+                        'write it again with the LLFF script') from None
     if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows) or rows.dtype.kind not in 'fiu':
         raise UserError(f'{path} holds {rows.dtype} of shape {rows.shape}; it must be numbers, one row of 17 per image')
     rows = np.array(rows, np.float64)
     for i, row in enumerate(rows):
-        if not np.isfinite(row).all():
+        if not (np.abs(row) < 1e20).all():
             raise UserError(f'{path}: row {i} has values that are not finite; run COLMAP and the LLFF script again')
-        if not 0.0 < row[15] < row[16]:
+        if not 1e-20 < row[15] < row[16]:
             raise UserError(f'{path}: row {i} has near {row[15]:g} and far {row[16]:g}; near must be above 0 and '
                             'below far, so run COLMAP and the LLFF script again')
+        if row[14] <= 0.0:
+            raise UserError(f'{path}: row {i} has a focal length of {row[14]:g} pixels; run COLMAP and the LLFF script '
+                            'again')
     down, right, backward, position, cameras = np.moveaxis(rows[:, :15].reshape(-1, 3, 5), -1, 0)
     return np.stack([right, -down, backward, position], -1), rows[:, 15:], cameras
 
@@ -197,12 +203,16 @@ def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Pat
     from tqdm import tqdm
 
     names = [path.stem + '.png' for path in paths]
-    if len(set(names)) < len(names):
-        raise UserError(f'{paths[0].parent} has images that differ only in their ending; rename one of each pair')
+    if sorted(set(names)) != names:  # the poses go by the order of names
+        raise UserError(f'{paths[0].parent} has images whose names would coincide or sort otherwise with the ending '
+                        f'.png; rename them, or make {folder} yourself')
 
     def reduce(path: Path, name: str) -> tuple[int, ...]:
-        image = Image.fromarray(read_image(path))
-        size = [max(1, round(side / factor)) for side in image.size]
+        image = Image.fromarray(read_image(path)[..., :3])
+        size = [round(side / factor) for side in image.size]
+        if not min(size):
+            raise UserError(f'{path} is {image.width}x{image.height} pixels, of which factor {factor} leaves '
+                            f'{size[0]}x{size[1]}; lower factor')
         write_png(beside / name, np.asarray(image.resize(size, Image.Resampling.BOX)))
         return image.size[::-1]
 
@@ -213,11 +223,25 @@ def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Pat
             with ThreadPoolExecutor() as pool:
                 sizes = list(tqdm(pool.map(reduce, paths, names), f'writing {folder}', len(paths), disable=None))
             check_one_size(paths, sizes)
-            beside.rename(folder)
+            try:
+                beside.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another run was faster
+                    raise
     except OSError as error:
         raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
                         'can be written to') from None
     return [folder / name for name in names]
+
+
+def _check_rotations(basedir: Path, poses: np.ndarray) -> None:
+    """Raises UserError where a camera's axes are not of length 1, at right angles and of the first's handedness."""
+    axes = poses[:, :, :3]
+    off = np.abs(axes.transpose(0, 2, 1) @ axes - np.eye(3)).max((1, 2))
+    broken = np.flatnonzero((off > 0.01) | (np.linalg.det(axes) * np.linalg.det(axes[0]) < 0))
+    if len(broken):
+        raise UserError(f"{basedir / 'poses_bounds.npy'}: row {broken[0]} is not the pose of a camera: its axes are "
+                        'not at right angles and of length 1, or mirrored; run COLMAP and the LLFF script again')
 
 
 def _warn_of_other_cameras(basedir: Path, cameras: np.ndarray, factor: int, H: int, W: int) -> None:

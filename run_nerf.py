@@ -120,6 +120,10 @@ def blender_scene(args: argparse.Namespace) -> Scene:
 def llff_scene(args: argparse.Namespace) -> Scene:
     from load_llff import load_llff_data
 
+    ndc = uses_ndc(args)
+    if args.spherify and ndc:
+        raise UserError(f'{args.datadir}: spherify is for captures all around an object, which normalised device '
+                        'coordinates cannot hold; set no_ndc too (and lindisp, as is usual)')
     images, poses, bds, render_poses, central = load_llff_data(args.datadir, args.factor, spherify=args.spherify)
     everything = np.arange(len(images))
     i_test = everything[::args.llffhold] if args.llffhold else everything[[central]]
@@ -128,7 +132,6 @@ def llff_scene(args: argparse.Namespace) -> Scene:
         raise UserError(f'{args.datadir}: llffhold {args.llffhold} takes all {len(images)} images for testing and '
                         'leaves none to train on; raise llffhold or add images')
     H, W = images.shape[1:3]
-    ndc = uses_ndc(args)
     near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
     scene = Scene(images=images, poses=poses[..., :4], K=centred_intrinsics(H, W, float(poses[0, 2, 4])), H=H, W=W,
                   near=near, far=far, ndc=ndc, white_bkgd=args.white_bkgd, render_poses=render_poses[..., :4],
@@ -140,13 +143,20 @@ def llff_scene(args: argparse.Namespace) -> Scene:
 
 def check_forward_facing(scene: Scene, datadir: str) -> None:
     """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
+    if len(sideways := looking_sideways(scene, scene.poses)):
+        raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
+                        'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
+                        'object)')
+    if len(sideways := looking_sideways(scene, scene.render_poses)):
+        print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
+              'coordinates end; their pictures will make no sense', file=sys.stderr)
+
+
+def looking_sideways(scene: Scene, poses: np.ndarray) -> np.ndarray:
+    """Indices of the cameras [M, 3, 4] of which a corner's ray, the most oblique of all pixels', does not go to -z."""
     rows, columns = torch.tensor([[0, 0, scene.H - 1, scene.H - 1], [0, scene.W - 1, 0, scene.W - 1]])
-    _, directions = pixel_rays(rows, columns, torch.from_numpy(scene.K), torch.from_numpy(scene.poses)[:, None])
-    sideways = (directions[..., 2] > -1e-6).any(-1).nonzero()  # extremes are at the corners
-    if len(sideways):
-        raise UserError(f"{datadir}: image {int(sideways[0])} looks sideways or backwards from the cameras' mean "
-                        'direction, where normalised device coordinates end; set no_ndc (and spherify for a capture '
-                        'all around an object)')
+    _, directions = pixel_rays(rows, columns, torch.from_numpy(scene.K), torch.from_numpy(poses)[:, None])
+    return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
 
 
 def deepvoxels_scene(args: argparse.Namespace) -> Scene:

@@ -70,3 +70,47 @@ def tiny_scene():
                 json.dumps({'camera_angle_x': angle, 'frames': frames}), encoding='utf-8')
         return folder
     return write
+
+
+def turn(axis, degrees: float) -> np.ndarray:
+    """[3, 3] rotation about an axis, counterclockwise where the axis points at the viewer."""
+    x, y, z = np.asarray(axis) / np.linalg.norm(axis)
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    angle = math.radians(degrees)
+    return np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * cross @ cross
+
+
+def forward_cameras(count: int = 5) -> np.ndarray:
+    """[count, 3, 4] camera-to-world, OpenGL axes: roughly side by side and each turned a little, far from the world's
+    origin and along none of its axes."""
+    world, places = turn([1, 2, 3], 70.0), np.arange(count) - (count - 1) / 2
+    return np.stack([np.column_stack([world @ turn([0.3, 1.0, 0.2 * place], 4.0 * place),
+                                      world @ [0.5 * place, 0.1 * place ** 2, 0.15 * (i % 2)] + [4.0, -3.0, 2.0]])
+                     for i, place in enumerate(places)])
+
+
+@pytest.fixture(scope='session')
+def tiny_llff():
+    """Writes a scene in the LLFF format and returns its folder.
+
+    tiny_llff(folder, poses=[N, 3, 4] camera-to-world in OpenGL axes, size=(height, width) and focal length as loaded,
+    factor=2, bounds=(near, far) or [N, 2], reduced=True: images_<factor>, False: images/ at full size)
+
+    Image i has 10 * i of red; green grows downwards and blue to the right.
+    """
+    def write(folder: Path, poses=None, size=(12, 16), focal=20.0, factor=2, bounds=(2.0, 20.0), reduced=True) -> Path:
+        poses = forward_cameras() if poses is None else np.asarray(poses)
+        height, width = np.asarray(size) if reduced else np.asarray(size) * factor
+        images = folder / (f'images_{factor}' if reduced and factor > 1 else 'images')
+        images.mkdir(parents=True)
+        row, column = np.mgrid[:height, :width]
+        for i in range(len(poses)):
+            picture = np.stack([np.full_like(row, 10 * i), 250 * row // height, 250 * column // width], -1)
+            Image.fromarray(picture.astype(np.uint8)).save(images / f'{i:03d}.png')
+        right, up, backward, position = np.moveaxis(poses, -1, 0)
+        camera = np.broadcast_to(factor * np.array([*size, focal]), right.shape)
+        columns = np.stack([-up, right, backward, position, camera], -1)  # LLFF has down, right, backward
+        bounds = np.broadcast_to(bounds, (len(poses), 2))
+        np.save(folder / 'poses_bounds.npy', np.column_stack([columns.reshape(-1, 15), bounds]))
+        return folder
+    return write

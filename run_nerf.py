@@ -18,12 +18,16 @@ import torch
 import checkpoints
 from dead_networks import DeadNetworkGuard
 from errors import UserError
+from extract_mesh import (
+    coloured_mesh, describe_mesh, draw_views, extract_surface, seen_box, tighten, without_floaters, write_mesh,
+)
 from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
 from images import compare, disparity_pictures, write_png, write_video
 from run_nerf_helpers import (
     NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
     img2mse, ndc_disparity, pixel_rays, render_rays, to8b,
 )
+from scene import Scene, blender_scene, deepvoxels_scene, llff_scene, target_colours
 from train_log import TrainLog
 
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
@@ -49,128 +53,21 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Posed images and the cameras to render them with."""
-
-    images: np.ndarray  # [N, H, W, 3 or 4] uint8 as read; alpha is not premultiplied
-    poses: np.ndarray  # [N, 3, 4] float32 camera-to-world, OpenGL axes
-    K: np.ndarray  # [3, 3] intrinsics in pixels
-    H: int
-    W: int
-    near: float  # bounds of every ray, in scene units
-    far: float
-    ndc: bool
-    white_bkgd: bool
-    render_poses: np.ndarray  # [M, 3, 4] float32
-    i_train: np.ndarray
-    i_val: np.ndarray
-    i_test: np.ndarray
-
-    def scaled(self, factor: int) -> tuple[int, int, np.ndarray]:
-        """H, W and K at 1/factor of the size (0 or 1: full size)."""
-        H, W = self.H // max(factor, 1), self.W // max(factor, 1)
-        if not H or not W:
-            raise UserError(f'render_factor {factor} leaves nothing of {self.W}x{self.H} pixels; choose a smaller one')
-        return H, W, np.diag([W / self.W, H / self.H, 1.0]) @ self.K
-
-    @property
-    def ndc_camera(self) -> tuple[int, int, float] | None:
-        return (self.H, self.W, float(self.K[0, 0])) if self.ndc else None
-
-    def target(self, i: int) -> np.ndarray:
-        """What image i should render to: [H, W, 3] float32 in [0, 1]."""
-        return target_colours(torch.from_numpy(self.images[i]), self.white_bkgd).numpy()
-
-
-def target_colours(pixels: torch.Tensor, white_bkgd: bool) -> torch.Tensor:
-    """Pixels [..., 3 or 4] uint8 to colours [..., 3] float32; on white where asked and there is an alpha channel."""
-    colours = pixels.float() / 255.0
-    rgb, alpha = colours[..., :3], colours[..., 3:]
-    return rgb * alpha + (1.0 - alpha) if white_bkgd and alpha.shape[-1] else rgb
-
-
 def load_scene(args: argparse.Namespace) -> Scene:
     """Reads the scene that the flags name.
 
     Raises:
         UserError: it is missing or broken.
     """
-    scene = {'blender': blender_scene, 'llff': llff_scene, 'deepvoxels': deepvoxels_scene}[args.dataset_type](args)
+    if args.dataset_type == 'blender':
+        scene = blender_scene(args.datadir, args.white_bkgd, args.half_res, args.testskip)
+    elif args.dataset_type == 'llff':
+        scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
+    else:
+        scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
     if min(scene.H, scene.W) < 11:
         raise UserError(f"{args.datadir}: images are {scene.W}x{scene.H} pixels; SSIM's window needs at least 11x11")
     return scene
-
-
-def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
-    """[3, 3] of a camera whose axis goes through the image's centre."""
-    return np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
-
-
-def blender_scene(args: argparse.Namespace) -> Scene:
-    from load_blender import load_blender_data
-
-    images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
-        args.datadir, args.half_res, args.testskip)
-    return Scene(images=images, poses=poses[:, :3], K=centred_intrinsics(H, W, focal), H=H, W=W, near=2.0, far=6.0,
-                 ndc=False, white_bkgd=args.white_bkgd, render_poses=render_poses[:, :3], i_train=i_train, i_val=i_val,
-                 i_test=i_test)
-
-
-def llff_scene(args: argparse.Namespace) -> Scene:
-    from load_llff import load_llff_data
-
-    ndc = uses_ndc(args)
-    if args.spherify and ndc:
-        raise UserError(f'{args.datadir}: spherify is for captures all around an object, which normalised device '
-                        'coordinates cannot hold; set no_ndc too (and lindisp, as is usual)')
-    images, poses, bds, render_poses, central = load_llff_data(args.datadir, args.factor, spherify=args.spherify)
-    everything = np.arange(len(images))
-    i_test = everything[::args.llffhold] if args.llffhold else everything[[central]]
-    i_train = np.setdiff1d(everything, i_test)
-    if not len(i_train):
-        raise UserError(f'{args.datadir}: llffhold {args.llffhold} takes all {len(images)} images for testing and '
-                        'leaves none to train on; raise llffhold or add images')
-    H, W = images.shape[1:3]
-    near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
-    scene = Scene(images=images, poses=poses[..., :4], K=centred_intrinsics(H, W, float(poses[0, 2, 4])), H=H, W=W,
-                  near=near, far=far, ndc=ndc, white_bkgd=args.white_bkgd, render_poses=render_poses[..., :4],
-                  i_train=i_train, i_val=i_test, i_test=i_test)
-    if ndc:
-        check_forward_facing(scene, args.datadir)
-    return scene
-
-
-def check_forward_facing(scene: Scene, datadir: str) -> None:
-    """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
-    if len(sideways := looking_sideways(scene, scene.poses)):
-        raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
-                        'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
-                        'object)')
-    if len(sideways := looking_sideways(scene, scene.render_poses)):
-        print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
-              'coordinates end; their pictures will make no sense', file=sys.stderr)
-
-
-def looking_sideways(scene: Scene, poses: np.ndarray) -> np.ndarray:
-    """Indices of the cameras [M, 3, 4] of which a corner's ray, the most oblique of all pixels', does not go to -z."""
-    rows, columns = torch.tensor([[0, 0, scene.H - 1, scene.H - 1], [0, scene.W - 1, 0, scene.W - 1]])
-    _, directions = pixel_rays(rows, columns, torch.from_numpy(scene.K), torch.from_numpy(poses)[:, None])
-    return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
-
-
-def deepvoxels_scene(args: argparse.Namespace) -> Scene:
-    from load_deepvoxels import load_dv_data, load_intrinsics
-
-    images, poses, render_poses, (H, W, _), (i_train, i_val, i_test) = load_dv_data(
-        args.shape, args.datadir, args.testskip)
-    distance = float(np.linalg.norm(poses[:, :, 3], axis=-1).mean())
-    if distance <= 1.0:
-        raise UserError(f'{args.datadir}: the cameras of {args.shape} are {distance:g} from the origin in the mean, '
-                        'but rays begin 1 before it; a DeepVoxels scene has its object there and cameras farther away')
-    return Scene(images=images, poses=poses, K=load_intrinsics(args.shape, args.datadir, H, W), H=H, W=W,
-                 near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=args.white_bkgd,
-                 render_poses=render_poses, i_train=i_train, i_val=i_val, i_test=i_test)
 
 
 class RayBatcher:
@@ -282,6 +179,17 @@ class Model:
         """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
         return [(start, min(start + self.chunk, n_rays)) for start in range(0, n_rays, self.chunk)]
 
+    @property
+    def best(self) -> RadianceField:
+        return self.coarse if self.fine is None else self.fine
+
+    @torch.inference_mode()
+    def density(self, points: np.ndarray) -> np.ndarray:
+        """points [N, 3] to the best field's density [N], float32."""
+        tile = self.chunk * (self.sampling.N_samples + self.sampling.N_importance)
+        parts = torch.from_numpy(points).to(self.device).split(tile)
+        return torch.cat([self.best.density(part) for part in parts]).cpu().numpy()
+
     def render(self, rays: Rays, draws: Draws = NO_DRAWS) -> RenderResult:
         """Renders rays all at once: the caller tiles them."""
         return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
@@ -321,7 +229,7 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     Returns:
         the step that the weights are from (None: there are none), and the whole checkpoint where it is this run's own.
     """
-    afresh = args.no_reload and not args.render_only
+    afresh = args.no_reload and not (args.render_only or args.mesh_only)
     newest = None if afresh else checkpoints.newest_checkpoint(run_dir)
     if newest and args.ft_path:
         print(f'ft_path {args.ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
@@ -332,6 +240,15 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
     print(f"weights from {path} (step {checkpoint['global_step']})")
     return checkpoint['global_step'], checkpoint if newest else None
+
+
+def restore_trained(args: argparse.Namespace, run_dir: Path, model: Model) -> int:
+    """`restore_model` where there is nothing to do without weights; their step."""
+    step, _ = restore_model(args, run_dir, model)
+    if step is None:
+        raise UserError(f'{run_dir} has no checkpoint; train first (the same command without render_only or mesh_only) '
+                        'or give ft_path')
+    return step
 
 
 # Rendering
@@ -408,10 +325,7 @@ def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dic
 
 def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
-    step, _ = restore_model(args, run_dir, model)
-    if step is None:
-        raise UserError(f'{run_dir} has no checkpoint to render; train first (the same command without render_only) '
-                        'or give ft_path')
+    step = restore_trained(args, run_dir, model)
     kind, poses = ('test', scene.poses[scene.i_test]) if args.render_test else ('path', scene.render_poses)
     folder = emptied(run_dir / f'renderonly_{kind}_{step:06d}')
     rgbs, disps, accs = render_path(model, scene, poses, args.render_factor, folder)
@@ -424,6 +338,27 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
         mean = save_metrics(folder, step, scene, rgbs)
         print(f"{len(rgbs)} test views: psnr {mean['psnr']:.2f} dB, ssim {mean['ssim']:.4f}")
     print(f'{len(rgbs)} views and their videos are in {folder}')
+
+
+# Mesh
+
+
+def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+    """Writes the surface at density mesh_threshold as a coloured mesh in world coordinates, and a picture of it."""
+    step = restore_trained(args, run_dir, model)
+    path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
+    box = tighten(model.density, seen_box(scene), args.mesh_threshold)
+    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
+          + (' in normalised device coordinates' if scene.ndc else ''))
+    vertices, faces = extract_surface(model.density, box, args.mesh_grid_size, args.mesh_threshold)
+    vertices, faces, dropped = without_floaters(vertices, faces)
+    reach = 2.0 * (box[1] - box[0]).max() / args.mesh_grid_size
+    mesh = coloured_mesh(model.best, vertices, faces, reach, scene.ndc_camera)
+    write_mesh(path, mesh)
+    picture = path.with_suffix('.png')
+    cameras = scene.render_poses[np.arange(4) * len(scene.render_poses) // 4]
+    draw_views(picture, mesh, cameras, scene.K, scene.H, scene.W)
+    print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
 
 
 # Training
@@ -603,15 +538,14 @@ def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what the flags say: renders or trains."""
-    if args.mesh_only:
-        raise UserError('mesh_only: mesh extraction is not there yet; --render_only gives pictures and videos')
+    """Does what the flags say: trains, renders or extracts a mesh."""
     scene = load_scene(args)
     scene.scaled(args.render_factor)  # an error now rather than at the first video
     device = choose_device(args.device)
     model = create_nerf(args, device, choose_precision(args.precision, device))
     print(describe(args, scene, model))
-    (render_only if args.render_only else train)(args, scene, model, Path(args.basedir) / args.expname)
+    job = render_only if args.render_only else export_mesh if args.mesh_only else train
+    job(args, scene, model, Path(args.basedir) / args.expname)
 
 
 def main(argv: list[str] | None = None) -> int:

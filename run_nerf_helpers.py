@@ -116,12 +116,7 @@ class NeRF(nn.Module):
 
         Without view directions the channels past `input_ch` are not used and need not be there.
         """
-        points = x[..., :self.input_ch]
-        h = points
-        for i, layer in enumerate(self.pts_linears):
-            h = layer(h).relu_()
-            if i in self.skips:
-                h = torch.cat([points, h], -1)
+        h = self._trunk(x[..., :self.input_ch])
         if not self.use_viewdirs:
             return self.output_linear(h)
         density = self.alpha_linear(h)
@@ -129,6 +124,20 @@ class NeRF(nn.Module):
         for layer in self.views_linears:
             h = layer(h).relu_()
         return torch.cat([self.rgb_linear(h), density], -1)
+
+
+    def density(self, points: Tensor) -> Tensor:
+        """Encoded points [..., input_ch] to raw density [...], without the work for colours."""
+        h = self._trunk(points)
+        return self.alpha_linear(h)[..., 0] if self.use_viewdirs else self.output_linear(h)[..., 3]
+
+    def _trunk(self, points: Tensor) -> Tensor:
+        h = points
+        for i, layer in enumerate(self.pts_linears):
+            h = layer(h).relu_()
+            if i in self.skips:
+                h = torch.cat([points, h], -1)
+        return h
 
 
 class RadianceField(nn.Module):
@@ -162,6 +171,13 @@ class RadianceField(nn.Module):
                     inputs = torch.cat([inputs, dirs[ray]], -1)
                 raw.append(self.network(inputs))
         return torch.cat(raw).float().reshape(*points.shape[:-1], -1)
+
+    def density(self, points: Tensor) -> Tensor:
+        """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
+        with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            parts = [self.network.density(self.embed_points(part).to(self.dtype))
+                     for part in points.split(self.netchunk)]
+        return torch.cat(parts).float().relu()
 
 
 # Rays (section 4; NDC in appendix C)
@@ -232,6 +248,24 @@ def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: 
     origins = torch.stack([ax * ox / oz, ay * oy / oz, 1.0 + 2.0 * near / oz], -1)
     directions = torch.stack([ax * (dx / dz - ox / oz), ay * (dy / dz - oy / oz), -2.0 * near / oz], -1)
     return origins, directions
+
+
+def ndc_points(H: int, W: int, focal: float, near: float, points: Tensor) -> Tensor:
+    """World points [..., 3] in front of the camera, z < 0, to NDC (appendix C, equation 24): ax x / z, ay y / z and
+    1 + 2 near / z with ax = -2 focal / W, ay = -2 focal / H."""
+    x, y, z = points.unbind(-1)
+    return torch.stack([-2.0 * focal / W * x / z, -2.0 * focal / H * y / z, 1.0 + 2.0 * near / z], -1)
+
+
+def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> Tensor:
+    """NDC points [..., 3] with z' < 1 back to the world: the exact inverse of `ndc_points`.
+
+    z' = 1 + 2 near / z gives z = 2 near / (z' - 1); x' = -2 focal / W * x / z then gives x = -x' z W / (2 focal), and y
+    likewise with H.
+    """
+    x, y, z = points.unbind(-1)
+    z = 2.0 * near / (z - 1.0)
+    return torch.stack([-0.5 * W / focal * x * z, -0.5 * H / focal * y * z, z], -1)
 
 
 def bundle_rays(origins: Tensor, directions: Tensor, near: float, far: float,

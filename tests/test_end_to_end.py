@@ -171,8 +171,9 @@ def test_render_test_measures_the_test_views_at_full_size_only(folder, log):
 @pytest.mark.parametrize(('flags', 'code', 'message'), [
     (['--N_rand', '0'], 2, "run_nerf.py: error: argument --N_rand: '0' is not a whole number from 1"),
     (['--datadir', 'nowhere', '--expname', 'never'], 1, 'error: datadir nowhere is not a folder'),
-    (['--render_only', '--expname', 'never'], 1, 'never has no checkpoint to render; train first'),
-    (['--mesh_only'], 1, 'error: mesh_only: mesh extraction is not there yet'),
+    (['--render_only', '--expname', 'never'], 1, 'never has no checkpoint; train first'),
+    (['--mesh_only', '--expname', 'never'], 1, 'never has no checkpoint; train first'),
+    (['--mesh_only', '--mesh_file', 'chair.stl'], 2, 'ending in .ply, .obj or .glb'),
 ])
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(folder, log, flags, code, message):
     done = run(folder, *flags, check=False)

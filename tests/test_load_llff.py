@@ -19,8 +19,9 @@ from errors import UserError
 from flags import parse_flags
 from images import write_png
 from load_llff import load_llff_data
-from run_nerf import Model, Scene, check_forward_facing, create_nerf, render_path
+from run_nerf import Model, create_nerf, render_path
 from run_nerf_helpers import Composite, Sampling, bundle_rays, composite, get_rays, ndc_disparity, pixel_rays
+from scene import Scene, centred_intrinsics, check_forward_facing
 
 # Against the reference code
 
@@ -62,7 +63,7 @@ def test_points_show_in_the_pixels_where_the_original_cameras_see_them(tiny_llff
     original = forward_cameras()
     folder = tiny_llff(tmp_path, original, size=(20, 30), focal=25.0)
     _, poses, bds, _, _ = load_llff_data(folder, 2, **options)
-    K = torch.from_numpy(run_nerf.centred_intrinsics(20, 30, poses[0, 2, 4]))
+    K = torch.from_numpy(centred_intrinsics(20, 30, poses[0, 2, 4]))
     # The one similarity that carries the first camera to where it was loaded carries all else there too.
     scale = np.linalg.norm(poses[4, :, 3] - poses[0, :, 3]) / np.linalg.norm(original[4, :, 3] - original[0, :, 3])
     axes = poses[0, :, :3] @ original[0, :, :3].T
@@ -668,7 +669,7 @@ def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path,
 
 def ndc_scene(poses, H: int, W: int, focal: float) -> Scene:
     poses, index = np.float32(poses), np.arange(len(poses))
-    return Scene(images=np.zeros(0), poses=poses, K=run_nerf.centred_intrinsics(H, W, focal), H=H, W=W, near=0.0,
+    return Scene(images=np.zeros(0), poses=poses, K=centred_intrinsics(H, W, focal), H=H, W=W, near=0.0,
                  far=1.0, ndc=True, white_bkgd=False, render_poses=poses, i_train=index, i_val=index, i_test=index)
 
 
@@ -708,7 +709,7 @@ def test_ndc_disparity_of_thin_and_of_empty_rays():
 @pytest.mark.parametrize('z', [1.0, 1.5, 4.0, 100.0])
 def test_ndc_disparity_is_the_inverse_of_the_depth_in_the_world(position, z):
     H, W, focal = 40, 60, 50.0
-    K = torch.from_numpy(run_nerf.centred_intrinsics(H, W, focal))
+    K = torch.from_numpy(centred_intrinsics(H, W, focal))
     camera = torch.from_numpy(np.column_stack([np.eye(3), position])).float()
     for row, column in ((3.0, 5.0), (20.0, 30.0), (33.0, 59.0)):
         origins, directions = pixel_rays(torch.tensor([row]), torch.tensor([column]), K, camera)

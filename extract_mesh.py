@@ -1,0 +1,288 @@
+"""From a density field to a coloured triangle mesh: surface, floaters, files and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from checkpoints import whole_file
+from errors import UserError
+from run_nerf_helpers import RadianceField, Rays, Sampling, bundle_rays, render_rays, to8b, world_points
+from scene import Scene
+
+Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
+
+SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
+BLOCK = 4  # grid cells along an edge of the blocks of which only those that can hold surface are evaluated
+HALO = 0.5  # a block outside can hold surface where a corner has this share of the threshold: thin things are blurred
+COLOUR_SAMPLES, COLOUR_RAYS = 8, 2048  # samples on the ray that gives a vertex its colour, and rays at once
+PICTURE_CELLS = 200  # along the longest side, for the picture: what is finer would be finer than its pixels
+FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
+
+
+def seen_box(scene: Scene) -> np.ndarray:
+    """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
+
+    Where they surround the origin it is the cube inside them, half as wide as from the origin to their near bound; else
+    it holds the ends of all corners' rays.
+    """
+    half = np.linalg.norm(scene.poses[scene.i_train, :, 3], axis=-1).mean() - scene.near
+    if scene.around and half > 0:
+        return np.array([[-half] * 3, [half] * 3])
+    origins, directions = scene.corner_rays(scene.poses[scene.i_train])
+    far = 1.0 - 1.0 / scene.farthest if scene.ndc else scene.far
+    rays = bundle_rays(origins, directions, scene.near, far, scene.ndc_camera)
+    ends = torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
+    return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+
+
+def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:
+    """The part of a box in which the density reaches the threshold, with a margin of two steps of the survey's grid.
+
+    Args:
+        density: the field.
+        box: [2, 3] lowest and highest corner.
+
+    Returns:
+        [2, 3].
+
+    Raises:
+        UserError: it reaches the threshold nowhere, or everywhere.
+    """
+    axes = grid_axes(box, SURVEY)
+    dense = _evaluate_near_surface(density, axes, threshold) > threshold
+    corners = []
+    for i, axis in enumerate(axes):
+        where = np.flatnonzero(dense.any(tuple({0, 1, 2} - {i})))
+        corners.append((axis[max(where[0] - 2, 0)], axis[min(where[-1] + 2, len(axis) - 1)]))
+    return np.array(corners).T
+
+
+def grid_axes(box: np.ndarray, grid_size: int) -> list[np.ndarray]:
+    """The coordinates of a grid of equal steps in each axis: grid_size points along the box's longest side."""
+    step = (box[1] - box[0]).max() / (grid_size - 1)
+    counts = np.ceil((box[1] - box[0]) / step - 1e-6).astype(int) + 1
+    return [low + step * np.arange(max(count, 2)) for low, count in zip(box[0], counts)]
+
+
+def extract_surface(density: Density, box: np.ndarray, grid_size: int,
+                    threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes (Lewiner et al. 2003) on a grid of which only what lies near the surface is evaluated.
+
+    A coarse pass over every BLOCK-th grid point finds the blocks that can hold surface; from them it is followed from
+    block to block through their faces. The result is that of the whole grid, but for components that lie between coarse
+    points altogether and far from all others: floaters.
+
+    Args:
+        density: the field.
+        box: [2, 3] lowest and highest corner.
+        grid_size: points along the longest side.
+        threshold: density at the surface.
+
+    Returns:
+        vertices [V, 3] float32 in the box's coordinates, and faces [F, 3], counterclockwise seen from outside.
+
+    Raises:
+        UserError: the density reaches the threshold nowhere, or everywhere.
+    """
+    from skimage.measure import marching_cubes
+
+    axes = grid_axes(box, grid_size)
+    volume = _evaluate_near_surface(density, axes, threshold)
+    # A point at the threshold itself would be a vertex of its own for each edge there, with cracks between them.
+    volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
+    # Its word for a field that is denser inside is 'descent', but that gives faces that are clockwise from outside.
+    vertices, faces, _, _ = marching_cubes(volume, threshold, gradient_direction='ascent')
+    step = axes[0][1] - axes[0][0]
+    return (box[0] + step * vertices).astype(np.float32), faces
+
+
+def _evaluate_near_surface(density: Density, axes: list[np.ndarray], threshold: float) -> np.ndarray:
+    """Densities at all grid points of the blocks that hold surface; elsewhere 0 or twice the threshold."""
+    shape = [len(axis) for axis in axes]
+    knots = [np.unique(np.append(np.arange(0, n, BLOCK), n - 1)) for n in shape]
+    volume = np.full(shape, np.nan, np.float32)
+    flat = volume.reshape(-1)
+    _evaluate(density, axes, np.ravel_multi_index(np.ix_(*knots), shape).ravel(), flat, 'coarse pass')
+    coarse = volume[np.ix_(*knots)]
+    lowest, highest = _extremes(coarse)
+
+    todo, done = np.argwhere((lowest <= threshold) & (highest > HALO * threshold)), np.zeros(lowest.shape, bool)
+    while len(todo):
+        done[tuple(todo.T)] = True
+        points = _points_of(todo, knots, shape)  # [B, (BLOCK + 1) ** 3]
+        missing = np.unique(points)
+        _evaluate(density, axes, missing[np.isnan(flat[missing])], flat, 'near the surface')
+        todo = _entered_neighbours(flat[points] > threshold, todo, done)
+
+    least, most = np.nanmin(volume), np.nanmax(volume)
+    if not least <= threshold < most:
+        hint = 'train longer' if most < 1e-3 else f'try --mesh_threshold {0.5 * (least + most):.2g}'
+        raise UserError(f'the density has no surface at mesh_threshold {threshold:g}: it is from {least:.3g} to '
+                        f'{most:.3g} where it was looked for, on {np.count_nonzero(~np.isnan(volume))} points; {hint}')
+    block = [np.minimum(np.searchsorted(knot, np.arange(n), 'right') - 1, len(knot) - 2)
+             for knot, n in zip(knots, shape)]
+    for i, plane in enumerate(volume):  # plane by plane, as masks of the whole volume are large
+        inside = lowest[block[0][i]][np.ix_(*block[1:])] > threshold
+        np.copyto(plane, np.where(inside, 2.0 * threshold, 0.0), where=np.isnan(plane))
+    return volume
+
+
+def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest of the eight corners of each block [I - 1, J - 1, K - 1], from values [I, J, K]."""
+    low = high = values
+    for axis in range(3):
+        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        low, high = np.minimum(low[before], low[after]), np.maximum(high[before], high[after])
+    return low, high
+
+
+def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: list[int]) -> np.ndarray:
+    """Flat indices [B, (BLOCK + 1) ** 3] of the grid points in blocks [B, 3]; short blocks repeat their last."""
+    offsets = np.indices((BLOCK + 1,) * 3).reshape(3, -1)
+    index = [np.minimum(knot[block, None] + offset, knot[block + 1, None])
+             for knot, block, offset in zip(knots, blocks.T, offsets)]
+    return np.ravel_multi_index(index, shape)
+
+
+def _entered_neighbours(inside: np.ndarray, blocks: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """Blocks [M, 3] not yet done that share a face with blocks [B, 3] through which the surface goes."""
+    inside = inside.reshape(-1, BLOCK + 1, BLOCK + 1, BLOCK + 1)
+    found = []
+    for axis in range(3):
+        for end, move in ((0, -1), (BLOCK, 1)):
+            face = inside.take(end, axis + 1).reshape(len(blocks), -1)
+            found.append(blocks[face.any(1) & ~face.all(1)] + move * np.eye(3, dtype=int)[axis])
+    found = np.unique(np.concatenate(found), axis=0)
+    found = found[((found >= 0) & (found < done.shape)).all(1)]
+    return found[~done[tuple(found.T)]]
+
+
+def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, values: np.ndarray, what: str) -> None:
+    """Sets values, flat, to the density at the grid points of flat indices `index`, with a progress bar."""
+    from tqdm import tqdm
+
+    shape, flat = [len(axis) for axis in axes], values.reshape(-1)
+    with tqdm(total=len(index), desc=what, unit='point', unit_scale=True, disable=None, leave=False) as bar:
+        for start in range(0, len(index), 2 ** 18):
+            part = index[start:start + 2 ** 18]
+            places = np.unravel_index(part, shape)
+            points = np.stack([axis[place] for axis, place in zip(axes, places)], -1)
+            flat[part] = density(points.astype(np.float32))
+            bar.update(len(part))
+
+
+def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Drops components with less than FLOATER of the faces of the largest; the mesh and how many were dropped."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).T
+    links = coo_array((np.ones(edges.shape[1], bool), edges), (len(vertices), len(vertices)))
+    count, label = connected_components(links, directed=False)
+    sizes = np.bincount(label[faces[:, 0]], minlength=count)
+    keep = sizes >= FLOATER * sizes.max()
+    faces = faces[keep[label[faces[:, 0]]]]
+    used = np.unique(faces)
+    return vertices[used], np.searchsorted(used, faces), int(count - keep.sum())
+
+
+@torch.inference_mode()
+def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray, reach: float,
+                  ndc: tuple[int, int, float] | None = None):
+    """A trimesh.Trimesh in world coordinates, each vertex in the colour that a view along the inward normal shows.
+
+    The view is rendered over a short piece around the vertex, as right on the surface, where density only begins, the
+    field's colour has hardly been trained.
+
+    Args:
+        field: the radiance field; without view directions it has one colour at a point.
+        vertices, faces: [V, 3] in the field's coordinates, and [F, 3].
+        reach: half the piece's length, in the field's coordinates.
+        ndc: (H, W, focal) where those are normalised device coordinates with the near plane at 1.
+    """
+    import trimesh
+
+    mesh = within = trimesh.Trimesh(vertices, faces, process=False)
+    if ndc is not None:  # a mirror: it turns faces over
+        carried = world_points(*ndc, 1.0, torch.from_numpy(vertices)).numpy()
+        mesh = trimesh.Trimesh(carried, faces[:, ::-1], process=False)
+    step = torch.from_numpy(reach * within.vertex_normals).float()
+    ends = torch.zeros(len(vertices), 1), torch.ones(len(vertices), 1)
+    rays = Rays(torch.from_numpy(vertices) + step, -2.0 * step, torch.from_numpy(-mesh.vertex_normals).float(), *ends)
+    device = next(field.parameters()).device
+    colours = []
+    for start in range(0, len(vertices), COLOUR_RAYS):
+        part = Rays(*(each.to(device) for each in rays.slice(start, start + COLOUR_RAYS)))
+        seen = render_rays(part, field, None, Sampling(N_samples=COLOUR_SAMPLES)).final
+        colours.append((seen.rgb / seen.acc[:, None].clamp(min=1e-6)).cpu())
+    mesh.visual.vertex_colors = to8b(torch.cat(colours))
+    return mesh
+
+
+def write_mesh(path: Path, mesh) -> None:
+    """Writes a trimesh.Trimesh with its vertex colours as .ply, .obj or .glb, by the name's ending."""
+    with whole_file(path) as partial:
+        mesh.export(partial, file_type=path.suffix[1:].lower())
+
+
+def describe_mesh(mesh, dropped: int) -> str:
+    """Counts, closedness, bounds and area of a trimesh.Trimesh, on one line each."""
+    (x, y, z), (X, Y, Z) = mesh.bounds
+    return (f'mesh      {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, '
+            f"{'watertight' if mesh.is_watertight else 'not watertight'}, {dropped} floaters dropped\n"
+            f'bounds    {x:.3f} {y:.3f} {z:.3f} to {X:.3f} {Y:.3f} {Z:.3f}, area {mesh.area:.4g}')
+
+
+def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: int) -> None:
+    """Draws the mesh as cameras see it, side by side into one PNG, with light from the camera.
+
+    Args:
+        path: the PNG.
+        mesh: a trimesh.Trimesh with vertex colours.
+        cameras: [M, 3, 4] camera-to-world, OpenGL axes.
+        K, H, W: intrinsics, height and width in pixels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import TriMesh
+    from matplotlib.figure import Figure
+    from matplotlib.tri import Triangulation
+
+    mesh = _coarsened(mesh, mesh.extents.max() / PICTURE_CELLS)
+    figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
+    FigureCanvasAgg(figure)
+    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
+    for i, camera in enumerate(cameras):
+        axes = figure.add_axes((i / len(cameras), 0.0, 1.0 / len(cameras), 1.0), xlim=(0, W), ylim=(H, 0))
+        axes.axis('off')
+        to_camera = mesh.vertices - camera[:, 3]
+        x, y, z = (to_camera @ camera[:, :3]).T
+        depth = np.maximum(-z, 1e-6)
+        distance = np.linalg.norm(to_camera, axis=1)
+        facing = -(to_camera * mesh.vertex_normals).sum(1) / distance
+        visible = (z[mesh.faces] < 0).all(1) & (facing[mesh.faces] > 0).any(1)
+        faces = mesh.faces[visible]
+        if not len(faces):
+            continue
+        faces = faces[np.argsort(-distance[faces].mean(1))]  # far ones first
+        plane = Triangulation(K[0, 0] * x / depth + K[0, 2], K[1, 1] * -y / depth + K[1, 2], faces)
+        shaded = colours * (0.35 + 0.65 * np.abs(facing[:, None]))
+        axes.add_collection(TriMesh(plane, facecolors=np.column_stack([shaded, np.ones(len(shaded))]), rasterized=True))
+    with whole_file(path) as partial:
+        figure.savefig(partial, format='png')
+
+
+def _coarsened(mesh, cell: float):
+    """A trimesh.Trimesh with one vertex in each cell of a grid, a mean one with its colour, by vertex clustering."""
+    import trimesh
+
+    _, first, cluster, count = np.unique(np.rint(mesh.vertices / cell).astype(np.int64), axis=0, return_index=True,
+                                         return_inverse=True, return_counts=True)
+    cluster = cluster.reshape(-1)
+    vertices = np.stack([np.bincount(cluster, axis) for axis in mesh.vertices.T], 1) / count[:, None]
+    faces = cluster[mesh.faces]
+    faces = faces[(faces != np.roll(faces, 1, 1)).all(1)]
+    return trimesh.Trimesh(vertices, faces, vertex_colors=mesh.visual.vertex_colors[first], process=False)

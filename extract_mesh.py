@@ -251,7 +251,7 @@ def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: 
     from matplotlib.figure import Figure
     from matplotlib.tri import Triangulation
 
-    mesh = _coarsened(mesh, mesh.extents.max() / PICTURE_CELLS)
+    mesh = coarsened(mesh)
     figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
     FigureCanvasAgg(figure)
     colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
@@ -275,9 +275,12 @@ def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: 
         figure.savefig(partial, format='png')
 
 
-def _coarsened(mesh, cell: float):
-    """A trimesh.Trimesh with one vertex in each cell of a grid, a mean one with its colour, by vertex clustering."""
+def coarsened(mesh):
+    """A trimesh.Trimesh fit for looking at: one vertex for all in a cell of a grid of PICTURE_CELLS along the longest
+    side, by vertex clustering."""
     import trimesh
+
+    cell = mesh.extents.max() / PICTURE_CELLS
 
     _, first, cluster, count = np.unique(np.rint(mesh.vertices / cell).astype(np.int64), axis=0, return_index=True,
                                          return_inverse=True, return_counts=True)

@@ -7,30 +7,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import checkpoints
 from dead_networks import DeadNetworkGuard
 from errors import UserError
 from extract_mesh import (
-    coloured_mesh, describe_mesh, draw_views, extract_surface, seen_box, tighten, without_floaters, write_mesh,
+    coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, seen_box, tighten, without_floaters,
+    write_mesh,
 )
 from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
 from images import compare, disparity_pictures, write_png, write_video
 from run_nerf_helpers import (
     NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
-    img2mse, ndc_disparity, pixel_rays, render_rays, to8b,
+    img2mse, ndc_disparity, pixel_rays, render_rays, stratified_z, to8b,
 )
 from scene import Scene, blender_scene, deepvoxels_scene, llff_scene, target_colours
-from train_log import TrainLog
+from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
+HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
+SUMMARY_VIEWS = 4  # test views in summary.png
 
 # Device and scene
 
@@ -254,7 +261,41 @@ def restore_trained(args: argparse.Namespace, run_dir: Path, model: Model) -> in
 # Rendering
 
 
+class View(NamedTuple):
+    """What a camera sees: [H, W] or [H, W, 3] float32."""
+
+    rgb: np.ndarray
+    disp: np.ndarray  # 1 / depth, in NDC too
+    acc: np.ndarray
+    coarse: View | None = None  # what the coarse pass alone would have shown; None without a fine pass
+    z_std: np.ndarray | None = None  # spread of the fine samples along the ray
+
+
+def view_rays(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0) -> Rays:
+    """The rays of a camera [3, 4], row by row, at 1/factor of the size, on the model's device."""
+    origins, directions = get_rays(*scene.scaled(factor), torch.from_numpy(pose).to(model.device))
+    return bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera)
+
+
 @torch.inference_mode()
+def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, bar: tqdm | None = None) -> View:
+    """Renders what a camera [3, 4] sees, at 1/factor of the size; `bar` counts its rays."""
+    rays = view_rays(model, scene, pose, factor)
+    parts = []
+    for start, end in model.tiles(len(rays.near)):
+        seen = model.render(rays.slice(start, end))
+        columns = [part for one in reversed(seen.passes())
+                   for part in (one.rgb, (ndc_disparity(one) if scene.ndc else one.disp)[:, None], one.acc[:, None])]
+        parts.append(torch.cat(columns if seen.z_std is None else [*columns, seen.z_std[:, None]], -1))
+        if bar is not None:
+            bar.update(end - start)
+    image = torch.cat(parts).reshape(*scene.scaled(factor)[:2], -1).cpu().numpy()
+
+    def view(first: int, *rest) -> View:
+        return View(image[..., first:first + 3], image[..., first + 3], image[..., first + 4], *rest)
+    return view(0) if image.shape[-1] == 5 else view(0, view(5), image[..., 10])
+
+
 def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
                 savedir: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Renders a view from each pose, with a progress bar.
@@ -269,24 +310,14 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
     Returns:
         rgbs [N, h, w, 3] uint8, disparities [N, h, w] and opacities [N, h, w] float32.
     """
-    from tqdm import tqdm
-
-    H, W, K = scene.scaled(factor)
+    H, W, _ = scene.scaled(factor)
     rgbs = np.empty((len(poses), H, W, 3), np.uint8)
     disps, accs = np.empty((2, len(poses), H, W), np.float32)
     with tqdm(total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None,
               leave=False) as bar:
         for i, pose in enumerate(poses):
-            origins, directions = get_rays(H, W, K, torch.from_numpy(pose).to(model.device))
-            rays = bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera)
-            parts = []
-            for start, end in model.tiles(H * W):
-                final = model.render(rays.slice(start, end)).final
-                disp = ndc_disparity(final) if scene.ndc else final.disp
-                parts.append(torch.cat([final.rgb, disp[:, None], final.acc[:, None]], -1))
-                bar.update(end - start)
-            view = torch.cat(parts).reshape(H, W, 5).cpu().numpy()
-            rgbs[i], disps[i], accs[i] = to8b(view[..., :3]), view[..., 3], view[..., 4]
+            view = render_view(model, scene, pose, factor, bar)
+            rgbs[i], disps[i], accs[i] = to8b(view.rgb), view.disp, view.acc
             if savedir:
                 save_png(savedir / f'{i:03d}.png', rgbs[i])
     return rgbs, disps, accs
@@ -312,8 +343,6 @@ def save_video(path: Path, frames: np.ndarray) -> None:
 
 def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dict[str, float]:
     """Compares the rendered test views as saved, [N, H, W, 3] uint8, with the images; writes and returns the mean."""
-    from tqdm import tqdm
-
     views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
     rows = [{'file': f'{n:03d}.png', **compare(rgb.astype(np.float32) / 255.0, scene.target(i))}
             for n, (rgb, i) in enumerate(views)]
@@ -358,6 +387,7 @@ def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     picture = path.with_suffix('.png')
     cameras = scene.render_poses[np.arange(4) * len(scene.render_poses) // 4]
     draw_views(picture, mesh, cameras, scene.K, scene.H, scene.W)
+    log_mesh(run_dir, coarsened(mesh), step)
     print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
 
 
@@ -441,7 +471,8 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
         return
     record_flags(args, run_dir)
-    with closing(TrainLog(run_dir, start, args.N_iters, args.i_print)) as log:
+    with closing(TrainLog(run_dir, start, args.N_iters, args.i_print, model.device)) as log:
+        log.table('flags', vars(args))
         if interrupted:
             render_due(log, start, args, scene, model, run_dir)
         for step in range(start + 1, args.N_iters + 1):
@@ -456,8 +487,15 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
                 if step % args.i_img == 0:
                     log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
                 render_due(log, step, args, scene, model, run_dir)
-    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, peak memory {peak_memory(model.device)}; '
-          f'everything is in {run_dir}\npreview it: python run_nerf.py --config {run_dir / "args.txt"} --render_only')
+    draw_summary(run_dir, summary_targets(scene))
+    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(model.device):.0f} MB at most\n'
+          f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
+          f'preview it: python run_nerf.py --config {run_dir / "args.txt"} --render_only\n'
+          f'mesh it: python run_nerf.py --config {run_dir / "args.txt"} --mesh_only')
+
+
+def summary_targets(scene: Scene) -> list[np.ndarray]:
+    return [scene.target(i) for i in scene.i_test[:SUMMARY_VIEWS]]
 
 
 def renders_due(args: argparse.Namespace, step: int, run_dir: Path) -> dict[str, Path]:
@@ -475,6 +513,7 @@ def render_due(log: TrainLog, step: int, args: argparse.Namespace, scene: Scene,
     due = renders_due(args, step, run_dir)
     if 'test set' in due:
         log_test_set(log, step, scene, model, due['test set'].parent)
+        draw_summary(run_dir, summary_targets(scene))
     if 'path' in due:
         rgbs, disps, accs = render_path(model, scene, scene.render_poses, args.render_factor)
         save_video(run_dir / f'{args.expname}_spiral_{step:06d}_rgb.mp4', rgbs)
@@ -482,14 +521,33 @@ def render_due(log: TrainLog, step: int, args: argparse.Namespace, scene: Scene,
 
 
 def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> None:
-    """Renders a held-out view for TensorBoard."""
-    rgbs, disps, accs = render_path(model, scene, scene.poses[i:i + 1])
-    target = scene.target(i)
-    log.scalar('val/psnr', compare(rgbs[0].astype(np.float32) / 255.0, target)['psnr'], step)
-    log.picture('val/rgb', rgbs[0], step)
-    log.picture('val/disparity', disparity_pictures(disps, accs)[0], step)
-    log.picture('val/opacity', accs[0].clip(0.0, 1.0), step)
-    log.picture('val/target', target, step)
+    """Renders held-out image i for TensorBoard."""
+    view, target = render_view(model, scene, scene.poses[i]), scene.target(i)
+    rgb = to8b(view.rgb)
+    shown = rgb.astype(np.float32) / 255.0
+
+    def disparity(one: View) -> np.ndarray:
+        return disparity_pictures(one.disp[None], one.acc[None])[0]
+    pictures = {'rgb': rgb, 'disparity': disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
+                'error': error_map(shown, target)}
+    if view.coarse is not None:
+        pictures |= {'rgb_coarse': to8b(view.coarse.rgb), 'disparity_coarse': disparity(view.coarse),
+                     'z_std': view.z_std / max(view.z_std.max(), 1e-10)}
+    for name, picture in pictures.items():
+        log.picture(f'val/{name}', picture, step)
+    log.scalar('val/psnr', compare(shown, target)['psnr'], step)
+    log_histograms(log, step, model, view_rays(model, scene, scene.poses[i]))
+
+
+@torch.inference_mode()
+def log_histograms(log: TrainLog, step: int, model: Model, rays: Rays) -> None:
+    """Densities along some of a view's rays, evenly from near to far, and the weights of what they show."""
+    some = Rays(*(part[::max(1, len(part) // HISTOGRAM_RAYS)] for part in rays))
+    z = stratified_z(some.near, some.far, model.sampling.N_samples, model.sampling.lindisp)
+    points = some.origins[:, None] + some.directions[:, None] * z[..., None]
+    log.histogram('val/density', model.best.density(points.reshape(-1, 3)), step)
+    weights = [model.render(some.slice(start, end)).final.weights for start, end in model.tiles(len(some.near))]
+    log.histogram('val/weights', torch.cat(weights), step)
 
 
 def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: Path) -> None:
@@ -502,25 +560,23 @@ def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: P
 
 
 def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
-    """Writes args.txt, every flag's final value, and config.txt, the config file as given."""
+    """Writes args.txt, what ran it and every flag's final value, and config.txt, the config file as given."""
     flags = argparse.Namespace(**vars(args) | {'no_reload': False})  # it was for this start, not for those that follow
+    ran_by = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
     with checkpoints.whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(config_text(flags), encoding='utf-8')
+        partial.write_text(ran_by + config_text(flags), encoding='utf-8')
     if args.config and Path(args.config).resolve().parent != run_dir.resolve():
         with checkpoints.whole_file(run_dir / 'config.txt') as partial:
             partial.write_bytes(Path(args.config).read_bytes())
 
 
-def peak_memory(device: torch.device) -> str:
-    """The most memory this process held so far: on the GPU where it trains there, else in RAM."""
-    if device.type == 'cuda':
-        return f'{torch.cuda.max_memory_allocated(device) / 2 ** 20:.0f} MB'
+def code_version() -> str:
+    """The git commit of this code, with '-dirty' behind it where tracked files differ from it; else 'unknown'."""
+    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
     try:
-        import resource
-    except ImportError:  # Windows
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git, or a copy without its history
         return 'unknown'
-    unit = 2 ** 20 if sys.platform == 'darwin' else 2 ** 10
-    return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.0f} MB'
 
 
 # The program
@@ -532,7 +588,7 @@ def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
                        for name, network in model.networks().items())
     return (f'scene     {args.datadir}: {len(scene.images)} images of {scene.W}x{scene.H}, '
             f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test, '
-            f'near {scene.near:g}, far {scene.far:g}\n'
+            f'near {scene.near:g}, far {scene.far:g}{" (NDC)" * scene.ndc}\n'
             f'networks  {counts}\n'
             f'device    {model.device}, {str(model.coarse.dtype).removeprefix("torch.")}, seed {args.seed}')
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,40 +15,71 @@ from torch import nn
 
 from errors import UserError
 
-SHAPE_FLAGS = ('netdepth, netwidth, netdepth_fine, netwidth_fine, i_embed, multires, multires_views, use_viewdirs '
-               'and N_importance')
+SHAPE_FLAGS = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
+               'use_viewdirs', 'N_importance')
+PARTIAL = '.partial-'  # how the names of files begin that are being written
 
 
 @contextmanager
-def whole_file(path: Path):
+def whole_file(path: Path, needed: int | None = None):
     """Yields a name beside `path` to write to; it replaces `path` when the block ends well, else it is removed.
+
+    Args:
+        needed: bytes that the file will have, where that is known, for the message.
 
     Raises:
         UserError: the file cannot be written (disk full, read-only folder).
     """
     path = Path(path)
-    partial = path.with_name('.partial-' + path.name)
+    partial = path.with_name(PARTIAL + path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, 'rb+') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f'{path} cannot be written ({error}); free some space or choose another basedir') from error
+        size = f', which needs {needed:,} bytes,' if needed else ''
+        raise UserError(f'{path}{size} cannot be written ({error}); free some space or write to another '
+                        'place') from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in a folder outlast a power cut, where folders can be synced."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / f'{step:06d}.tar'
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The run's checkpoint with the most steps."""
-    found = [path for path in Path(run_dir).glob('*.tar') if path.stem.isdecimal()]
-    return max(found, key=lambda path: int(path.stem), default=None)
+def read_newest(run_dir: Path) -> tuple[Path, dict] | None:
+    """The readable checkpoint with the most steps in a run's folder, and its content; None where there is none at all.
+
+    One that cannot be read is reported, and the one before it taken.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    found = sorted((path for path in Path(run_dir).glob('*.tar') if path.stem.isdecimal()),
+                   key=lambda path: int(path.stem), reverse=True)
+    for path in found:
+        try:
+            return path, read_checkpoint(path)
+        except UserError as error:
+            print(f'warning: {error}; looking for the one before it', file=sys.stderr)
+    if found:
+        raise UserError(f'{run_dir}: none of its {len(found)} checkpoints can be read; start afresh with no_reload')
+    return None
 
 
 def save_checkpoint(path: Path, step: int, coarse: nn.Module, fine: nn.Module | None,
@@ -66,11 +98,19 @@ def save_checkpoint(path: Path, step: int, coarse: nn.Module, fine: nn.Module | 
         'optimizer_state_dict': optimizer.state_dict(),
         'run_state': run_state,
     }
-    with whole_file(path) as partial:
+    with whole_file(path, _bytes_of(checkpoint)) as partial:
         try:
             torch.save(checkpoint, partial)
         except RuntimeError as error:  # what torch makes of a full disk
             raise OSError(f'disk full or quota reached: {error}') from error
+
+
+def _bytes_of(value) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(_bytes_of(part) for part in parts)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -90,7 +130,8 @@ def read_checkpoint(path: Path) -> dict:
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a broken file can raise nearly anything in there
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = ('damaged, or holding more than numbers, which could run code' if isinstance(
+            error, pickle.UnpicklingError) else str(error).partition('\n')[0][:200] or type(error).__name__)
         raise UserError(f'{path} cannot be read as a checkpoint ({reason}); remove or replace it') from error
     if not isinstance(checkpoint, dict) or type(checkpoint.get('global_step')) is not int or (
             'network_fn_state_dict' not in checkpoint):
@@ -115,7 +156,7 @@ def load_networks(checkpoint: dict, path: Path, coarse: nn.Module, fine: nn.Modu
             there, here = (tuple(state[name].shape) if name in state else 'absent' for state in (saved, ours))
             if there != here:
                 raise UserError(f'{path} does not fit the flags: {name} is {there} there and {here} here; '
-                                f'check {SHAPE_FLAGS}')
+                                f'check {", ".join(SHAPE_FLAGS)}')
         network.load_state_dict(saved)
 
 
@@ -126,32 +167,12 @@ def load_optimizer(checkpoint: dict, optimizer: torch.optim.Optimizer) -> None:
         UserError: the checkpoint's optimiser had other networks to look after.
     """
     try:
-        optimizer.load_state_dict(checkpoint['optimizer_state_dict'])
+        saved = checkpoint['optimizer_state_dict']
+        groups = [group | {'fused': True} for group in saved['param_groups']]  # however the reference code made it
+        optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"step {checkpoint['global_step']}: the checkpoint's optimiser does not fit the flags "
-                        f'({error}); check {SHAPE_FLAGS}, or give it as ft_path of a new expname') from error
-
-
-def set_aside(run_dir: Path) -> Path | None:
-    """Moves all that an earlier run left into a folder previous_N of its own, so that a fresh start cannot mix with it;
-    None where there is nothing.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    left = [path for path in Path(run_dir).glob('*') if not path.name.startswith('previous_')]
-    if not left:
-        return None
-    number = 1
-    while (aside := run_dir / f'previous_{number}').exists():
-        number += 1
-    try:
-        aside.mkdir()
-        for path in left:
-            path.rename(aside / path.name)
-    except OSError as error:
-        raise UserError(f'{run_dir} cannot be set aside ({error}); choose another expname') from error
-    return aside
+                        f'({error}); check {", ".join(SHAPE_FLAGS)}, or give it as ft_path of a new expname') from error
 
 
 # Keras weights of the original TensorFlow code

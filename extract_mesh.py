@@ -16,7 +16,8 @@ from scene import Scene
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 
 SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
-BLOCK = 4  # grid cells along an edge of the blocks of which only those that can hold surface are evaluated
+SMALL_GRID = 129  # points along the longest side, up to which blocks have 2 cells along an edge, and 4 above
+BLOCKS_AT_ONCE = 2 ** 14  # so that their points' indices need tens of megabytes
 HALO = 0.5  # a block outside can hold surface where a corner has this share of the threshold: thin things are blurred
 COLOUR_SAMPLES, COLOUR_RAYS = 8, 2048  # samples on the ray that gives a vertex its colour, and rays at once
 PICTURE_CELLS = 200  # along the longest side, for the picture: what is finer would be finer than its pixels
@@ -62,19 +63,19 @@ def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def grid_axes(box: np.ndarray, grid_size: int) -> list[np.ndarray]:
-    """The coordinates of a grid of equal steps in each axis: grid_size points along the box's longest side."""
+    """The coordinates of a grid from a box's lowest to its highest corner: grid_size points along the longest side, and
+    on the others as many as make the steps no longer."""
     step = (box[1] - box[0]).max() / (grid_size - 1)
-    counts = np.ceil((box[1] - box[0]) / step - 1e-6).astype(int) + 1
-    return [low + step * np.arange(max(count, 2)) for low, count in zip(box[0], counts)]
+    return [np.linspace(low, high, max(int(np.ceil((high - low) / step - 1e-6)) + 1, 2)) for low, high in box.T]
 
 
 def extract_surface(density: Density, box: np.ndarray, grid_size: int,
                     threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Marching cubes (Lewiner et al. 2003) on a grid of which only what lies near the surface is evaluated.
 
-    A coarse pass over every BLOCK-th grid point finds the blocks that can hold surface; from them it is followed from
-    block to block through their faces. The result is that of the whole grid, but for components that lie between coarse
-    points altogether and far from all others: floaters.
+    A coarse pass over every fourth grid point (in small grids every second) finds the blocks that can hold surface;
+    from them it is followed from block to block through their faces. The result is that of the whole grid, but for a
+    component that no coarse point meets and that touches no other: one smaller than a block.
 
     Args:
         density: the field.
@@ -96,27 +97,32 @@ def extract_surface(density: Density, box: np.ndarray, grid_size: int,
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
     # Its word for a field that is denser inside is 'descent', but that gives faces that are clockwise from outside.
     vertices, faces, _, _ = marching_cubes(volume, threshold, gradient_direction='ascent')
-    step = axes[0][1] - axes[0][0]
-    return (box[0] + step * vertices).astype(np.float32), faces
+    steps = [axis[1] - axis[0] for axis in axes]
+    return (box[0] + steps * vertices).astype(np.float32), faces
 
 
 def _evaluate_near_surface(density: Density, axes: list[np.ndarray], threshold: float) -> np.ndarray:
     """Densities at all grid points of the blocks that hold surface; elsewhere 0 or twice the threshold."""
     shape = [len(axis) for axis in axes]
-    knots = [np.unique(np.append(np.arange(0, n, BLOCK), n - 1)) for n in shape]
+    size = 2 if max(shape) <= SMALL_GRID else 4  # cells along a block's edge
+    knots = [np.unique(np.append(np.arange(0, n, size), n - 1)) for n in shape]
     volume = np.full(shape, np.nan, np.float32)
     flat = volume.reshape(-1)
     _evaluate(density, axes, np.ravel_multi_index(np.ix_(*knots), shape).ravel(), flat, 'coarse pass')
-    coarse = volume[np.ix_(*knots)]
-    lowest, highest = _extremes(coarse)
+    lowest, highest = _extremes(volume[np.ix_(*knots)])
 
     todo, done = np.argwhere((lowest <= threshold) & (highest > HALO * threshold)), np.zeros(lowest.shape, bool)
     while len(todo):
         done[tuple(todo.T)] = True
-        points = _points_of(todo, knots, shape)  # [B, (BLOCK + 1) ** 3]
-        missing = np.unique(points)
-        _evaluate(density, axes, missing[np.isnan(flat[missing])], flat, 'near the surface')
-        todo = _entered_neighbours(flat[points] > threshold, todo, done)
+        found = []
+        for blocks in np.array_split(todo, -(-len(todo) // BLOCKS_AT_ONCE)):
+            points = _points_of(blocks, knots, shape, size)  # [B, (size + 1) ** 3]
+            missing = np.unique(points)
+            _evaluate(density, axes, missing[np.isnan(flat[missing])], flat, 'near the surface')
+            found.append(_entered_neighbours(flat[points] > threshold, blocks, size))
+        todo = np.unique(np.concatenate(found), axis=0)
+        todo = todo[((todo >= 0) & (todo < done.shape)).all(1)]
+        todo = todo[~done[tuple(todo.T)]]
 
     least, most = np.nanmin(volume), np.nanmax(volume)
     if not least <= threshold < most:
@@ -140,25 +146,23 @@ def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: list[int]) -> np.ndarray:
-    """Flat indices [B, (BLOCK + 1) ** 3] of the grid points in blocks [B, 3]; short blocks repeat their last."""
-    offsets = np.indices((BLOCK + 1,) * 3).reshape(3, -1)
+def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: list[int], size: int) -> np.ndarray:
+    """Flat indices [B, (size + 1) ** 3] of the grid points in blocks [B, 3]; short blocks repeat their last."""
+    offsets = np.indices((size + 1,) * 3).reshape(3, -1)
     index = [np.minimum(knot[block, None] + offset, knot[block + 1, None])
              for knot, block, offset in zip(knots, blocks.T, offsets)]
     return np.ravel_multi_index(index, shape)
 
 
-def _entered_neighbours(inside: np.ndarray, blocks: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """Blocks [M, 3] not yet done that share a face with blocks [B, 3] through which the surface goes."""
-    inside = inside.reshape(-1, BLOCK + 1, BLOCK + 1, BLOCK + 1)
+def _entered_neighbours(inside: np.ndarray, blocks: np.ndarray, size: int) -> np.ndarray:
+    """The places [M, 3] beside blocks [B, 3], also off the grid, to which the surface goes through a face."""
+    inside = inside.reshape(-1, size + 1, size + 1, size + 1)
     found = []
     for axis in range(3):
-        for end, move in ((0, -1), (BLOCK, 1)):
+        for end, move in ((0, -1), (size, 1)):
             face = inside.take(end, axis + 1).reshape(len(blocks), -1)
             found.append(blocks[face.any(1) & ~face.all(1)] + move * np.eye(3, dtype=int)[axis])
-    found = np.unique(np.concatenate(found), axis=0)
-    found = found[((found >= 0) & (found < done.shape)).all(1)]
-    return found[~done[tuple(found.T)]]
+    return np.concatenate(found)
 
 
 def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, values: np.ndarray, what: str) -> None:
@@ -177,12 +181,10 @@ def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, value
 
 def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Drops components with less than FLOATER of the faces of the largest; the mesh and how many were dropped."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from trimesh.graph import connected_component_labels
 
-    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).T
-    links = coo_array((np.ones(edges.shape[1], bool), edges), (len(vertices), len(vertices)))
-    count, label = connected_components(links, directed=False)
+    label = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), node_count=len(vertices))
+    count = label.max() + 1
     sizes = np.bincount(label[faces[:, 0]], minlength=count)
     keep = sizes >= FLOATER * sizes.max()
     faces = faces[keep[label[faces[:, 0]]]]
@@ -205,6 +207,7 @@ def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray,
         ndc: (H, W, focal) where those are normalised device coordinates with the near plane at 1.
     """
     import trimesh
+    from tqdm import tqdm
 
     mesh = within = trimesh.Trimesh(vertices, faces, process=False)
     if ndc is not None:  # a mirror: it turns faces over
@@ -215,12 +218,24 @@ def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray,
     rays = Rays(torch.from_numpy(vertices) + step, -2.0 * step, torch.from_numpy(-mesh.vertex_normals).float(), *ends)
     device = next(field.parameters()).device
     colours = []
-    for start in range(0, len(vertices), COLOUR_RAYS):
+    for start in tqdm(range(0, len(vertices), COLOUR_RAYS), 'colouring', disable=None, leave=False):
         part = Rays(*(each.to(device) for each in rays.slice(start, start + COLOUR_RAYS)))
         seen = render_rays(part, field, None, Sampling(N_samples=COLOUR_SAMPLES)).final
-        colours.append((seen.rgb / seen.acc[:, None].clamp(min=1e-6)).cpu())
+        rgb = seen.rgb / seen.acc[:, None].clamp(min=1e-6)
+        lost = seen.acc < 1e-6  # a corner of degenerate triangles alone has no normal
+        if lost.any():
+            rgb[lost] = _mean_colour(field, (part.origins + 0.5 * part.directions)[lost])
+        colours.append(rgb.cpu())
     mesh.visual.vertex_colors = to8b(torch.cat(colours))
     return mesh
+
+
+def _mean_colour(field: RadianceField, points: torch.Tensor) -> torch.Tensor:
+    """Colours [N, 3] of points [N, 3]: the mean over views along the axes, to and fro."""
+    axes = torch.eye(3, device=points.device)
+    views = torch.cat([axes, -axes])  # [6, 3]
+    raw = field(points[:, None].repeat_interleave(6, 0), views.repeat(len(points), 1))
+    return raw[:, 0, :3].sigmoid().reshape(-1, 6, 3).mean(1)
 
 
 def write_mesh(path: Path, mesh) -> None:
@@ -251,7 +266,6 @@ def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: 
     from matplotlib.figure import Figure
     from matplotlib.tri import Triangulation
 
-    mesh = coarsened(mesh)
     figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
     FigureCanvasAgg(figure)
     colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
@@ -275,17 +289,20 @@ def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: 
         figure.savefig(partial, format='png')
 
 
-def coarsened(mesh):
-    """A trimesh.Trimesh fit for looking at: one vertex for all in a cell of a grid of PICTURE_CELLS along the longest
-    side, by vertex clustering."""
+def coarsened(mesh, vertices: np.ndarray):
+    """A trimesh.Trimesh fit for looking at: one vertex for all in a cell of a grid, by vertex clustering.
+
+    Args:
+        mesh: with vertex colours.
+        vertices: its vertices [V, 3] in the field's coordinates, where PICTURE_CELLS are along the longest side.
+    """
     import trimesh
 
-    cell = mesh.extents.max() / PICTURE_CELLS
-
-    _, first, cluster, count = np.unique(np.rint(mesh.vertices / cell).astype(np.int64), axis=0, return_index=True,
+    cell = np.ptp(vertices, axis=0).max() / PICTURE_CELLS
+    _, first, cluster, count = np.unique(np.rint(vertices / cell).astype(np.int64), axis=0, return_index=True,
                                          return_inverse=True, return_counts=True)
     cluster = cluster.reshape(-1)
-    vertices = np.stack([np.bincount(cluster, axis) for axis in mesh.vertices.T], 1) / count[:, None]
+    means = np.stack([np.bincount(cluster, axis) for axis in mesh.vertices.T], 1) / count[:, None]
     faces = cluster[mesh.faces]
     faces = faces[(faces != np.roll(faces, 1, 1)).all(1)]
-    return trimesh.Trimesh(vertices, faces, vertex_colors=mesh.visual.vertex_colors[first], process=False)
+    return trimesh.Trimesh(means, faces, vertex_colors=mesh.visual.vertex_colors[first], process=False)

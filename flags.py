@@ -96,7 +96,8 @@ def config_parser() -> FlagParser:
     flag('--no_ndc', action='store_true', help='LLFF without normalised device coordinates: not forward-facing')
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
-    flag('--llffhold', type=whole(0), default=8, help='every Nth LLFF image is a test image')
+    flag('--llffhold', type=whole(0), default=8,
+         help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
 
     group = parser.add_argument_group('network')
     flag = group.add_argument
@@ -132,8 +133,9 @@ def config_parser() -> FlagParser:
          help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured')
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
-    flag('--mesh_threshold', type=number(above=True), default=25.0, help='density at the surface, in 1/scene unit')
-    flag('--mesh_file', type=matching(r'[^\[].*\.(ply|obj|glb)', 'a name ending in .ply, .obj or .glb', optional=True),
+    flag('--mesh_threshold', type=number(above=True), default=25.0,
+         help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit)')
+    flag('--mesh_file', type=matching(r'[^\[].*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb', True),
          help="mesh_NNNNNN.ply in the run's folder where it is not given")
 
     group = parser.add_argument_group('logging')

@@ -165,7 +165,7 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy and images '
                         f'({WHERE_FROM})') from None
     except Exception as error:  # a broken header can raise nearly anything
-        raise UserError(f'{path} cannot be read as an array of numbers ({str(error).splitlines()[0][:200]}); '
+        raise UserError(f'{path} cannot be read as an array of numbers ({str(error)[:200].partition(chr(10))[0]}); '
                         'write it again with the LLFF script') from None
     if rows.ndim != 2 or rows.shape[1] != 17 or not len(rows) or rows.dtype.kind not in 'fiu':
         raise UserError(f'{path} holds {rows.dtype} of shape {rows.shape}; it must be numbers, one row of 17 per image')

@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
+import shlex
 import sys
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import closing, contextmanager
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import checkpoints
+import stop_signals
 from dead_networks import DeadNetworkGuard
 from errors import UserError
 from extract_mesh import (
@@ -27,17 +25,21 @@ from extract_mesh import (
     write_mesh,
 )
 from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
-from images import compare, disparity_pictures, write_png, write_video
+from images import compare, disparity_pictures
+from rendering import (
+    Model, View, emptied, render_path, render_view, save_metrics, save_png, save_video, view_rays,
+)
+from run_folder import locked, record_flags, set_aside
 from run_nerf_helpers import (
-    NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, draw, get_embedder, get_rays,
-    img2mse, ndc_disparity, pixel_rays, render_rays, stratified_z, to8b,
+    NeRF, RadianceField, Rays, Sampling, bundle_rays, draw, get_embedder, img2mse, pixel_rays, stratified_z, to8b,
 )
 from scene import Scene, blender_scene, deepvoxels_scene, llff_scene, target_colours
 from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
 HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
-SUMMARY_VIEWS = 4  # test views in summary.png
+BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, at which a run ends
+DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd')
 
 # Device and scene
 
@@ -161,47 +163,6 @@ class RayBatcher:
 # Networks
 
 
-@dataclass
-class Model:
-    """The two fields and how rays go through them."""
-
-    coarse: RadianceField
-    fine: RadianceField | None  # None: one pass only
-    sampling: Sampling
-    chunk: int  # most rays rendered at once
-
-    def networks(self) -> dict[str, NeRF]:
-        fields = {'coarse': self.coarse, 'fine': self.fine}
-        return {name: field.network for name, field in fields.items() if field is not None}
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """Coarse first, as the reference code's optimiser counts them."""
-        return [parameter for network in self.networks().values() for parameter in network.parameters()]
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.coarse.parameters()).device
-
-    def tiles(self, n_rays: int) -> list[tuple[int, int]]:
-        """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
-        return [(start, min(start + self.chunk, n_rays)) for start in range(0, n_rays, self.chunk)]
-
-    @property
-    def best(self) -> RadianceField:
-        return self.coarse if self.fine is None else self.fine
-
-    @torch.inference_mode()
-    def density(self, points: np.ndarray) -> np.ndarray:
-        """points [N, 3] to the best field's density [N], float32."""
-        tile = self.chunk * (self.sampling.N_samples + self.sampling.N_importance)
-        parts = torch.from_numpy(points).to(self.device).split(tile)
-        return torch.cat([self.best.density(part) for part in parts]).cpu().numpy()
-
-    def render(self, rays: Rays, draws: Draws = NO_DRAWS) -> RenderResult:
-        """Renders rays all at once: the caller tiles them."""
-        return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
-
-
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:
     """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed."""
     embed_points, input_ch = get_embedder(args.multires, args.i_embed)
@@ -235,18 +196,41 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
 
     Returns:
         the step that the weights are from (None: there are none), and the whole checkpoint where it is this run's own.
+
+    Raises:
+        UserError: they do not fit the flags; the message names those that changed.
     """
     afresh = args.no_reload and not (args.render_only or args.mesh_only)
-    newest = None if afresh else checkpoints.newest_checkpoint(run_dir)
-    if newest and args.ft_path:
+    own = None if afresh else checkpoints.read_newest(run_dir)
+    if own and args.ft_path:
         print(f'ft_path {args.ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
-    path = newest or (args.ft_path and Path(args.ft_path).expanduser())
-    if path is None:
+    if own is None and not args.ft_path:
         return None, None
-    checkpoint = checkpoints.read_checkpoint(path)
-    checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
+    path, checkpoint = own or (Path(args.ft_path).expanduser(), None)
+    checkpoint = checkpoint or checkpoints.read_checkpoint(path)
+    with naming_changes(args, checkpoint):
+        checkpoints.load_networks(checkpoint, path, model.coarse.network, model.fine and model.fine.network)
     print(f"weights from {path} (step {checkpoint['global_step']})")
-    return checkpoint['global_step'], checkpoint if newest else None
+    return checkpoint['global_step'], checkpoint if own else None
+
+
+@contextmanager
+def naming_changes(args: argparse.Namespace, checkpoint: dict):
+    """Adds to errors about a checkpoint's networks which of their flags have changed since it was saved."""
+    try:
+        yield
+    except UserError as error:
+        changed = changed_flags(args, checkpoint, checkpoints.SHAPE_FLAGS)
+        raise UserError(f'{error} (changed since then: {changed})' if changed else str(error)) from None
+
+
+def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[str]) -> str:
+    """'name old -> new, ...' of the flags among `names` that are not what they were when the checkpoint was saved."""
+    state = checkpoint.get('run_state')
+    before = state.get('flags') if isinstance(state, dict) else None
+    before = before if isinstance(before, dict) else {}
+    return ', '.join(f'{name} {before[name]} -> {value}' for name, value in vars(args).items()
+                     if name in names and name in before and before[name] != value)
 
 
 def restore_trained(args: argparse.Namespace, run_dir: Path, model: Model) -> int:
@@ -259,97 +243,6 @@ def restore_trained(args: argparse.Namespace, run_dir: Path, model: Model) -> in
 
 
 # Rendering
-
-
-class View(NamedTuple):
-    """What a camera sees: [H, W] or [H, W, 3] float32."""
-
-    rgb: np.ndarray
-    disp: np.ndarray  # 1 / depth, in NDC too
-    acc: np.ndarray
-    coarse: View | None = None  # what the coarse pass alone would have shown; None without a fine pass
-    z_std: np.ndarray | None = None  # spread of the fine samples along the ray
-
-
-def view_rays(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0) -> Rays:
-    """The rays of a camera [3, 4], row by row, at 1/factor of the size, on the model's device."""
-    origins, directions = get_rays(*scene.scaled(factor), torch.from_numpy(pose).to(model.device))
-    return bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera)
-
-
-@torch.inference_mode()
-def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, bar: tqdm | None = None) -> View:
-    """Renders what a camera [3, 4] sees, at 1/factor of the size; `bar` counts its rays."""
-    rays = view_rays(model, scene, pose, factor)
-    parts = []
-    for start, end in model.tiles(len(rays.near)):
-        seen = model.render(rays.slice(start, end))
-        columns = [part for one in reversed(seen.passes())
-                   for part in (one.rgb, (ndc_disparity(one) if scene.ndc else one.disp)[:, None], one.acc[:, None])]
-        parts.append(torch.cat(columns if seen.z_std is None else [*columns, seen.z_std[:, None]], -1))
-        if bar is not None:
-            bar.update(end - start)
-    image = torch.cat(parts).reshape(*scene.scaled(factor)[:2], -1).cpu().numpy()
-
-    def view(first: int, *rest) -> View:
-        return View(image[..., first:first + 3], image[..., first + 3], image[..., first + 4], *rest)
-    return view(0) if image.shape[-1] == 5 else view(0, view(5), image[..., 10])
-
-
-def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
-                savedir: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Renders a view from each pose, with a progress bar.
-
-    Args:
-        model: the trained fields.
-        scene: its intrinsics and bounds.
-        poses: [N, 3, 4] camera-to-world.
-        factor: render at 1/factor of the size.
-        savedir: where each view is written as 000.png, ... as soon as it is done.
-
-    Returns:
-        rgbs [N, h, w, 3] uint8, disparities [N, h, w] and opacities [N, h, w] float32.
-    """
-    H, W, _ = scene.scaled(factor)
-    rgbs = np.empty((len(poses), H, W, 3), np.uint8)
-    disps, accs = np.empty((2, len(poses), H, W), np.float32)
-    with tqdm(total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None,
-              leave=False) as bar:
-        for i, pose in enumerate(poses):
-            view = render_view(model, scene, pose, factor, bar)
-            rgbs[i], disps[i], accs[i] = to8b(view.rgb), view.disp, view.acc
-            if savedir:
-                save_png(savedir / f'{i:03d}.png', rgbs[i])
-    return rgbs, disps, accs
-
-
-def emptied(folder: Path) -> Path:
-    """The folder without the pictures and numbers of an earlier render, which a smaller one would leave in between."""
-    for pattern in ('*.png', '*.mp4', 'metrics.json'):
-        for path in folder.glob(pattern):
-            path.unlink()
-    return folder
-
-
-def save_png(path: Path, picture: np.ndarray) -> None:
-    with checkpoints.whole_file(path) as partial:
-        write_png(partial, picture)
-
-
-def save_video(path: Path, frames: np.ndarray) -> None:
-    with checkpoints.whole_file(path) as partial:
-        write_video(partial, frames)
-
-
-def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dict[str, float]:
-    """Compares the rendered test views as saved, [N, H, W, 3] uint8, with the images; writes and returns the mean."""
-    views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
-    rows = [{'file': f'{n:03d}.png', **compare(rgb.astype(np.float32) / 255.0, scene.target(i))}
-            for n, (rgb, i) in enumerate(views)]
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in ('psnr', 'ssim')}
-    with checkpoints.whole_file(folder / 'metrics.json') as partial:
-        partial.write_text(json.dumps({'step': step, 'mean': mean, 'images': rows}, indent=1) + '\n', encoding='utf-8')
-    return mean
 
 
 def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
@@ -376,6 +269,8 @@ def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     """Writes the surface at density mesh_threshold as a coloured mesh in world coordinates, and a picture of it."""
     step = restore_trained(args, run_dir, model)
     path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
+    if path.is_dir():
+        raise UserError(f'mesh_file {path} is a folder; name a file')
     box = tighten(model.density, seen_box(scene), args.mesh_threshold)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
@@ -384,10 +279,11 @@ def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     reach = 2.0 * (box[1] - box[0]).max() / args.mesh_grid_size
     mesh = coloured_mesh(model.best, vertices, faces, reach, scene.ndc_camera)
     write_mesh(path, mesh)
-    picture = path.with_suffix('.png')
+    picture = path.with_name(f'{path.stem}_views.png')
     cameras = scene.render_poses[np.arange(4) * len(scene.render_poses) // 4]
-    draw_views(picture, mesh, cameras, scene.K, scene.H, scene.W)
-    log_mesh(run_dir, coarsened(mesh), step)
+    small = coarsened(mesh, vertices)
+    draw_views(picture, small, cameras, scene.K, scene.H, scene.W)
+    log_mesh(run_dir, small, step)
     print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
 
 
@@ -398,13 +294,16 @@ class Trainer:
     """What a training step changes, and so what a checkpoint holds: networks, optimiser, scaler, random state."""
 
     def __init__(self, args: argparse.Namespace, scene: Scene, model: Model):
-        self.args, self.model = args, model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lrate, betas=(0.9, 0.999))
+        self.args, self.model, self.fingerprint = args, model, scene.fingerprint()
+        # Fused: it leaves a step out by a flag on the device.
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lrate, betas=(0.9, 0.999), fused=True)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.coarse.dtype == torch.float16)
         self.generator = torch.Generator(model.device).manual_seed(args.seed)
         self.batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac,
                                   self.generator)
         self.guard = DeadNetworkGuard(model.networks(), self.optimizer, args.seed)
+        self.broken = torch.zeros(len(model.networks()) + 1, device=model.device)  # steps in a row, per loss, gradient
+        self.viewed = 0  # the last step whose held-out view was logged
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it decays to a tenth every lrate_decay thousand steps."""
@@ -412,6 +311,8 @@ class Trainer:
 
     def step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
+
+        Where a loss or the gradient is not finite the step is drawn but not applied, and `broken` counts it.
 
         Returns:
             mean squared error of each pass [P], coarse first, and the ranges of colours that `DeadNetworkGuard.watch`
@@ -431,152 +332,232 @@ class Trainer:
             colours = torch.stack([one.rgb.detach() for one in passes] + [target[start:end]])  # [P + 1, tile, 3]
             lows.append(colours.amin(1))
             highs.append(colours.amax(1))
+        mse = torch.stack(mse).sum(0)
+        self._apply(mse)
+        return mse, torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
+
+    def _apply(self, mse: torch.Tensor) -> None:
+        """The optimiser's step, unless a loss or the gradient is not finite."""
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        size = torch.stack(torch._foreach_norm(gradients)).sum()
+        if self.scaler.is_enabled():  # which meets overflows in the gradient by itself: they are how it finds its scale
+            size = torch.zeros_like(size)
+        else:
+            self.optimizer.found_inf = (~torch.isfinite(mse.sum() + size)).float()
+        bad = ~torch.isfinite(torch.cat([mse, size[None]]))
+        self.broken = (self.broken + 1) * bad
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return torch.stack(mse).sum(0), torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
+
+    def check(self, step: int) -> list[str]:
+        """A line where the last step was not applied; on a GPU, which this waits for, only every BROKEN_STEPS steps.
+
+        Raises:
+            UserError: it is the BROKEN_STEPS-th in a row.
+        """
+        if self.model.device.type != 'cpu' and step % BROKEN_STEPS:
+            return []
+        names = [f'the loss of the {name} network' for name in self.model.networks()] + ['the gradient']
+        count, name = max(zip(self.broken.tolist(), names), key=itemgetter(0))  # waits for the GPU
+        if count >= BROKEN_STEPS:
+            raise UserError(f'step {step}: {name} was not finite {count:.0f} times in a row; the newest checkpoint is '
+                            f'good: start again with a lower lrate than {self.args.lrate:g}, or in fp32')
+        return [f'step {step}: {name} is not finite; the step was not applied'] if count else []
 
     def save(self, run_dir: Path, step: int) -> None:
-        run_state = {'flags': vars(self.args), 'scaler': self.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
-                     'guard': self.guard.state_dict()}
+        run_state = {'flags': vars(self.args), 'scene': self.fingerprint, 'scaler': self.scaler.state_dict(),
+                     'batcher': self.batcher.state_dict(), 'guard': self.guard.state_dict(), 'viewed': self.viewed}
         checkpoints.save_checkpoint(checkpoints.checkpoint_path(run_dir, step), step, self.model.coarse.network,
                                     self.model.fine and self.model.fine.network, self.optimizer, run_state)
 
     def resume(self, run_dir: Path) -> int:
         """Goes on from the run's newest checkpoint, or starts from ft_path's weights; the steps done so far."""
         _, checkpoint = restore_model(self.args, run_dir, self.model)
-        if self.args.no_reload and (aside := checkpoints.set_aside(run_dir)):
+        if self.args.no_reload and (aside := set_aside(run_dir)):
             print(f'the earlier run in {run_dir} is now in {aside}')
         if checkpoint is None:
             print('starting at step 0')
             return 0
-        checkpoints.load_optimizer(checkpoint, self.optimizer)
-        step, state = checkpoint['global_step'], checkpoint.get('run_state')
-        if state is None:  # the reference code's: what it does not hold starts from the seed
+        step, self.viewed = checkpoint['global_step'], checkpoint['global_step']
+        with naming_changes(self.args, checkpoint):
+            checkpoints.load_optimizer(checkpoint, self.optimizer)
+        if checkpoint.get('run_state') is None:  # the reference code's: what it does not hold starts from the seed
             self.generator.manual_seed(self.args.seed + step)
         else:
+            self._restore(checkpoint, run_dir)
+        print(f'going on at step {step}')
+        return step
+
+    def _restore(self, checkpoint: dict, run_dir: Path) -> None:
+        """What a checkpoint of this code has beyond the reference code's.
+
+        Raises:
+            UserError: it is broken, or of another scene.
+        """
+        step, state = checkpoint['global_step'], checkpoint['run_state']
+        try:
+            if state.get('scene', self.fingerprint) != self.fingerprint:
+                changed = changed_flags(self.args, checkpoint, DATA_FLAGS) or f'the files in {self.args.datadir}'
+                raise UserError(f'{run_dir}: its checkpoint was trained on other data (changed since then: {changed}); '
+                                'undo that, or take another expname, with ft_path if it is to start from these weights')
+            if changed := changed_flags(self.args, checkpoint, vars(self.args).keys() - {'config', 'no_reload'}):
+                print(f'changed since the checkpoint: {changed}')
             if state['scaler']:  # empty where the run was not in fp16
                 self.scaler.load_state_dict(state['scaler'])
             self.batcher.load_state_dict(state['batcher'], step)
             self.guard.load_state_dict(state['guard'])
-        print(f'going on at step {step}')
-        return step
+            self.viewed = state.get('viewed', step)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f'{checkpoints.checkpoint_path(run_dir, step)}: its run_state is broken ({error!r}); '
+                            'remove it, or give it as ft_path of a new expname') from error
 
 
 def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Trains to N_iters steps, from the newest checkpoint where there is one, logging, saving and rendering."""
-    trainer = Trainer(args, scene, model)
-    start = trainer.resume(run_dir)
-    interrupted = start > 0 and not all(path.exists() for path in renders_due(args, start, run_dir).values())
-    if start >= args.N_iters and not interrupted:
-        print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
-        return
-    record_flags(args, run_dir)
-    with closing(TrainLog(run_dir, start, args.N_iters, args.i_print, model.device)) as log:
-        log.table('flags', vars(args))
-        if interrupted:
-            render_due(log, start, args, scene, model, run_dir)
-        for step in range(start + 1, args.N_iters + 1):
-            mse, ranges = trainer.step(step)
-            log.step(step, mse, trainer.learning_rate(step), args.N_rand)
-            for line in trainer.guard.watch(step, ranges):
-                log.say(line)
-
-            with log.paused():
-                if step % args.i_weights == 0 or step == args.N_iters:
-                    trainer.save(run_dir, step)
-                if step % args.i_img == 0:
-                    log_view(log, step, scene, model, scene.i_val[step // args.i_img % len(scene.i_val)])
-                render_due(log, step, args, scene, model, run_dir)
-    draw_summary(run_dir, summary_targets(scene))
+    with locked(run_dir):
+        trainer = Trainer(args, scene, model)
+        start = trainer.resume(run_dir)
+        missing = [name for name, path in due(args, start, run_dir, trainer.viewed).items() if not path.exists()]
+        if start >= args.N_iters and not missing:
+            print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
+            return
+        # no_reload was for this start, not for those that follow
+        record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
+        with closing(TrainLog(run_dir, start, args.N_iters, args.i_print, model.device)) as log:
+            log.table('flags', vars(args))
+            outputs = Outputs(args, scene, model, run_dir, log)
+            outputs.make(missing, start)
+            train_steps(trainer, start, outputs)
+    again = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}'
     print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(model.device):.0f} MB at most\n'
           f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
-          f'preview it: python run_nerf.py --config {run_dir / "args.txt"} --render_only\n'
-          f'mesh it: python run_nerf.py --config {run_dir / "args.txt"} --mesh_only')
+          f'preview it: {again} --render_only\nmesh it: {again} --mesh_only')
 
 
-def summary_targets(scene: Scene) -> list[np.ndarray]:
-    return [scene.target(i) for i in scene.i_test[:SUMMARY_VIEWS]]
+def train_steps(trainer: Trainer, start: int, outputs: Outputs) -> None:
+    """The steps behind `start`, with all that is due at each; a signal to stop waits for the step's end and saves."""
+    args, log, run_dir = trainer.args, outputs.log, outputs.run_dir
+    done = saved = start
 
-
-def renders_due(args: argparse.Namespace, step: int, run_dir: Path) -> dict[str, Path]:
-    """What is to be rendered at a step, with the file of each that is written last."""
-    due = {}
-    if step % args.i_testset == 0:
-        due['test set'] = run_dir / f'testset_{step:06d}' / 'metrics.json'
-    if step % args.i_video == 0:
-        due['path'] = run_dir / f'{args.expname}_spiral_{step:06d}_disp.mp4'
-    return due
-
-
-def render_due(log: TrainLog, step: int, args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
-    """Renders and measures the test views, and writes the videos of the render path, where they are due at a step."""
-    due = renders_due(args, step, run_dir)
-    if 'test set' in due:
-        log_test_set(log, step, scene, model, due['test set'].parent)
-        draw_summary(run_dir, summary_targets(scene))
-    if 'path' in due:
-        rgbs, disps, accs = render_path(model, scene, scene.render_poses, args.render_factor)
-        save_video(run_dir / f'{args.expname}_spiral_{step:06d}_rgb.mp4', rgbs)
-        save_video(due['path'], disparity_pictures(disps, accs))
-
-
-def log_view(log: TrainLog, step: int, scene: Scene, model: Model, i: int) -> None:
-    """Renders held-out image i for TensorBoard."""
-    view, target = render_view(model, scene, scene.poses[i]), scene.target(i)
-    rgb = to8b(view.rgb)
-    shown = rgb.astype(np.float32) / 255.0
-
-    def disparity(one: View) -> np.ndarray:
-        return disparity_pictures(one.disp[None], one.acc[None])[0]
-    pictures = {'rgb': rgb, 'disparity': disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
-                'error': error_map(shown, target)}
-    if view.coarse is not None:
-        pictures |= {'rgb_coarse': to8b(view.coarse.rgb), 'disparity_coarse': disparity(view.coarse),
-                     'z_std': view.z_std / max(view.z_std.max(), 1e-10)}
-    for name, picture in pictures.items():
-        log.picture(f'val/{name}', picture, step)
-    log.scalar('val/psnr', compare(shown, target)['psnr'], step)
-    log_histograms(log, step, model, view_rays(model, scene, scene.poses[i]))
-
-
-@torch.inference_mode()
-def log_histograms(log: TrainLog, step: int, model: Model, rays: Rays) -> None:
-    """Densities along some of a view's rays, evenly from near to far, and the weights of what they show."""
-    some = Rays(*(part[::max(1, len(part) // HISTOGRAM_RAYS)] for part in rays))
-    z = stratified_z(some.near, some.far, model.sampling.N_samples, model.sampling.lindisp)
-    points = some.origins[:, None] + some.directions[:, None] * z[..., None]
-    log.histogram('val/density', model.best.density(points.reshape(-1, 3)), step)
-    weights = [model.render(some.slice(start, end)).final.weights for start, end in model.tiles(len(some.near))]
-    log.histogram('val/weights', torch.cat(weights), step)
-
-
-def log_test_set(log: TrainLog, step: int, scene: Scene, model: Model, folder: Path) -> None:
-    """Renders and measures the test views."""
-    rgbs, _, _ = render_path(model, scene, scene.poses[scene.i_test], savedir=emptied(folder))
-    mean = save_metrics(folder, step, scene, rgbs)
-    log.scalar('test/psnr', mean['psnr'], step)
-    log.scalar('test/ssim', mean['ssim'], step)
-    log.say(f"step {step}: {len(rgbs)} test views, psnr {mean['psnr']:.2f} dB, ssim {mean['ssim']:.4f}")
-
-
-def record_flags(args: argparse.Namespace, run_dir: Path) -> None:
-    """Writes args.txt, what ran it and every flag's final value, and config.txt, the config file as given."""
-    flags = argparse.Namespace(**vars(args) | {'no_reload': False})  # it was for this start, not for those that follow
-    ran_by = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
-    with checkpoints.whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(ran_by + config_text(flags), encoding='utf-8')
-    if args.config and Path(args.config).resolve().parent != run_dir.resolve():
-        with checkpoints.whole_file(run_dir / 'config.txt') as partial:
-            partial.write_bytes(Path(args.config).read_bytes())
-
-
-def code_version() -> str:
-    """The git commit of this code, with '-dirty' behind it where tracked files differ from it; else 'unknown'."""
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    def save(step: int) -> None:
+        nonlocal saved
+        with stop_signals.deferred(), log.paused():
+            if attempt(log, trainer.save, run_dir, step):
+                saved = step
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or a copy without its history
-        return 'unknown'
+        for step in range(start + 1, args.N_iters + 1):
+            with stop_signals.deferred():
+                mse, ranges = trainer.step(step)
+                done = step
+                log.step(step, mse, trainer.learning_rate(step), args.N_rand)
+                for line in [*trainer.check(step), *trainer.guard.watch(step, ranges)]:
+                    log.say(line)
+            if step % args.i_img == 0:  # before the checkpoint, whose run will not do it again
+                outputs.make(['view'], step)
+                trainer.viewed = step
+            if step % args.i_weights == 0 or step == args.N_iters:
+                save(step)
+            outputs.make(due(args, step, run_dir), step)
+    except stop_signals.Stopped:
+        if saved < done:
+            trainer.save(run_dir, done)
+        raise
+    if saved < args.N_iters:
+        trainer.save(run_dir, args.N_iters)  # once more, and now it is an error
+
+
+def due(args: argparse.Namespace, step: int, run_dir: Path, viewed: int | None = None) -> dict[str, Path]:
+    """What is to be made at a step, methods of `Outputs`, with the file of each that is written last.
+
+    With `viewed`, the last step whose held-out view was logged, that view is among them where it is missing; no file
+    tells of it.
+    """
+    if step == 0:
+        return {}
+    files = {}
+    if viewed is not None and viewed < step and step % args.i_img == 0:
+        files['view'] = run_dir / 'no such file'
+    if step % args.i_testset == 0:
+        files['test_set'] = run_dir / f'testset_{step:06d}' / 'metrics.json'
+    if step % args.i_video == 0:
+        files['video'] = run_dir / f'{args.expname}_spiral_{step:06d}_disp.mp4'
+    if step % args.i_testset == 0 or step == args.N_iters:
+        files['summary'] = run_dir / 'summary.png'
+    return files
+
+
+def attempt(log: TrainLog, job: Callable, *args) -> bool:
+    """Whether a job that writes files could be done: training goes on where a disk is full for a while."""
+    try:
+        job(*args)
+    except (UserError, OSError) as error:
+        log.say(f'warning: {error}; training goes on')
+        return False
+    return True
+
+
+class Outputs:
+    """What a training run makes at its intervals, beside checkpoints and the lines of the log."""
+
+    def __init__(self, args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path, log: TrainLog):
+        self.args, self.scene, self.model, self.run_dir, self.log = args, scene, model, run_dir, log
+
+    def make(self, names: Iterable[str], step: int) -> None:
+        """Calls the methods of these names; the time does not count as training."""
+        with self.log.paused():
+            for name in names:
+                attempt(self.log, getattr(self, name), step)
+
+    def view(self, step: int) -> None:
+        """Renders a held-out image for TensorBoard."""
+        i = self.scene.i_val[step // self.args.i_img % len(self.scene.i_val)]
+        view, target = render_view(self.model, self.scene, self.scene.poses[i]), self.scene.target(i)
+        rgb = to8b(view.rgb)
+        shown = rgb.astype(np.float32) / 255.0
+
+        def disparity(one: View) -> np.ndarray:
+            return disparity_pictures(one.disp[None], one.acc[None])[0]
+        pictures = {'rgb': rgb, 'disparity': disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
+                    'error': error_map(shown, target)}
+        if view.coarse is not None:
+            pictures |= {'rgb_coarse': to8b(view.coarse.rgb), 'disparity_coarse': disparity(view.coarse),
+                         'z_std': view.z_std / max(view.z_std.max(), 1e-10)}
+        for name, picture in pictures.items():
+            self.log.picture(f'val/{name}', picture, step)
+        self.log.scalar('val/psnr', compare(shown, target)['psnr'], step)
+        self.histograms(step, view_rays(self.model, self.scene, self.scene.poses[i]))
+
+    @torch.inference_mode()
+    def histograms(self, step: int, rays: Rays) -> None:
+        """Densities along some of a view's rays, evenly from near to far, and the weights of what they show."""
+        model = self.model
+        some = Rays(*(part[::max(1, len(part) // HISTOGRAM_RAYS)] for part in rays))
+        z = stratified_z(some.near, some.far, model.sampling.N_samples, model.sampling.lindisp)
+        points = some.origins[:, None] + some.directions[:, None] * z[..., None]
+        self.log.histogram('val/density', model.best.density(points.reshape(-1, 3)), step)
+        weights = [model.render(some.slice(start, end)).final.weights for start, end in model.tiles(len(some.near))]
+        self.log.histogram('val/weights', torch.cat(weights), step)
+
+    def test_set(self, step: int) -> None:
+        """Renders and measures the test views."""
+        folder = emptied(self.run_dir / f'testset_{step:06d}')
+        rgbs, _, _ = render_path(self.model, self.scene, self.scene.poses[self.scene.i_test], savedir=folder)
+        mean = save_metrics(folder, step, self.scene, rgbs)
+        self.log.scalar('test/psnr', mean['psnr'], step)
+        self.log.scalar('test/ssim', mean['ssim'], step)
+        self.log.say(f"step {step}: {len(rgbs)} test views, psnr {mean['psnr']:.2f} dB, ssim {mean['ssim']:.4f}")
+
+    def video(self, step: int) -> None:
+        """Renders the path: a video of what is seen and one of disparity."""
+        rgbs, disps, accs = render_path(self.model, self.scene, self.scene.render_poses, self.args.render_factor)
+        name = f'{self.args.expname}_spiral_{step:06d}'
+        save_video(self.run_dir / f'{name}_rgb.mp4', rgbs)
+        save_video(self.run_dir / f'{name}_disp.mp4', disparity_pictures(disps, accs))
+
+    def summary(self, step: int) -> None:
+        """Draws summary.png of the steps so far."""
+        i_test = self.scene.i_test
+        draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))
 
 
 # The program
@@ -605,10 +586,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0 done, 1 cannot do it (one line says why); wrong flags exit with 2."""
+    """The exit code: 0 done, 1 cannot do it (one line says why), 130 and 143 stopped by SIGINT and SIGTERM; wrong flags
+    exit with 2."""
     args = parse_flags(argv)
     try:
-        run(args)
+        with stop_signals.handled():
+            run(args)
+    except stop_signals.Stopped as stopped:
+        print(f'stopped by {stopped}', file=sys.stderr)
+        return stopped.exit_code
     except (UserError, OSError) as error:
         print('error:', *str(error).split(), file=sys.stderr)  # one line, whatever a file's text brought in
         return 1

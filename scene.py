@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,14 @@ class Scene:
     @property
     def ndc_camera(self) -> tuple[int, int, float] | None:
         return (self.H, self.W, float(self.K[0, 0])) if self.ndc else None
+
+    def fingerprint(self) -> int:
+        """A checksum of all that training sees of the scene."""
+        numbers = np.array([*self.K.ravel(), self.near, self.far, self.ndc, self.white_bkgd], np.float64)
+        checksum = 0
+        for array in (self.images[self.i_train], self.poses[self.i_train], numbers):
+            checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        return checksum
 
     def corner_rays(self, poses: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """World origins and directions [M, 4, 3] of the rays through the corner pixels of cameras [M, 3, 4]."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import numpy as np
 import torch
 
 from checkpoints import whole_file
-from errors import UserError
+from images import read_image
 from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # between updates of the bar's numbers, each of which waits for the GPU
 SMOOTHING = 0.02  # share of the newest step in the bar's PSNR
+SUMMARY_VIEWS = 4  # test views in summary.png
 LARGEST_ERROR = 0.25  # mean over the channels, that an error map can show
 
 
@@ -43,7 +46,7 @@ class TrainLog:
         self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
         self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', disable=None, dynamic_ncols=True)
         self.rays, self.smooth_mse = 0, None
-        self.mark = self.shown = time.perf_counter()
+        self.mark, self.shown = time.perf_counter(), -math.inf
 
     def step(self, step: int, mse: torch.Tensor, lr: float, n_rays: int) -> None:
         """Counts a step of n_rays; every i_print steps reads and writes its errors.
@@ -54,7 +57,9 @@ class TrainLog:
         self.bar.update()
         self.rays += n_rays
         fine = mse[-1]
-        self.smooth_mse = fine if self.smooth_mse is None else torch.lerp(self.smooth_mse, fine, SMOOTHING)
+        if self.smooth_mse is not None:
+            fine = torch.lerp(self.smooth_mse, torch.where(fine.isfinite(), fine, self.smooth_mse), SMOOTHING)
+        self.smooth_mse = fine
         if step % self.i_print == 0 or step == self.n_iters:
             self._write(step, mse, lr)
         if not self.bar.disable and time.perf_counter() - self.shown > SHOW_SECONDS:
@@ -65,9 +70,8 @@ class TrainLog:
     def _write(self, step: int, mse: torch.Tensor, lr: float) -> None:
         """A line each for the console and metrics.jsonl, and the scalars of training."""
         errors = mse.tolist()  # waits for the GPU
-        if not math.isfinite(sum(errors)):
-            raise UserError(f'step {step}: the loss is {sum(errors)}; lower lrate (now {lr:g}) and start the same '
-                            'command again, which goes on from the newest checkpoint')
+        if not math.isfinite(sum(errors)):  # of a step that was not applied
+            return
         psnrs = mse2psnr(mse.clamp(min=1e-10)).tolist()  # 100 dB at most: JSON has no infinity
         metrics = {'loss': sum(errors), 'psnr': psnrs[-1]}
         if len(psnrs) > 1:
@@ -75,14 +79,13 @@ class TrainLog:
         elapsed = time.perf_counter() - self.mark
         self.seconds += elapsed
         metrics |= {'lr': lr, 'rays_per_s': self.rays / elapsed, 'seconds': self.seconds}
-        with open(self.metrics_path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps({'step': step, **metrics}) + '\n')
+        self._append(json.dumps({'step': step, **metrics}) + '\n')
         tags = {'loss': 'train/loss', 'psnr': 'train/psnr', 'psnr0': 'train/psnr_coarse', 'lr': 'train/lr',
                 'rays_per_s': 'train/rays_per_second'}
         for key, tag in tags.items():
             if key in metrics:
-                self.board.add_scalar(tag, metrics[key], step)
-        self.board.add_scalar('memory/peak_mb', peak_memory(self.device), step)
+                self.scalar(tag, metrics[key], step)
+        self.scalar('memory/peak_mb', peak_memory(self.device), step)
         coarse = f" (coarse {metrics['psnr0']:.2f})" if len(psnrs) > 1 else ''
         self.say(f"step {step}/{self.n_iters}  loss {metrics['loss']:.5f}  psnr {metrics['psnr']:.2f} dB{coarse}  "
                  f"lr {lr:.2e}  {metrics['rays_per_s']:.0f} rays/s  {self.seconds:.0f} s")
@@ -96,19 +99,22 @@ class TrainLog:
         self.mark += time.perf_counter() - began
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        self.board.add_scalar(tag, value, step)
+        self._to_board('add_scalar', tag, value, step)
 
     def picture(self, tag: str, picture, step: int) -> None:
         """A [H, W] or [H, W, 3] picture, uint8 or float in [0, 1], to TensorBoard."""
-        self.board.add_image(tag, picture, step, dataformats='HWC' if picture.ndim == 3 else 'HW')
+        self._to_board('add_image', tag, picture, step, dataformats='HWC' if picture.ndim == 3 else 'HW')
 
     def histogram(self, tag: str, values: torch.Tensor, step: int) -> None:
-        self.board.add_histogram(tag, values, step)
+        values = values[values.isfinite()]
+        if not len(values):  # of networks that are no numbers
+            return
+        self._to_board('add_histogram', tag, values, step)
 
     def table(self, tag: str, rows: dict) -> None:
         """Names and values as a markdown table in TensorBoard, at the step where this session begins."""
         lines = [f'| {name} | {value} |' for name, value in rows.items()]
-        self.board.add_text(tag, '\n'.join(['| flag | value |', '| --- | --- |', *lines]), self.start)
+        self._to_board('add_text', tag, '\n'.join(['| flag | value |', '| --- | --- |', *lines]), self.start)
 
     def say(self, message: str) -> None:
         """Prints a line without breaking the progress bar."""
@@ -117,7 +123,31 @@ class TrainLog:
 
     def close(self) -> None:
         self.bar.close()
-        self.board.close()
+        self._to_board('close')
+
+    def _append(self, line: str) -> None:
+        """A whole line to metrics.jsonl, or nothing."""
+        try:
+            self._write_line(line)
+        except OSError as error:
+            self.say(f'warning: {self.metrics_path} cannot be written ({error}); training goes on')
+
+    def _write_line(self, line: str) -> None:
+        with open(self.metrics_path, 'ab', buffering=0) as file:
+            size = file.tell()
+            if file.write(line.encode()) < len(line):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _to_board(self, method: str, *args, **kwargs) -> None:
+        """Calls the TensorBoard writer, until it cannot write any more."""
+        if self.board is None:
+            return
+        try:
+            getattr(self.board, method)(*args, **kwargs)
+        except OSError as error:
+            self.board = None
+            self.say(f'warning: TensorBoard cannot be written to any more ({error}); training goes on')
 
     def _drop_lines_after(self, start: int) -> float:
         """Keeps the metrics of the steps up to `start`; the seconds of training that the last of them counts."""
@@ -163,39 +193,61 @@ def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
     return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
 
 
-def draw_summary(run_dir: Path, targets: Sequence[np.ndarray]) -> None:
+def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> None:
     """Draws summary.png from the files of a run: PSNR over steps and over time, and views of the newest test set.
 
     Args:
         run_dir: its metrics.jsonl and testset_NNNNNN folders are read.
-        targets: [H, W, 3] in [0, 1], what the first test views should be; one column each.
+        step: test sets of later steps, which a run that started again from before them left, are not shown.
+        n_views: test views that the run has now.
+        target: what the nth of them should be, [H, W, 3] in [0, 1].
     """
-    import matplotlib.image
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
-    tests = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(run_dir.glob('testset_*/metrics.json'))]
-    newest = run_dir / f"testset_{tests[-1]['step']:06d}" if tests else None
-    figure = Figure(figsize=(12, 12 if newest else 4), layout='constrained')
-    curves, *views = figure.subfigures(2, 1, height_ratios=(1, 2)) if newest else [figure]
+    tests = [json.loads(path.read_text(encoding='utf-8')) for path in run_dir.glob('testset_*/metrics.json')]
+    tests = sorted((test for test in tests if test['step'] <= step), key=lambda test: test['step'])
+    views = _test_views(run_dir, tests[-1], n_views, target) if tests else []
+    figure = Figure(figsize=(12, 12 if views else 4), layout='constrained')
+    top, *below = figure.subfigures(2, 1, height_ratios=(1, 2)) if views else [figure]
+    _draw_curves(top, lines, tests)
+    if views:
+        below[0].suptitle(f"test set of step {tests[-1]['step']}: rendered, target, and error (white: {LARGEST_ERROR} "
+                          'or more)')
+        grid = below[0].subplots(3, len(views), squeeze=False)
+        for column, (psnr, *pictures) in zip(grid.T, views):
+            column[0].set_title(f'{psnr:.2f} dB')
+            for axes, picture in zip(column, pictures):
+                axes.imshow(picture, cmap='magma', vmin=0.0, vmax=1.0)
+                axes.axis('off')
+    with whole_file(run_dir / 'summary.png') as partial:
+        figure.savefig(partial, format='png', dpi=100)
+
+
+def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
+    """PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
     steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
-    for axes, x, label in zip(curves.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
-        for key, style, name in (('psnr0', ':', 'training, coarse'), ('psnr', '-', 'training, fine')):
-            axes.plot(x, [line.get(key, math.nan) for line in lines], style, label=name, linewidth=1)
+    for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
+        if any('psnr0' in line for line in lines):
+            axes.plot(x, [line.get('psnr0', math.nan) for line in lines], ':', label='training, coarse', linewidth=1)
+        axes.plot(x, [line['psnr'] for line in lines], label='training', linewidth=1)
         if tests and lines:
             axes.plot(np.interp([test['step'] for test in tests], steps, x),
                       [test['mean']['psnr'] for test in tests], 'o', label='test views, mean')
         axes.set(xlabel=label, ylabel='PSNR in dB')
         axes.grid(alpha=0.3)
         axes.legend()
-    if newest:
-        views[0].suptitle(f"{newest.name}: rendered, target, and error (white: {LARGEST_ERROR} or more)")
-        grid = views[0].subplots(3, len(targets), squeeze=False)
-        for n, target in enumerate(targets):
-            rendered = matplotlib.image.imread(newest / f'{n:03d}.png')[..., :3]
-            for axes, picture in zip(grid[:, n], (rendered, target, error_map(rendered, target))):
-                axes.imshow(picture, cmap='magma', vmin=0.0, vmax=1.0)
-                axes.axis('off')
-            grid[0, n].set_title(f"{tests[-1]['images'][n]['psnr']:.2f} dB")
-    with whole_file(run_dir / 'summary.png') as partial:
-        figure.savefig(partial, format='png', dpi=100)
+
+
+def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:
+    """(PSNR, rendered, target, error map) of the first views of a test set; none where it is of other images."""
+    if len(test['images']) != n_views:
+        return []
+    views = []
+    for n, row in enumerate(test['images'][:SUMMARY_VIEWS]):
+        rendered = read_image(run_dir / f"testset_{test['step']:06d}" / row['file'])[..., :3] / 255.0
+        wanted = target(n)
+        if rendered.shape != wanted.shape:
+            return []
+        views.append((row['psnr'], rendered, wanted, error_map(rendered, wanted)))
+    return views

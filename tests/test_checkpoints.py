@@ -22,13 +22,13 @@ def networks(use_viewdirs: bool = True) -> tuple[NeRF, NeRF]:
                  for seed in (1, 2))
 
 
-def saved(path, use_viewdirs: bool = True, fine: bool = True):
+def saved(path, use_viewdirs: bool = True, fine: bool = True, step: int = 123):
     pair = networks(use_viewdirs)
     parameters = [p for network in pair[:1 + fine] for p in network.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     sum((p ** 2).sum() for p in parameters).backward()
     optimizer.step()
-    checkpoints.save_checkpoint(path, 123, pair[0], pair[1] if fine else None, optimizer, {'anything': 1})
+    checkpoints.save_checkpoint(path, step, pair[0], pair[1] if fine else None, optimizer, {'anything': 1})
     return pair, optimizer
 
 
@@ -82,17 +82,37 @@ except UserError as error:
     pytest.importorskip('resource')
     done = subprocess.run([sys.executable, '-c', script, tmp_path / 'x.tar'], cwd=Path(__file__).parents[1], check=True,
                           capture_output=True, text=True)
-    assert 'x.tar cannot be written (disk full or quota reached' in done.stdout
+    assert 'x.tar, which needs 361,200 bytes, cannot be written (disk full or quota reached' in done.stdout
     assert (tmp_path / 'x.tar').read_bytes() == before
     assert list(tmp_path.iterdir()) == [tmp_path / 'x.tar']
 
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path):
-    assert checkpoints.newest_checkpoint(tmp_path) is None
-    for name in ('000900.tar', '001000.tar', '1000000.tar', 'notes.tar', '.partial-2000000.tar', '000950.tar'):
+    assert checkpoints.read_newest(tmp_path) is None
+    for step in (900, 1000, 1000000, 950):
+        saved(tmp_path / f'{step:06d}.tar', step=step)
+    for name in ('notes.tar', '.partial-2000000.tar'):
         (tmp_path / name).touch()
-    assert checkpoints.newest_checkpoint(tmp_path).name == '1000000.tar'
+    path, checkpoint = checkpoints.read_newest(tmp_path)
+    assert path.name == '1000000.tar'
+    assert checkpoint['global_step'] == 1000000
     assert checkpoints.checkpoint_path(tmp_path, 42).name == '000042.tar'
+
+
+@pytest.mark.parametrize('spoil', [lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'x' * 1000,
+                                   lambda data: data[:200] + bytes(100) + data[300:]])
+def test_a_newest_checkpoint_that_is_broken_is_reported_and_the_one_before_it_taken(tmp_path, capsys, spoil):
+    for step in (10, 20, 30):
+        saved(tmp_path / f'{step:06d}.tar', step=step)
+    for name in ('000020.tar', '000030.tar'):
+        (tmp_path / name).write_bytes(spoil((tmp_path / name).read_bytes()))
+    assert checkpoints.read_newest(tmp_path)[1]['global_step'] == 10
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f'warning: {tmp_path / name} cannot be read') for line, name in zip(
+        warnings, ('000030.tar', '000020.tar'))] == [True, True]
+    (tmp_path / '000010.tar').unlink()
+    with pytest.raises(UserError, match=f'{tmp_path}: none of its 2 checkpoints can be read'):
+        checkpoints.read_newest(tmp_path)
 
 
 # The format

@@ -13,7 +13,7 @@ import run_nerf
 from errors import UserError
 from load_blender import pose_spherical
 from run_nerf import Model, Scene, render_path, save_metrics
-from run_nerf_helpers import Sampling
+from run_nerf_helpers import Sampling, bundle_rays, get_rays
 
 
 class Balls(torch.nn.Module):
@@ -132,9 +132,9 @@ def test_the_reference_codes_checkpoint_renders_as_it_does_there(shared):
     assert step == 2999
     assert own is None
     with np.load(folder / 'reference.npz') as reference:
-        rays_o, rays_d = run_nerf.get_rays(50, 50, reference['K'], torch.from_numpy(reference['c2w']))
+        rays_o, rays_d = get_rays(50, 50, reference['K'], torch.from_numpy(reference['c2w']))
         with torch.no_grad():
-            result = model.render(run_nerf.bundle_rays(rays_o, rays_d, 2.0, 6.0))
+            result = model.render(bundle_rays(rays_o, rays_d, 2.0, 6.0))
             points, viewdirs = (torch.from_numpy(reference[key]) for key in ('pts', 'viewdirs'))
             raws = [field(points[:, None], viewdirs)[:, 0] for field in (model.coarse, model.fine)]
         ours = {'rgb': result.final.rgb, 'acc': result.final.acc, 'disp': result.final.disp, 'rgb0': result.coarse.rgb,

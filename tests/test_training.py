@@ -1,8 +1,13 @@
 """Ray batches, the training step, the dead-network guard and exact resume."""
 
+import itertools
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import run_nerf
 from dead_networks import CHECK_STEPS, FRESH_DENSITY, TRIES
@@ -367,10 +372,59 @@ def test_another_precision_may_go_on_with_a_run(flags, tmp_path):
     assert (tmp_path / 'run' / '000003.tar').is_file()
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(flags, capsys, monkeypatch):
-    monkeypatch.setattr(run_nerf, 'img2mse', lambda x, y: img2mse(x, y) * float('nan'))
-    assert run_nerf.main(flags('--N_iters', '4', '--i_print', '2')) == 1
-    assert 'error: step 2: the loss is nan; lower lrate (now 0.00999' in capsys.readouterr().err
+def spoil_losses(monkeypatch, steps: range) -> None:
+    """Makes the loss NaN at some steps, counted from 1; each has one tile and two passes."""
+    calls = itertools.count()
+    monkeypatch.setattr(run_nerf, 'img2mse', lambda x, y: img2mse(x, y) * (
+        float('nan') if next(calls) // 2 + 1 in steps else 1.0))
+
+
+def test_a_step_whose_loss_is_not_finite_is_said_and_not_applied(flags, monkeypatch):
+    trainer = trainer_of(flags())
+    spoil_losses(monkeypatch, range(3, 5))
+    for step in range(1, 7):
+        before = {name: value.clone() for name, value in trainer.model.fine.state_dict().items()}
+        trainer.step(step)
+        bad = step in (3, 4)
+        assert trainer.check(step) == [
+            f'step {step}: the loss of the coarse network is not finite; the step was not applied'] * bad
+        same = all(torch.equal(value, before[name]) for name, value in trainer.model.fine.state_dict().items())
+        assert same == bad
+    assert {float(state['step']) for state in trainer.optimizer.state.values()} == {4.0}
+    assert all(torch.isfinite(state['exp_avg_sq']).all() for state in trainer.optimizer.state.values())
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied_either(flags, monkeypatch):
+    trainer = trainer_of(flags())
+    trainer.step(1)
+    before = trainer.model.fine.network.rgb_linear.bias.clone()
+    hook = trainer.model.fine.network.rgb_linear.bias.register_hook(lambda gradient: gradient * float('inf'))
+    trainer.step(2)
+    assert trainer.check(2) == ['step 2: the gradient is not finite; the step was not applied']
+    assert torch.equal(trainer.model.fine.network.rgb_linear.bias, before)
+    hook.remove()
+    trainer.step(3)
+    assert trainer.check(3) == []
+    assert not torch.equal(trainer.model.fine.network.rgb_linear.bias, before)
+
+
+def test_ten_such_steps_in_a_row_end_the_run_with_the_last_good_checkpoint(flags, tmp_path, capsys, monkeypatch):
+    spoil_losses(monkeypatch, range(8, 100))
+    assert run_nerf.main(flags('--N_iters', '30', '--i_print', '1', '--i_weights', '7')) == 1
+    streams = capsys.readouterr()
+    assert 'error: step 17: the loss of the coarse network was not finite 10 times in a row' in streams.err
+    assert streams.out.count('the step was not applied') == 9
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines] == list(range(1, 8))
+    newest = torch.load(tmp_path / 'run' / '000014.tar', weights_only=True)  # steps 8 to 14 changed nothing
+    good = torch.load(tmp_path / 'run' / '000007.tar', weights_only=True)
+    for name, value in good['network_fine_state_dict'].items():
+        assert torch.equal(value, newest['network_fine_state_dict'][name])
+
+
+def test_nine_of_them_do_not(flags, tmp_path, monkeypatch):
+    spoil_losses(monkeypatch, range(8, 17))
+    assert run_nerf.main(flags('--N_iters', '20')) == 0
 
 
 def test_the_recorded_flags_of_a_fresh_start_render_what_it_trained(flags, tmp_path):
@@ -406,7 +460,52 @@ def test_a_run_stopped_while_it_rendered_at_the_end_renders_when_started_again(f
 def test_resuming_under_another_network_names_the_flags(flags, capsys):
     assert run_nerf.main(flags('--N_iters', '2')) == 0
     assert run_nerf.main(flags('--N_iters', '4', '--netwidth', '8')) == 1
-    assert ('pts_linears.0.weight is (16, 27) there and (8, 27) here; check netdepth, netwidth'
-            in capsys.readouterr().err)
+    error = capsys.readouterr().err
+    assert 'pts_linears.0.weight is (16, 27) there and (8, 27) here' in error
+    assert '(changed since then: netwidth 16 -> 8)' in error
     assert run_nerf.main(flags('--N_iters', '4', '--N_importance', '0')) == 1
-    assert 'N_importance' in capsys.readouterr().err
+    assert '(changed since then: N_importance 8 -> 0)' in capsys.readouterr().err
+
+
+def test_resuming_on_other_data_is_an_error_that_names_the_flags_or_the_files(flags, scene_dir, tmp_path, capsys):
+    assert run_nerf.main(flags('--N_iters', '2')) == 0
+    without_white = [flag for flag in flags('--N_iters', '4') if flag != '--white_bkgd']
+    assert run_nerf.main(without_white) == 1
+    assert '(changed since then: white_bkgd True -> False)' in capsys.readouterr().err
+    elsewhere = tmp_path / 'elsewhere'
+    shutil.copytree(scene_dir, elsewhere)
+    assert run_nerf.main(flags('--N_iters', '4', '--datadir', str(elsewhere))) == 0  # the same scene in another place
+    assert f'datadir {scene_dir} -> {elsewhere}' in capsys.readouterr().out
+    (elsewhere / 'train' / 'r_0.png').write_bytes((elsewhere / 'train' / 'r_0.png').read_bytes())
+    Image.new('RGBA', (16, 16)).save(elsewhere / 'train' / 'r_0.png')
+    before = sorted((tmp_path / 'run').iterdir())
+    assert run_nerf.main(flags('--N_iters', '6', '--datadir', str(elsewhere))) == 1
+    assert f'(changed since then: the files in {elsewhere})' in capsys.readouterr().err
+    assert sorted((tmp_path / 'run').iterdir()) == before
+
+
+def test_harmless_changes_are_allowed_and_said(flags, capsys):
+    assert run_nerf.main(flags('--N_iters', '2')) == 0
+    capsys.readouterr()
+    assert run_nerf.main(flags('--N_iters', '4', '--i_print', '2', '--chunk', '10', '--lrate', '2e-3')) == 0
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith('changed since the checkpoint: '))
+    for change in ('N_iters 2 -> 4', 'i_print 100 -> 2', 'chunk 32768 -> 10', 'lrate 0.01 -> 0.002'):
+        assert change in line
+    capsys.readouterr()
+    assert run_nerf.main(flags('--N_iters', '6', '--i_print', '2', '--chunk', '10', '--lrate', '2e-3')) == 0
+    assert 'changed since the checkpoint: N_iters 4 -> 6\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('state', [5, [], {}, {'scaler': 1}, {'scaler': {}, 'batcher': {}, 'guard': {}},
+                                   {'scaler': {}, 'batcher': None, 'guard': None, 'flags': None}])
+def test_a_checkpoint_with_a_broken_state_is_one_line(flags, tmp_path, capsys, state):
+    assert run_nerf.main(flags('--N_iters', '2')) == 0
+    path = tmp_path / 'run' / '000002.tar'
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save(checkpoint | {'run_state': state}, path)
+    capsys.readouterr()
+    assert run_nerf.main(flags('--N_iters', '4')) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: {path}: its run_state is broken')
+    assert error.count('\n') == 1

@@ -25,6 +25,8 @@ INSIDE = []  # names of the measured calls under way: only the outermost counts
 
 
 def measured(function, name: str):
+    """The function, with the time that it takes added to what is spent under a name. (On a GPU work that waits in its
+    queue would count where it is waited for: measure on a CPU.)"""
     @functools.wraps(function)
     def call(*args, **kwargs):
         INSIDE.append(name)
@@ -39,10 +41,12 @@ def measured(function, name: str):
 
 
 def main() -> None:
+    """Runs run_nerf.main with its functions measured."""
     for method in ('step', 'scalar', 'picture', 'histogram', 'table', 'say'):
         setattr(TrainLog, method, measured(getattr(TrainLog, method), 'logging'))
-    for function in ('draw_summary', 'log_histograms'):
+    for function in ('draw_summary', 'compare', 'error_map', 'disparity_pictures'):
         setattr(run_nerf, function, measured(getattr(run_nerf, function), 'logging'))
+    run_nerf.Outputs.histograms = measured(run_nerf.Outputs.histograms, 'logging')
     run_nerf.render_view = measured(run_nerf.render_view, 'views')
     run_nerf.Trainer.step = measured(run_nerf.Trainer.step, 'training')
     flags = sys.argv[1:] or ['--config', str(Path(__file__).parents[2] / 'configs' / 'toy_chair.txt'), '--N_iters',

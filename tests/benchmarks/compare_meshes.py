@@ -26,6 +26,7 @@ def surface_points(mesh: trimesh.Trimesh, count: int, seed: int) -> tuple[np.nda
 
 
 def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> dict[str, float]:
+    """Chamfer distance, also in percent of the true mesh's diagonal, and colour error."""
     ours, theirs = (surface_points(each, SAMPLES, seed) for seed, each in enumerate((mesh, truth)))
     there = cKDTree(theirs[0])
     chamfer = 0.5 * (there.query(ours[0])[0].mean() + cKDTree(ours[0]).query(theirs[0])[0].mean())

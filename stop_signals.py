@@ -1,0 +1,61 @@
+"""SIGINT and SIGTERM: at once or, within a training step, at its end; a second one ends the process there and then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+
+
+class Stopped(Exception):
+    """A signal asked the program to stop."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number  # as shells have it: 130 for SIGINT, 143 for SIGTERM
+
+
+_requested: int | None = None  # the signal that has come
+_deferred = False
+
+
+@contextmanager
+def handled():
+    """Within, the two signals raise `Stopped`, or wait for the end of `deferred`."""
+    global _requested
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        yield
+        return
+    _requested = None
+    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred():
+    """A signal that comes within raises `Stopped` at the end, when what is inside is whole."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    if _requested is not None:
+        raise Stopped(_requested)
+
+
+def _handle(number: int, frame) -> None:
+    global _requested
+    if _requested is not None:
+        os._exit(128 + number)
+    _requested = number
+    if not _deferred:
+        raise Stopped(number)
+    print(f'{signal.Signals(number).name}: finishing the step and saving; once more ends at once', file=sys.stderr,
+          flush=True)

@@ -1,0 +1,134 @@
+"""Kills a training run with SIGKILL again and again and compares its end with that of a run that nobody killed.
+
+    python tests/kill_harness.py --kills 200
+
+The real script trains a small scene; each start is killed at a random moment, during start-up, training, saving,
+rendering or logging. The last run is left to its end. Prints a line of JSON; the exit code is 1 where the two differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '2', '--netwidth', '16',
+         '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '3', '--multires_views', '2',
+         '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1', '--device', 'cpu',
+         '--seed', '3', '--i_print', '10', '--i_img', '40', '--i_weights', '20', '--i_testset', '100',
+         '--i_video', '300', '--render_factor', '2']
+TRAINING = 1.0  # seconds behind the first step in which a run is killed at the latest
+
+
+def command(scene: Path, logs: Path, steps: int) -> list[str]:
+    return [sys.executable, str(ROOT / 'run_nerf.py'), *FLAGS, '--datadir', str(scene), '--basedir', str(logs),
+            '--expname', 'run', '--N_iters', str(steps)]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            env=os.environ | {'OMP_NUM_THREADS': '1'})
+
+
+def kill_until_done(arguments: list[str], kills: int, start_up: float, rng: random.Random) -> int:
+    """Starts the run to be killed, `kills` times, and once more to its end; how often it was killed.
+
+    Args:
+        start_up: seconds from a start to the first step; the moments are from half of that to TRAINING behind it.
+    """
+    killed = 0
+    for _ in range(kills):
+        process = start(arguments)
+        try:
+            process.wait(rng.uniform(0.5 * start_up, start_up + TRAINING))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        _, error = process.communicate()
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(f'exit code {process.returncode}: {error.decode()}')
+    finish(arguments)
+    return killed
+
+
+def finish(arguments: list[str]) -> float:
+    """Lets a run go to its end; the seconds that it took."""
+    began = time.perf_counter()
+    process = start(arguments)
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+    return time.perf_counter() - began
+
+
+def same(a, b) -> bool:
+    """Whether two checkpoints' values are equal bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def differences(killed: Path, whole: Path, steps: int) -> list[str]:
+    """What the folder of the killed run has other than that of the whole one."""
+    found = []
+    a, b = (torch.load(folder / f'{steps:06d}.tar', weights_only=True) for folder in (killed, whole))
+    for checkpoint in (a, b):
+        checkpoint['run_state']['flags'].pop('basedir')
+    found += [f'checkpoint: {key}' for key in b if not same(a.get(key), b[key])]
+    lines = [[json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+             for folder in (killed, whole)]
+    timeless = [[{key: value for key, value in line.items() if key not in ('seconds', 'rays_per_s')} for line in part]
+                for part in lines]
+    if timeless[0] != timeless[1]:
+        found.append('metrics.jsonl')
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob('*')
+                    if path.is_file() and not path.name.startswith('events.')) for folder in (killed, whole)]
+    if names[0] != names[1]:
+        found.append(f'files: {sorted(set(names[0]) ^ set(names[1]))}')
+    for path in whole.rglob('testset_*/*.png'):
+        if not np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(killed / path.relative_to(whole)))):
+            found.append(str(path.relative_to(whole)))
+    return found
+
+
+def compare_runs(scene: Path, folder: Path, kills: int, steps: int, seed: int) -> dict:
+    """Trains the scene whole and with kills; the figures of both."""
+    began = time.perf_counter()
+    start_up = finish(command(scene, folder / 'short', 1))
+    finish(command(scene, folder / 'whole', steps))
+    killed = kill_until_done(command(scene, folder / 'killed', steps), kills, start_up, random.Random(seed))
+    return {'kills': killed, 'steps': steps,
+            'differences': differences(folder / 'killed' / 'run', folder / 'whole' / 'run', steps),
+            'seconds': round(time.perf_counter() - began)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--kills', type=int, default=30)
+    parser.add_argument('--steps', type=int, default=3000)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--scene', type=Path, default=ROOT / 'data' / 'toy_chair')
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = compare_runs(options.scene, Path(folder), options.kills, options.steps, options.seed)
+    print(json.dumps(result))
+    return bool(result['differences'])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -136,6 +136,8 @@ def read_checkpoint(path: Path) -> dict:
     if not isinstance(checkpoint, dict) or type(checkpoint.get('global_step')) is not int or (
             'network_fn_state_dict' not in checkpoint):
         raise UserError(f'{path} is not a checkpoint of a NeRF: global_step or network_fn_state_dict is missing')
+    if not 0 <= checkpoint['global_step'] < 2 ** 31:
+        raise UserError(f'{path} has a global_step that is no number of steps; remove or replace it')
     return checkpoint
 
 
@@ -148,7 +150,7 @@ def load_networks(checkpoint: dict, path: Path, coarse: nn.Module, fine: nn.Modu
     networks = [('network_fn_state_dict', coarse)] + ([('network_fine_state_dict', fine)] if fine is not None else [])
     for key, network in networks:
         saved, ours = checkpoint.get(key), network.state_dict()
-        if not isinstance(saved, dict) or not all(isinstance(weight, torch.Tensor) for weight in saved.values()):
+        if not isinstance(saved, dict) or not all(map(_is_real, saved.values())):
             raise UserError(f'{path} has no {key}; set N_importance = 0 or use another checkpoint')
         if not network.use_viewdirs:  # a layer without use, which a Keras file does not have
             saved = {name: weight for name, weight in ours.items() if name.startswith('views_linears')} | saved
@@ -160,17 +162,35 @@ def load_networks(checkpoint: dict, path: Path, coarse: nn.Module, fine: nn.Modu
         network.load_state_dict(saved)
 
 
+def _is_real(value) -> bool:
+    """Whether it is a plain tensor of real numbers in memory."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided and (
+        value.device.type == 'cpu')
+
+
 def load_optimizer(checkpoint: dict, optimizer: torch.optim.Optimizer) -> None:
     """Restores the optimiser's running means.
 
     Raises:
         UserError: the checkpoint's optimiser had other networks to look after.
     """
+    state, parameters, ours = {}, optimizer.param_groups[0]['params'], optimizer.state_dict()['param_groups'][0]
     try:
         saved = checkpoint['optimizer_state_dict']
-        groups = [group | {'fused': True} for group in saved['param_groups']]  # however the reference code made it
-        optimizer.load_state_dict({'state': saved['state'], 'param_groups': groups})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        (group,) = saved['param_groups']
+        if len(group['params']) != len(parameters):
+            raise ValueError(f"it has {len(group['params'])} parameters, not {len(parameters)}")
+        for i, (key, parameter) in enumerate(zip(group['params'], parameters)):
+            if key not in saved['state']:
+                continue
+            mean, square, step = (saved['state'][key][name] for name in ('exp_avg', 'exp_avg_sq', 'step'))
+            if not all(_is_real(part) and part.shape == parameter.shape for part in (mean, square)):  # fused Adam does
+                raise ValueError(f'parameter {i} is not of shape {tuple(parameter.shape)}')  # not look: it overwrites
+            if not 0 <= (step := float(step)) < 2 ** 31:  # other memory
+                raise ValueError(f'parameter {i} has step {step}')
+            state[i] = {'step': torch.tensor(step), 'exp_avg': mean, 'exp_avg_sq': square}
+        optimizer.load_state_dict({'state': state, 'param_groups': [ours | {'lr': float(group['lr'])}]})
+    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"step {checkpoint['global_step']}: the checkpoint's optimiser does not fit the flags "
                         f'({error}); check {", ".join(SHAPE_FLAGS)}, or give it as ft_path of a new expname') from error
 
@@ -213,7 +233,7 @@ def _read_array_list(path: Path) -> list[np.ndarray]:
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
                 np.lib.format.read_array_header_2_0)
             dtype = read_header(file)[2]
-            arrays = list(_ArrayUnpickler(file).load()) if dtype.hasobject else []
+            arrays = list(_ArrayUnpickler(file).load().value) if dtype.hasobject else []
     except Exception as error:  # a broken pickle can raise nearly anything
         raise UserError(f'{path} cannot be read as Keras weights ({error}); replace it') from error
     if len(arrays) < 4 or len(arrays) % 2 or not all(
@@ -222,14 +242,42 @@ def _read_array_list(path: Path) -> list[np.ndarray]:
     return arrays
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds NumPy arrays and nothing else; whatever else a pickle asks for is refused before it runs."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Rebuilds arrays of floats and lists of them; whatever else a pickle asks for is refused before it runs.
+
+    It is the unpickler in Python, as that in C allots memory for whatever memo index a file claims.
+    """
 
     def find_class(self, module: str, name: str):
         if name == '_reconstruct' and module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-            return lambda *_: np.ndarray((0,), 'b')  # its state, which checks its own size, follows
-        if (module, name) in (('numpy', 'ndarray'), ('numpy', 'dtype')):
-            return getattr(np, name)
+            return lambda *_: _PickledArray()  # its state follows
+        if (module, name) == ('numpy', 'ndarray'):
+            return None  # _reconstruct's argument
+        if (module, name) == ('numpy', 'dtype'):
+            return _PickledType
         if (module, name) == ('_codecs', 'encode'):
             return lambda text, _: text.encode('latin1')  # how protocol 2 spells bytes
         raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no array of numbers')
+
+
+class _PickledType:
+    """NumPy's own would take sizes and flags from the file as they are."""
+
+    def __init__(self, name: str, *_):
+        self.name, self.order = name, ''
+
+    def __setstate__(self, state: tuple):
+        self.order = state[1]
+
+
+class _PickledArray:
+    """An array: `value` is the list that an object array holds, or the numbers."""
+
+    value = None
+
+    def __setstate__(self, state: tuple):
+        _, shape, dtype, fortran, content = state
+        if dtype.name in ('f2', 'f4', 'f8'):
+            self.value = np.frombuffer(content, dtype.order + dtype.name).reshape(shape, order='F' if fortran else 'C')
+        elif isinstance(content, list):
+            self.value = [part.value if isinstance(part, _PickledArray) else part for part in content]

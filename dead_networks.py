@@ -35,7 +35,12 @@ class DeadNetworkGuard:
         return {'tries': self.tries, 'ranges': self.ranges}
 
     def load_state_dict(self, state: dict) -> None:
-        self.tries, self.ranges = state['tries'], state['ranges']
+        tries, ranges = state['tries'], state['ranges']
+        if tries.keys() != self.tries.keys() or not all(type(n) is int and 0 <= n <= TRIES for n in tries.values()):
+            raise ValueError(f'{tries} tries')
+        if ranges is not None and tuple(ranges.shape) != (2, len(tries) + 1, 3):
+            raise ValueError(f'ranges of shape {tuple(ranges.shape)}')
+        self.tries, self.ranges = dict(tries), None if ranges is None else ranges.float()
 
     def watch(self, step: int, ranges: torch.Tensor) -> list[str]:
         """Takes in a step; every CHECK_STEPS steps starts dead networks afresh.

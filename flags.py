@@ -12,12 +12,21 @@ from pathlib import Path
 import configargparse
 import torch
 
+from errors import UserError
+
 
 class FlagParser(configargparse.ArgumentParser):
     """A parser whose errors are one line, without the page of usage before it; exit code 2."""
 
     def error(self, message: str):
-        self.exit(2, f'{self.prog}: error: {message}\n')
+        self.exit(2, f'{self.prog}: error: {UserError(message)}\n')
+
+
+class ConfigText(configargparse.DefaultConfigFileParser):
+    """A config's keys and values; no flag takes a list, so what looks like one is text."""
+
+    def parse(self, stream):
+        return {key: str(value) for key, value in super().parse(stream).items()}
 
 
 def whole(low: int, high: int = 2 ** 31 - 1):
@@ -59,24 +68,25 @@ def matching(pattern: str, allowed: str, optional: bool = False):
     return convert
 
 
-PATH = r'[^\[\r\n].*', 'a path on one line that does not begin with "[", which a config reads as a list'
+PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
 
 
 def config_parser() -> FlagParser:
     """Every flag, with its type, bounds, default and one line of help."""
     parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
                         allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
+                        config_file_parser_class=ConfigText,
                         formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
 
     group = parser.add_argument_group('run')
     flag = group.add_argument
     flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
-    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n]+', 'a plain folder name', optional=True),
+    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name', optional=True),
          help="folder under basedir; the config file's name where it is not given")
     flag('--basedir', type=matching(*PATH), default='./logs/', help='where runs are kept')
     flag('--N_iters', type=whole(1), default=200000, help='steps to train')
     flag('--seed', type=whole(0), default=0, help='every random draw follows from it')
-    flag('--device', type=matching(r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'), default='auto',
+    flag('--device', type=matching(r'auto|cpu|cuda(:[0-9]{1,4})?', 'auto, cpu, cuda or cuda:N'), default='auto',
          help='auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N')
     flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
          help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32; fp16 is for CUDA')
@@ -135,8 +145,8 @@ def config_parser() -> FlagParser:
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_threshold', type=number(above=True), default=25.0,
          help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit)')
-    flag('--mesh_file', type=matching(r'[^\[].*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb', True),
-         help="mesh_NNNNNN.ply in the run's folder where it is not given")
+    flag('--mesh_file', type=matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb',
+                                  True), help="mesh_NNNNNN.ply in the run's folder where it is not given")
 
     group = parser.add_argument_group('logging')
     flag = group.add_argument

@@ -88,7 +88,7 @@ def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read as JSON ({error}); download or export it again') from None
     angle = meta.get('camera_angle_x') if isinstance(meta, dict) else None
-    if type(angle) not in (int, float) or not 0 < angle < math.pi:
+    if type(angle) not in (int, float) or not 1e-6 < angle < math.pi:
         raise UserError(f'{path}: camera_angle_x is {angle!r}; it must be an angle in radians between 0 and pi')
     frames = meta.get('frames')
     if not isinstance(frames, list) or not frames:
@@ -103,11 +103,9 @@ def _read_frame(path: Path, i: int, frame: dict) -> tuple[Path, np.ndarray]:
     name = frame['file_path']
     if Path(name).is_absolute() or '..' in Path(name).parts:
         raise UserError(f'{path}: frame {i} has file_path {name!r}, which leaves the scene folder')
-    try:
-        pose = np.array(frame.get('transform_matrix'))
-    except ValueError:  # rows of different lengths
-        pose = np.zeros(0)
-    if pose.shape != (4, 4) or pose.dtype.kind not in 'fi' or not (np.abs(pose) < 1e30).all():
+    rows = frame.get('transform_matrix')
+    if not (isinstance(rows, list) and len(rows) == 4 and all(isinstance(row, list) and len(row) == 4 for row in rows)
+            and all(type(number) in (int, float) and abs(number) < 1e30 for row in rows for number in row)):
         raise UserError(f'{path}: frame {i} ({name}) has a transform_matrix that is not a finite 4x4 matrix; '
                         f'export the scene again')
-    return path.parent / (name if name.lower().endswith('.png') else name + '.png'), pose.astype(np.float32)
+    return path.parent / (name if name.lower().endswith('.png') else name + '.png'), np.array(rows, np.float32)

@@ -171,12 +171,13 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f'{path} holds {rows.dtype} of shape {rows.shape}; it must be numbers, one row of 17 per image')
     rows = np.array(rows, np.float64)
     for i, row in enumerate(rows):
-        if not (np.abs(row) < 1e20).all():
-            raise UserError(f'{path}: row {i} has values that are not finite; run COLMAP and the LLFF script again')
-        if not 1e-20 < row[15] < row[16]:
+        if not (np.abs(row) < 1e10).all():
+            raise UserError(f'{path}: row {i} has values that are not finite or above 1e10; run COLMAP and the LLFF '
+                            'script again')
+        if not 1e-10 < row[15] < row[16]:
             raise UserError(f'{path}: row {i} has near {row[15]:g} and far {row[16]:g}; near must be above 0 and '
                             'below far, so run COLMAP and the LLFF script again')
-        if row[14] <= 0.0:
+        if row[14] < 1e-3:
             raise UserError(f'{path}: row {i} has a focal length of {row[14]:g} pixels; run COLMAP and the LLFF script '
                             'again')
     down, right, backward, position, cameras = np.moveaxis(rows[:, :15].reshape(-1, 3, 5), -1, 0)

@@ -157,6 +157,8 @@ class RayBatcher:
             self.generator.manual_seed(self.generator.initial_seed() + step)
         if state['shuffled']:
             self._shuffle(state['epoch_seed'])
+            if type(state['used']) is not int or not 0 <= state['used'] <= len(self.order):
+                raise ValueError(f"{state['used']} pixels used of {len(self.order)}")
             self.used = state['used']
 
 
@@ -228,7 +230,8 @@ def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[st
     """'name old -> new, ...' of the flags among `names` that are not what they were when the checkpoint was saved."""
     state = checkpoint.get('run_state')
     before = state.get('flags') if isinstance(state, dict) else None
-    before = before if isinstance(before, dict) else {}
+    before = {name: value for name, value in before.items()
+              if isinstance(value, (str, int, float, type(None)))} if isinstance(before, dict) else {}
     return ', '.join(f'{name} {before[name]} -> {value}' for name, value in vars(args).items()
                      if name in names and name in before and before[name] != value)
 
@@ -406,8 +409,8 @@ class Trainer:
                 self.scaler.load_state_dict(state['scaler'])
             self.batcher.load_state_dict(state['batcher'], step)
             self.guard.load_state_dict(state['guard'])
-            self.viewed = state.get('viewed', step)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.viewed = int(state.get('viewed', step))
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'{checkpoints.checkpoint_path(run_dir, step)}: its run_state is broken ({error!r}); '
                             'remove it, or give it as ft_path of a new expname') from error
 

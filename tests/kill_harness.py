@@ -29,31 +29,36 @@ FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netde
          '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1', '--device', 'cpu',
          '--seed', '3', '--i_print', '10', '--i_img', '40', '--i_weights', '20', '--i_testset', '100',
          '--i_video', '300', '--render_factor', '2']
-TRAINING = 1.0  # seconds behind the first step in which a run is killed at the latest
+LINES = 8  # of progress, at most, that a start may print before it is killed
 
 
 def command(scene: Path, logs: Path, steps: int) -> list[str]:
-    return [sys.executable, str(ROOT / 'run_nerf.py'), *FLAGS, '--datadir', str(scene), '--basedir', str(logs),
+    return [sys.executable, '-u', str(ROOT / 'run_nerf.py'), *FLAGS, '--datadir', str(scene), '--basedir', str(logs),
             '--expname', 'run', '--N_iters', str(steps)]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 
-def kill_until_done(arguments: list[str], kills: int, start_up: float, rng: random.Random) -> int:
+def kill_until_done(arguments: list[str], kills: int, rng: random.Random) -> int:
     """Starts the run to be killed, `kills` times, and once more to its end; how often it was killed.
 
-    Args:
-        start_up: seconds from a start to the first step; the moments are from half of that to TRAINING behind it.
+    A quarter of them die within seconds of their start, the others behind a random line of progress: at no step in
+    particular, as training goes on meanwhile.
     """
     killed = 0
     for _ in range(kills):
         process = start(arguments)
-        try:
-            process.wait(rng.uniform(0.5 * start_up, start_up + TRAINING))
-        except subprocess.TimeoutExpired:
+        if rng.random() < 0.25:
+            time.sleep(rng.uniform(0.0, 4.0))
+        else:
+            lines = rng.randint(1, LINES)
+            while lines and (line := process.stdout.readline()):
+                lines -= line.startswith(b'step ')
+            time.sleep(rng.uniform(0.0, 0.1))
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
         _, error = process.communicate()
@@ -63,13 +68,11 @@ def kill_until_done(arguments: list[str], kills: int, start_up: float, rng: rand
     return killed
 
 
-def finish(arguments: list[str]) -> float:
-    """Lets a run go to its end; the seconds that it took."""
-    began = time.perf_counter()
+def finish(arguments: list[str]) -> None:
+    """Lets a run go to its end."""
     process = start(arguments)
     _, error = process.communicate()
     assert process.returncode == 0, error.decode()
-    return time.perf_counter() - began
 
 
 def same(a, b) -> bool:
@@ -109,9 +112,8 @@ def differences(killed: Path, whole: Path, steps: int) -> list[str]:
 def compare_runs(scene: Path, folder: Path, kills: int, steps: int, seed: int) -> dict:
     """Trains the scene whole and with kills; the figures of both."""
     began = time.perf_counter()
-    start_up = finish(command(scene, folder / 'short', 1))
     finish(command(scene, folder / 'whole', steps))
-    killed = kill_until_done(command(scene, folder / 'killed', steps), kills, start_up, random.Random(seed))
+    killed = kill_until_done(command(scene, folder / 'killed', steps), kills, random.Random(seed))
     return {'kills': killed, 'steps': steps,
             'differences': differences(folder / 'killed' / 'run', folder / 'whole' / 'run', steps),
             'seconds': round(time.perf_counter() - began)}

@@ -14,8 +14,8 @@ import extract_mesh
 import run_nerf
 from errors import UserError
 from extract_mesh import (
-    coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, grid_axes, seen_box, tighten,
-    without_floaters, write_mesh,
+    coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, grid_axes, is_watertight, seen_box,
+    tighten, vertex_normals, without_floaters, write_mesh,
 )
 from load_blender import pose_spherical
 from run_nerf_helpers import NeRF, RadianceField, get_embedder, ndc_points, world_points
@@ -435,6 +435,21 @@ def test_what_is_said_of_a_mesh():
     text = describe_mesh(trimesh.creation.box((1, 2, 4)), 3)
     assert '8 vertices, 12 faces, watertight, 3 floaters dropped' in text
     assert '-0.500 -1.000 -2.000 to 0.500 1.000 2.000, area 28' in text
+
+
+@pytest.mark.parametrize('mesh', [trimesh.creation.icosphere(2), trimesh.creation.box((1, 2, 3)),
+                                  trimesh.creation.annulus(0.5, 1.0, 2.0)])
+def test_closedness_normals_and_area_are_trimeshs(mesh, monkeypatch):
+    monkeypatch.setattr(extract_mesh, 'FACES_AT_ONCE', 7)
+    faces = mesh.faces[np.random.default_rng(0).permutation(len(mesh.faces))]
+    assert is_watertight(faces)
+    assert not is_watertight(faces[1:])
+    assert not is_watertight(np.concatenate([faces, faces[:1]]))
+    assert not is_watertight(np.concatenate([faces, faces[:2]]))
+    ours, theirs = vertex_normals(mesh.vertices, faces), mesh.vertex_normals
+    assert ((ours * theirs).sum(1) > 0.7).all()  # trimesh weighs by angle
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1.0, atol=1e-6)
+    assert f'area {mesh.area:.4g}' in describe_mesh(trimesh.Trimesh(mesh.vertices, faces, process=False), 0)
 
 
 def test_the_picture_shows_the_mesh_as_each_camera_sees_it(tmp_path):

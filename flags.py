@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -23,10 +24,16 @@ class FlagParser(configargparse.ArgumentParser):
 
 
 class ConfigText(configargparse.DefaultConfigFileParser):
-    """A config's keys and values; no flag takes a list, so what looks like one is text."""
+    """A config's keys and values; no flag takes a list, so what looks like one is text. Configs do not nest."""
 
     def parse(self, stream):
-        return {key: str(value) for key, value in super().parse(stream).items()}
+        values = {key: str(value) for key, value in super().parse(stream).items()}
+        if (other := values.pop('config', None)) is not None:
+            if os.path.abspath(other) == os.path.abspath(stream.name):
+                raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
+            print(f'warning: {stream.name}: its line "config = {other}" has no effect, as configs do not nest; copy '
+                  'the lines that it is to have', file=sys.stderr)
+        return values
 
 
 def whole(low: int, high: int = 2 ** 31 - 1):
@@ -165,6 +172,8 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         args, unknown = parser.parse_known_args(argv)
     except (UnicodeDecodeError, configargparse.ConfigFileParserException) as error:
         parser.error(f'the config file is not a text file of "key = value" lines ({error})')
+    except UserError as error:
+        parser.error(str(error))
     if unknown:
         name = unknown[0].split('=')[0].lstrip('-')
         near = difflib.get_close_matches(name, vars(args), 1, 0.5)
@@ -212,7 +221,10 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
 
 
 def config_text(args: argparse.Namespace) -> str:
-    """Every flag's final value as the lines of a config file that gives the same flags again."""
+    """Every flag's final value as the lines of a config file that gives the same flags again.
+
+    The config that they come from is a comment there: configs do not nest.
+    """
     def quoted(value) -> str:
         return f'"{value}"' if isinstance(value, str) and re.search('[#;\'"]', value) else str(value)
-    return ''.join(f'{key} = {quoted(value)}\n' for key, value in sorted(vars(args).items()))
+    return ''.join(f'{"# " * (key == "config")}{key} = {quoted(value)}\n' for key, value in sorted(vars(args).items()))

@@ -58,7 +58,8 @@ class TrainLog:
         self.rays += n_rays
         fine = mse[-1]
         if self.smooth_mse is not None:
-            fine = torch.lerp(self.smooth_mse, torch.where(fine.isfinite(), fine, self.smooth_mse), SMOOTHING)
+            before = torch.where(self.smooth_mse.isfinite(), self.smooth_mse, fine)
+            fine = torch.lerp(before, torch.where(fine.isfinite(), fine, before), SMOOTHING)
         self.smooth_mse = fine
         if step % self.i_print == 0 or step == self.n_iters:
             self._write(step, mse, lr)

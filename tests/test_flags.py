@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-from flags import config_parser, parse_flags
+from flags import config_parser, config_text, parse_flags
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
@@ -94,10 +95,6 @@ CONFIG_FILES = PAPER_CONFIGS | {
         'N_importance': 32, 'N_rand': 256, 'N_iters': 3000, 'i_testset': 3000, 'i_video': 3000, 'render_factor': 2,
     },
 }
-
-
-def config_text(values: dict) -> str:
-    return ''.join(f'{name} = {value}\n' for name, value in values.items())
 
 
 @pytest.fixture
@@ -211,13 +208,13 @@ def test_expname_is_the_configs_name_where_none_is_given(config):
 @pytest.mark.parametrize('column', [1, 2], ids=['defaults', 'other values'])
 def test_written_out_flags_parse_back_to_the_same_values(config, column):
     values = {name: row[column] for name, row in FLAGS.items()}
-    args = config_parser().parse_args(['--config', config(config_text({'config': 'configs/gone.txt'} | values))])
+    args = config_parser().parse_args(['--config', config(config_text(Namespace(config='configs/gone.txt', **values)))])
     assert {name: getattr(args, name) for name in FLAGS} == values
 
 
 def test_written_out_flags_of_a_run_parse_back_without_complaint(config, capsys):
     args = parse_flags(['--config', str(CONFIGS / 'lego.txt'), '--lrate', '1e-7'])
-    again = parse_flags(['--config', config(config_text(vars(args)), 'args.txt')])
+    again = parse_flags(['--config', config(config_text(args), 'args.txt')])
     assert vars(again) | {'config': args.config} == vars(args)
     assert capsys.readouterr().err == ''
 

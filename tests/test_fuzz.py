@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import zipfile
@@ -659,14 +660,22 @@ def test_running_means_of_another_shape_are_refused(checkpoint, name, shape):
                    'parameter 0 is not of shape (8, 9)')
 
 
-def test_a_config_that_names_itself_or_another_is_read_once(tmp_path):
-    """As args.txt does, whose line 'config' is of the run that it tells of."""
-    (tmp_path / 'other.txt').write_text('N_rand = 7\n')
-    path = tmp_path / 'self.txt'
-    for named in (path, tmp_path / 'other.txt', tmp_path):
-        path.write_text(f'config = {named}\nN_samples = 5\n')
+def test_a_config_that_names_itself_is_an_error_and_one_that_names_another_is_told_that_they_do_not_nest(
+        tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, other = tmp_path / 'a.txt', tmp_path / 'b.txt'
+    other.write_text('N_samples = 7\n')
+    for itself in (path, 'a.txt', './b/../a.txt'):
+        path.write_text(f'config = {itself}\nN_samples = 5\n')
+        with pytest.raises(SystemExit) as exit_:
+            parse_flags(['--config', str(path)])
+        assert exit_.value.code == 2
+        assert re.fullmatch(r'.*a\.txt names itself.*\n', capsys.readouterr().err)
+    for another in (other, 'gone.txt'):
+        path.write_text(f'config = {another}\nN_samples = 5\n')
         args = parse_flags(['--config', str(path)])
         assert (args.config, args.N_samples, args.N_rand) == (str(path), 5, 4096)
+        assert re.fullmatch(rf'warning: .*config = {another}.*nest.*\n', capsys.readouterr().err)
 
 
 @pytest.mark.parametrize('text', [

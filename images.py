@@ -74,8 +74,11 @@ def _read_16_bit(path: Path) -> np.ndarray:
 
     frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
     width, height = next(frames)['source_size']
-    levels = np.frombuffer(next(frames), '<u2').reshape(height, width, 4)
+    frame = next(frames, None)
     frames.close()
+    if frame is None:
+        raise ValueError('its pixels cannot be decoded')
+    levels = np.frombuffer(frame, '<u2').reshape(height, width, 4)
     return np.rint(levels / 257.0).astype(np.uint8)
 
 

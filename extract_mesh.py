@@ -10,7 +10,8 @@ import torch
 
 from checkpoints import whole_file
 from errors import UserError
-from run_nerf_helpers import RadianceField, Rays, Sampling, bundle_rays, render_rays, to8b, world_points
+from radiance_field import RadianceField
+from run_nerf_helpers import Rays, Sampling, bundle_rays, render_rays, to8b, world_points
 from scene import Scene
 
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32

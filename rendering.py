@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from checkpoints import whole_file
 from images import compare, write_png, write_video
+from radiance_field import RadianceField
 from run_nerf_helpers import (
-    NO_DRAWS, Draws, NeRF, RadianceField, Rays, RenderResult, Sampling, bundle_rays, get_rays, ndc_disparity,
+    NO_DRAWS, Draws, NeRF, Rays, RenderResult, Sampling, bundle_rays, get_rays, ndc_disparity,
     render_rays, to8b,
 )
 from scene import Scene

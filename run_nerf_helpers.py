@@ -5,6 +5,7 @@ Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +117,11 @@ class NeRF(nn.Module):
 
         Without view directions the channels past `input_ch` are not used and need not be there.
         """
-        h = self._trunk(x[..., :self.input_ch])
+        points = h = x[..., :self.input_ch]
+        for i, layer in enumerate(self.pts_linears):
+            h = layer(h).relu_()
+            if i in self.skips:
+                h = torch.cat([points, h], -1)
         if not self.use_viewdirs:
             return self.output_linear(h)
         density = self.alpha_linear(h)
@@ -124,60 +129,6 @@ class NeRF(nn.Module):
         for layer in self.views_linears:
             h = layer(h).relu_()
         return torch.cat([self.rgb_linear(h), density], -1)
-
-
-    def density(self, points: Tensor) -> Tensor:
-        """Encoded points [..., input_ch] to raw density [...], without the work for colours."""
-        h = self._trunk(points)
-        return self.alpha_linear(h)[..., 0] if self.use_viewdirs else self.output_linear(h)[..., 3]
-
-    def _trunk(self, points: Tensor) -> Tensor:
-        h = points
-        for i, layer in enumerate(self.pts_linears):
-            h = layer(h).relu_()
-            if i in self.skips:
-                h = torch.cat([points, h], -1)
-        return h
-
-
-class RadianceField(nn.Module):
-    """A network with its encodings in front: F(x, d) -> (raw colour, raw density), equation 2's c and sigma.
-
-    Args:
-        network: the MLP.
-        embed_points, embed_dirs: encodings of points and of directions (the latter None without view directions).
-        netchunk: most points through the network at once.
-        dtype: precision of the MLP's products; encoding and output are float32 in any case.
-    """
-
-    def __init__(self, network: NeRF, embed_points, embed_dirs, netchunk: int = 65536,
-                 dtype: torch.dtype = torch.float32):
-        super().__init__()
-        self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
-        self.netchunk, self.dtype = netchunk, dtype
-
-    def forward(self, points: Tensor, viewdirs: Tensor | None) -> Tensor:
-        """points [R, S, 3] and unit viewdirs [R, 3] (None: not used) to raw [R, S, 4 or 5], float32."""
-        n_samples = points.shape[-2]
-        flat = points.reshape(-1, 3)
-        dirs = None if self.embed_dirs is None else self.embed_dirs(viewdirs).to(self.dtype)  # once a ray
-        raw = []
-        with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            for start in range(0, len(flat), self.netchunk):
-                end = min(start + self.netchunk, len(flat))
-                inputs = self.embed_points(flat[start:end]).to(self.dtype)
-                if dirs is not None:
-                    ray = torch.arange(start, end, device=points.device) // n_samples
-                    inputs = torch.cat([inputs, dirs[ray]], -1)
-                raw.append(self.network(inputs))
-        return torch.cat(raw).float().reshape(*points.shape[:-1], -1)
-
-    def density(self, points: Tensor) -> Tensor:
-        """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
-        with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            parts = [self.network.density(self.embed_points(part).to(self.dtype))
-                     for part in points.split(self.netchunk)]
-        return torch.cat(parts).float().relu()
 
 
 # Rays (section 4; NDC in appendix C)
@@ -456,21 +407,20 @@ class RenderResult(NamedTuple):
         return [self.final] if self.coarse is None else [self.coarse, self.final]
 
 
-def render_rays(rays: Rays, coarse: RadianceField, fine: RadianceField | None, sampling: Sampling,
+def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: Sampling,
                 draws: Draws = NO_DRAWS) -> RenderResult:
     """Renders rays by the coarse pass and, where N_importance > 0, the fine pass guided by it (section 5.2).
 
     Args:
         rays: R rays.
-        coarse, fine: the two fields; fine None: no fine pass.
+        coarse, fine: the two fields, (points [R, S, 3], unit viewdirs [R, 3], noise [R, S] or None) to raw [R, S, 4 or
+            more]; fine None: no fine pass.
         sampling: how a ray is sampled and composited.
         draws: the step's random numbers in training.
     """
-    def render_pass(field: RadianceField, z: Tensor, noise: Tensor | None) -> Composite:
+    def render_pass(field: Callable, z: Tensor, noise: Tensor | None) -> Composite:
         points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
-        raw = field(points, rays.viewdirs)
-        if noise is not None:
-            raw = torch.cat([raw[..., :3], raw[..., 3:4] + noise[..., None]], -1)
+        raw = field(points, rays.viewdirs, noise)
         return raw2outputs(raw, z, rays.directions, white_bkgd=sampling.white_bkgd)
 
     z = stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, draws.jitter)

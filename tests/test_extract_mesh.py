@@ -18,7 +18,8 @@ from extract_mesh import (
     tighten, vertex_normals, without_floaters, write_mesh,
 )
 from load_blender import pose_spherical
-from run_nerf_helpers import NeRF, RadianceField, get_embedder, ndc_points, world_points
+from radiance_field import RadianceField
+from run_nerf_helpers import NeRF, get_embedder, ndc_points, world_points
 from scene import Scene
 
 THRESHOLD = 25.0
@@ -236,7 +237,7 @@ def fitted_field(use_viewdirs: bool) -> RadianceField:
         colour = np.float32(RED + blue[:, None] * np.subtract(BLUE, RED))  # they change in between
         density = THRESHOLD * (1.0 - distance(points) / 0.1).clip(-3.0, 3.0)
         views = nn.functional.normalize(torch.from_numpy(rng.normal(size=(2048, 3)).astype(np.float32)), dim=-1)
-        raw = field(torch.from_numpy(points)[:, None], views)[:, 0]
+        raw = network(torch.cat([embed(torch.from_numpy(points)), embed_dirs(views)], -1))
         loss = (((raw[:, 3] - torch.from_numpy(density).float()) / THRESHOLD) ** 2).mean()
         loss = loss + 3.0 * ((raw[:, :3].sigmoid() - torch.from_numpy(colour)) ** 2).mean()
         optimizer.param_groups[0]['lr'] = 2e-3 * (1 - step / steps)
@@ -269,7 +270,7 @@ class Painted(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, points, viewdirs):
+    def forward(self, points, viewdirs, noise=None):
         colours = torch.logit(viewdirs.clamp(0.01, 0.99))[:, None].expand_as(points)
         return torch.cat([colours, torch.full_like(points[..., :1], 30.0)], -1)
 
@@ -340,7 +341,7 @@ class BallsInNDC(nn.Module):
     def density(self, points: torch.Tensor) -> torch.Tensor:
         return (THRESHOLD * (1.0 + self.depths(points).amax(-1) / 0.2)).clamp(0.0, 100.0).float()
 
-    def forward(self, points, viewdirs):
+    def forward(self, points, viewdirs, noise=None):
         colours = torch.tensor([RED, BLUE])[self.depths(points).argmax(-1)].logit()
         return torch.cat([colours, self.density(points)[..., None]], -1)
 

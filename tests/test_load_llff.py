@@ -731,7 +731,7 @@ class Walls(torch.nn.Module):
         self.edge = -0.15 * focal / (W / 2)
         self.unused = torch.nn.Parameter(torch.zeros(()))  # a model's device is its parameters'
 
-    def forward(self, points, viewdirs):
+    def forward(self, points, viewdirs, noise=None):
         x, _, z = points.unbind(-1)
         behind = 2.0 / (1.0 - z).clamp(min=1e-6) > torch.where(x < self.edge, 1.5, 10.0)
         return torch.where(behind, 500.0, -20.0)[..., None].expand(*points.shape[:-1], 4)

@@ -26,7 +26,7 @@ class Balls(torch.nn.Module):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(()))  # a model's device is its parameters'
 
-    def forward(self, points, viewdirs):
+    def forward(self, points, viewdirs, noise=None):
         raw = torch.full((*points.shape[:-1], 4), -20.0)
         for centre, channel in self.balls:
             inside = (points - torch.tensor(centre)).norm(dim=-1) < 0.2

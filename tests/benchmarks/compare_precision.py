@@ -1,0 +1,53 @@
+"""What bf16 costs in quality: python tests/benchmarks/compare_precision.py --factor 4 -- <flags of a run>
+
+Trains the run of these flags once in fp32 and once in bf16, from the same seed, each to N_iters, and renders the
+held-out views of each in its own precision, at every `factor`-th pixel of every `factor`-th row (which is what
+render_factor shows). Prints a line of JSON: the PSNR in dB over all those pixels of each, and the difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import run_nerf
+from rendering import render_view
+
+
+def held_out_psnr(flags: list[str], factor: int) -> float:
+    """Trains, and compares the test views with the images: dB of the mean error over all pixels of all views."""
+    never = ['--i_img', '1000000', '--i_testset', '1000000', '--i_video', '1000000']
+    if run_nerf.main([*flags, *never]):
+        sys.exit(1)
+    args = run_nerf.parse_flags(flags)
+    scene, device = run_nerf.load_scene(args), run_nerf.choose_device(args.device)
+    model = run_nerf.create_nerf(args, device, run_nerf.choose_precision(args.precision, device))
+    run_nerf.restore_trained(args, Path(args.basedir) / args.expname, model)
+    height, width = (side // factor * factor for side in (scene.H, scene.W))
+    errors = [np.mean((render_view(model, scene, scene.poses[i], factor).rgb
+                       - scene.target(i)[:height:factor, :width:factor]) ** 2) for i in scene.i_test]
+    return -10.0 * float(np.log10(np.mean(errors)))
+
+
+def main() -> None:
+    """Both precisions, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--factor', type=int, default=4)
+    parser.add_argument('flags', nargs='+', help='of the run')
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as logs:
+        psnr = {precision: held_out_psnr([*options.flags, '--precision', precision, '--basedir', logs, '--expname',
+                                          precision], options.factor) for precision in ('bf16', 'fp32')}
+    print(json.dumps({name: round(value, 3) for name, value in psnr.items()}
+                     | {'difference': round(psnr['bf16'] - psnr['fp32'], 3)}))
+
+
+if __name__ == '__main__':
+    main()

@@ -77,6 +77,7 @@ class DeadNetworkGuard:
         seed = self.seed + sum(self.tries.values())
         self.networks[name].reset_parameters(torch.Generator().manual_seed(seed), FRESH_DENSITY)
         for parameter in self.networks[name].parameters():
-            self.optimizer.state.pop(parameter, None)
+            for mean in self.optimizer.state.get(parameter, {}).values():
+                mean.zero_()  # in place: a captured step holds on to them
         return (f'step {step}: the {name} network is dead (it shows one colour and nothing else) and cannot learn; '
                 f'started afresh from seed {seed} (try {self.tries[name]} of {TRIES})')

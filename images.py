@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -148,12 +149,16 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path, 'PNG')
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
-    """Writes [N, H, W] or [N, H, W, 3] uint8 as H.264; an odd height or width repeats its last row or column."""
+@contextmanager
+def video_writer(path: Path):
+    """Yields a function that takes the next frame, [H, W] or [H, W, 3] uint8, of an H.264 video; an odd height or width
+    repeats its last row or column."""
     import imageio.v2 as imageio
 
-    if frames.ndim == 3:
-        frames = np.repeat(frames[..., None], 3, -1)
-    pad = (0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)
-    imageio.mimwrite(path, np.pad(frames, pad, 'edge'), format='FFMPEG', fps=VIDEO_FPS, quality=8,
-                     macro_block_size=2)
+    def append(frame: np.ndarray) -> None:
+        if frame.ndim == 2:
+            frame = np.repeat(frame[..., None], 3, -1)
+        writer.append_data(np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], 'edge'))
+
+    with imageio.get_writer(path, format='FFMPEG', fps=VIDEO_FPS, quality=8, macro_block_size=2) as writer:
+        yield append

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from run_nerf_helpers import NeRF
+from run_nerf_helpers import NeRF, filled_rows
 
-FUSED = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')  # as torch.compile has
+FUSED = ()  # the precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
+if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise'):
+    FUSED = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 ROWS = 512  # where points are left out, a multiple of this stays: each new size costs oneDNN new code, time and memory
 
 
@@ -40,7 +42,7 @@ class RadianceField(nn.Module):
         weights, terms = self._weights(), self._ray_terms(viewdirs)
         depth, keep = len(self.network.pts_linears), torch.is_grad_enabled()
         flat, n_samples = points.reshape(-1, 3), points.shape[-2]
-        noise = torch.zeros_like(flat[:, 0]) if noise is None else noise.reshape(-1)
+        noise = _alarm(flat, weights) + (0.0 if noise is None else noise.reshape(-1))
         raw = []
         for start in range(0, len(flat), self.netchunk):
             end = min(start + self.netchunk, len(flat))
@@ -58,7 +60,7 @@ class RadianceField(nn.Module):
         for part in points.split(self.netchunk):
             _, h = _trunk(self.embed_points(part).to(self.dtype), weights[:2 * depth], self.network.skips, False)
             parts.append(F.linear(h, *weights[2 * depth:2 * depth + 2])[:, density])
-        return torch.cat(parts).float().relu()
+        return (torch.cat(parts).float() + _alarm(points, weights)).relu()
 
     def _weights(self) -> list[Tensor]:
         """Weights and biases in the products' precision: of the trunk's layers, then of the heads."""
@@ -94,15 +96,23 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
     return inputs, h
 
 
+def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
+    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU would make 0."""
+    return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
+
+
 def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """relu(x W^T + b), in one pass over the memory where oneDNN can: a network is 1.2 times as fast."""
-    if x.device.type == 'cpu' and FUSED:
+    if x.device.type == 'cpu' and x.dtype in FUSED:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'relu', [], '')
     return F.linear(x, weight, bias).relu_()
 
 
 class _MLP(torch.autograd.Function):
-    """Encoded points to raw colour and density, with the backward pass written out."""
+    """Encoded points to raw colour and density, with the backward pass written out.
+
+    Its gradient for the points can be differentiated again; that for the weights cannot.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, noise: Tensor, terms: Tensor | None, ray: Tensor, skips: list[int], depth: int,
@@ -170,11 +180,8 @@ def _needed_rows(mask: Tensor) -> Tensor | None:
     which would have to be waited for)."""
     if mask.device.type != 'cpu':
         return None
-    rows = mask.nonzero()[:, 0]
-    n_rows = -(-len(rows) // ROWS) * ROWS
-    if n_rows > len(mask) - ROWS:
-        return None
-    return torch.cat([rows, (~mask).nonzero()[:n_rows - len(rows), 0]])
+    rows = filled_rows(mask, ROWS)
+    return rows if len(rows) <= len(mask) - ROWS else None
 
 
 def _take(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +13,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import ranks
 from checkpoints import whole_file
-from images import compare, write_png, write_video
+from errors import UserError
+from images import compare, video_writer, write_png
 from radiance_field import RadianceField
 from run_nerf_helpers import (
-    NO_DRAWS, Draws, NeRF, Rays, RenderResult, Sampling, bundle_rays, get_rays, ndc_disparity,
-    render_rays, to8b,
+    NO_DRAWS, Composite, Draws, NeRF, Rays, RenderResult, Sampling, bundle_rays, coarse_depths, filled_rows,
+    fine_depths, get_rays, ndc_disparity, render_pass, render_rays, to8b,
 )
 from scene import Scene
+
+MARGIN = 2  # pixels around what was seen where the fine pass is not left out
+RAYS = 8  # where rays are left out, a multiple of this stays: see radiance_field.ROWS
 
 
 @dataclass
@@ -80,33 +87,73 @@ def view_rays(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0) -> 
 
 @torch.inference_mode()
 def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, bar: tqdm | None = None) -> View:
-    """Renders what a camera [3, 4] sees, at 1/factor of the size; `bar` counts its rays."""
-    rays = view_rays(model, scene, pose, factor)
-    parts = []
+    """Renders what a camera [3, 4] sees, at 1/factor of the size; `bar` counts its rays.
+
+    The fine pass is left out where it would show nothing, as far as `_seen` can tell.
+    """
+    H, W, _ = scene.scaled(factor)
+    rays, sampling = view_rays(model, scene, pose, factor), model.sampling
+    bar = tqdm(disable=True) if bar is None else bar
+
+    def columns(one: Composite) -> torch.Tensor:
+        disparity = ndc_disparity(one) if scene.ndc else one.disp
+        return torch.cat([one.rgb, disparity[:, None], one.acc[:, None]], -1)  # [R, 5]
+
+    def view(image: torch.Tensor, *rest) -> View:
+        image = image.reshape(H, W, 5).cpu().numpy()
+        return View(image[..., :3], image[..., 3], image[..., 4], *rest)
+
+    coarse, z_std = [], []
     for start, end in model.tiles(len(rays.near)):
-        seen = model.render(rays.slice(start, end))
-        columns = [part for one in reversed(seen.passes())
-                   for part in (one.rgb, (ndc_disparity(one) if scene.ndc else one.disp)[:, None], one.acc[:, None])]
-        parts.append(torch.cat(columns if seen.z_std is None else [*columns, seen.z_std[:, None]], -1))
-        if bar is not None:
-            bar.update(end - start)
-    image = torch.cat(parts).reshape(*scene.scaled(factor)[:2], -1).cpu().numpy()
+        part = rays.slice(start, end)
+        z = coarse_depths(part, sampling)
+        coarse.append(render_pass(model.coarse, part, z, sampling.white_bkgd))
+        if model.fine is not None:
+            z_std.append(fine_depths(z, coarse[-1].weights, sampling.N_importance).std(-1, unbiased=False))
+    coarse = Composite(*map(torch.cat, zip(*coarse)))
+    shown = columns(coarse)
+    if model.fine is None:
+        bar.update(len(shown))
+        return view(shown)
+    rows = filled_rows(_seen(model, rays, coarse.acc > 0, H, W), RAYS)
+    final = shown.clone()
+    bar.update(len(shown) - len(rows))
+    for part in (rows[start:end] for start, end in model.tiles(len(rows))):
+        z = coarse_depths(rays.take(part), sampling)
+        z = torch.cat([z, fine_depths(z, coarse.weights[part], sampling.N_importance)], -1).sort(-1).values
+        final[part] = columns(render_pass(model.fine, rays.take(part), z, sampling.white_bkgd))
+        bar.update(len(part))
+    return view(final, view(shown), torch.cat(z_std).reshape(H, W).cpu().numpy())
 
-    def view(first: int, *rest) -> View:
-        return View(image[..., first:first + 3], image[..., first + 3], image[..., first + 4], *rest)
-    return view(0) if image.shape[-1] == 5 else view(0, view(5), image[..., 10])
+
+def _seen(model: Model, rays: Rays, seen: torch.Tensor, H: int, W: int) -> torch.Tensor:
+    """Which of a picture's rays [H * W] the fine pass is needed for.
+
+    Those that the coarse pass has seen something on, those on which the fine field has density at any of the coarse
+    depths, and their neighbours up to MARGIN pixels away. Of the others it would show nothing, but for what is thinner
+    than the coarse depths are apart and that far from everything else.
+    """
+    seen = seen.clone()
+    rows = filled_rows(~seen, RAYS)
+    for part in (rows[start:end] for start, end in model.tiles(len(rows))):
+        some = rays.take(part)
+        seen[part] |= render_pass(model.fine, some, coarse_depths(some, model.sampling), False).acc > 0
+    return torch.nn.functional.max_pool2d(seen.float().reshape(1, H, W), 2 * MARGIN + 1, 1, MARGIN).flatten() > 0
 
 
-def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
-                savedir: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Renders a view from each pose, with a progress bar.
+def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0, savedir: Path | None = None,
+                video: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Renders a view from each pose, with a progress bar; one is written while the next is rendered.
+
+    Several processes of a run share the views out, all get them, and the first writes.
 
     Args:
         model: the trained fields.
         scene: its intrinsics and bounds.
         poses: [N, 3, 4] camera-to-world.
         factor: render at 1/factor of the size.
-        savedir: where each view is written as 000.png, ... as soon as it is done.
+        savedir: where each view is written as 000.png, ... as soon as it is done, and an earlier render's are removed.
+        video: where they become a video.
 
     Returns:
         rgbs [N, h, w, 3] uint8, disparities [N, h, w] and opacities [N, h, w] float32.
@@ -114,22 +161,42 @@ def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0,
     H, W, _ = scene.scaled(factor)
     rgbs = np.empty((len(poses), H, W, 3), np.uint8)
     disps, accs = np.empty((2, len(poses), H, W), np.float32)
-    with tqdm(total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None,
-              leave=False) as bar:
-        for i, pose in enumerate(poses):
-            view = render_view(model, scene, pose, factor, bar)
-            rgbs[i], disps[i], accs[i] = to8b(view.rgb), view.disp, view.acc
+    append, written = None, []
+
+    def write(i: int) -> None:
+        nonlocal append
+        if i == 0:
+            append = opened.enter_context(video_file(video)) if video else None
             if savedir:
-                save_png(savedir / f'{i:03d}.png', rgbs[i])
+                empty(savedir)
+        if savedir:
+            save_png(savedir / f'{i:03d}.png', rgbs[i])
+        if append:
+            append(rgbs[i])
+
+    def check_written() -> None:
+        error = next(filter(None, (job.exception() for job in written)), None)
+        if ranks.agreed(error is not None):
+            raise error or UserError('the first process could not write a view')
+
+    with ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
+            total=len(poses) * H * W, desc='rendering', unit='ray', unit_scale=True, disable=None, leave=False) as bar:
+        for i in range(0, len(poses), ranks.count()):  # a view for each process; surplus ones are dropped
+            view = render_view(model, scene, poses[min(i + ranks.rank(), len(poses) - 1)], factor, bar)
+            check_written()
+            views = ranks.gathered(torch.from_numpy(np.dstack([view.rgb, view.disp, view.acc])))[:len(poses) - i]
+            for n, shown in enumerate(views, i):
+                rgbs[n], disps[n], accs[n] = to8b(shown[..., :3]), shown[..., 3], shown[..., 4]
+            written = [writer.submit(write, n) for n in range(i, i + len(views)) if ranks.first()]
+        check_written()
     return rgbs, disps, accs
 
 
-def emptied(folder: Path) -> Path:
-    """The folder without the pictures and numbers of an earlier render, which a smaller one would leave in between."""
+def empty(folder: Path) -> None:
+    """Removes the pictures and numbers of an earlier render, which a smaller one would leave in between."""
     for pattern in ('*.png', '*.mp4', 'metrics.json'):
         for path in folder.glob(pattern):
             path.unlink()
-    return folder
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
@@ -137,9 +204,17 @@ def save_png(path: Path, picture: np.ndarray) -> None:
         write_png(partial, picture)
 
 
+@contextmanager
+def video_file(path: Path):
+    """`video_writer`, but the file is there only once it is whole."""
+    with whole_file(path) as partial, video_writer(partial) as append:
+        yield append
+
+
 def save_video(path: Path, frames: np.ndarray) -> None:
-    with whole_file(path) as partial:
-        write_video(partial, frames)
+    with video_file(path) as append:
+        for frame in frames:
+            append(frame)
 
 
 def save_metrics(folder: Path, step: int, scene: Scene, rgbs: np.ndarray) -> dict[str, float]:

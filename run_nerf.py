@@ -10,15 +10,18 @@ import ctypes
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import checkpoints
+import ranks
 import stop_signals
+from cuda_graph import CapturedStep
 from dead_networks import DeadNetworkGuard
 from errors import UserError
 from extract_mesh import (
@@ -29,11 +32,11 @@ from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F40
 from images import compare, disparity_pictures
 from radiance_field import RadianceField
 from rendering import (
-    Model, View, emptied, render_path, render_view, save_metrics, save_png, save_video, view_rays,
+    Model, View, render_path, render_view, save_metrics, save_png, save_video, view_rays,
 )
 from run_folder import locked, record_flags, set_aside
 from run_nerf_helpers import (
-    NeRF, Rays, Sampling, bundle_rays, draw, get_embedder, img2mse, pixel_rays, stratified_z, to8b,
+    Draws, NeRF, Rays, Sampling, bundle_rays, coarse_depths, draw, get_embedder, img2mse, pixel_rays, to8b,
 )
 from scene import Scene, blender_scene, deepvoxels_scene, llff_scene, target_colours
 from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
@@ -41,6 +44,7 @@ from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
 HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
+SHARED = ('test_set', 'video')  # outputs that several processes have a part in
 BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, at which a run ends
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd')
 
@@ -57,8 +61,18 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of this process: of several each has its own GPU.
+
+    Raises:
+        UserError: there are more processes than GPUs.
+    """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name.startswith('cuda') and ranks.count() > 1:
+        if name != 'cuda' or ranks.place() >= torch.cuda.device_count():
+            raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
+                            'processes; give --device auto, and nproc_per_node no more processes than GPUs')
+        name = f'cuda:{ranks.place()}'
     return torch.device(name)
 
 
@@ -120,9 +134,16 @@ class RayBatcher:
                             + (' or leave no_batching off' if no_batching else ''))
         self.epoch_seed, self.order, self.used = 0, None, 0
 
+    def pixels(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Image, row and column [n_rays] of the pixels of a step, counted from 1."""
+        return self._from_one_image(step) if self.no_batching else self._from_all_images()
+
     def next(self, step: int) -> tuple[Rays, torch.Tensor]:
-        """Rays and target colours [n_rays, 3] of a step, counted from 1."""
-        image, row, column = self._from_one_image(step) if self.no_batching else self._from_all_images()
+        """The rays and target colours [n_rays, 3] of a step."""
+        return self.rays(*self.pixels(step))
+
+    def rays(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> tuple[Rays, torch.Tensor]:
+        """The rays through R pixels, and the colours [R, 3] that they should have."""
         scene = self.scene
         origins, directions = pixel_rays(row, column, self.K, self.poses[image])
         target = target_colours(self.images[image, row, column], scene.white_bkgd)
@@ -264,12 +285,13 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
     step = restore_trained(args, run_dir, model)
     kind, poses = ('test', scene.poses[scene.i_test]) if args.render_test else ('path', scene.render_poses)
-    folder = emptied(run_dir / f'renderonly_{kind}_{step:06d}')
-    rgbs, disps, accs = render_path(model, scene, poses, args.render_factor, folder)
+    folder = run_dir / f'renderonly_{kind}_{step:06d}'
+    rgbs, disps, accs = render_path(model, scene, poses, args.render_factor, folder, folder / 'video.mp4')
+    if not ranks.first():
+        return
     grey = disparity_pictures(disps, accs)
     for i, picture in enumerate(grey):
         save_png(folder / f'disp_{i:03d}.png', picture)
-    save_video(folder / 'video.mp4', rgbs)
     save_video(folder / 'video_disp.mp4', grey)
     if args.render_test and args.render_factor <= 1:
         mean = save_metrics(folder, step, scene, rgbs)
@@ -282,6 +304,8 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
 
 def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Writes the surface at density mesh_threshold as a coloured mesh in world coordinates, and a picture of it."""
+    if not ranks.first():
+        return
     step = restore_trained(args, run_dir, model)
     path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
     if path.is_dir():
@@ -305,13 +329,28 @@ def export_mesh(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
 # Training
 
 
+class TileErrors(torch.nn.Module):
+    """What is asked of the networks in training, as the module that `DistributedDataParallel` wants."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model, self.fields = model, torch.nn.ModuleList(filter(None, [model.coarse, model.fine]))
+
+    def forward(self, rays: Rays, draws: Draws, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of each pass [P], coarse first, and its colours and the target's [P + 1, R, 3]."""
+        shown = [one.rgb for one in self.model.render(rays, draws).passes()]
+        errors = torch.stack([img2mse(rgb, target) for rgb in shown])
+        return errors, torch.stack([*(rgb.detach() for rgb in shown), target])
+
+
 class Trainer:
     """What a training step changes, and so what a checkpoint holds: networks, optimiser, scaler, random state."""
 
     def __init__(self, args: argparse.Namespace, scene: Scene, model: Model):
         self.args, self.model, self.fingerprint = args, model, scene.fingerprint()
         # Fused: it leaves a step out by a flag on the device.
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lrate, betas=(0.9, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lrate, betas=(0.9, 0.999), fused=True,
+                                          capturable=model.device.type == 'cuda')
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.coarse.dtype == torch.float16)
         self.generator = torch.Generator(model.device).manual_seed(args.seed)
         self.batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac,
@@ -319,6 +358,12 @@ class Trainer:
         self.guard = DeadNetworkGuard(model.networks(), self.optimizer, args.seed)
         self.broken = torch.zeros(len(model.networks()) + 1, device=model.device)  # steps in a row, per loss, gradient
         self.viewed = 0  # the last step whose held-out view was logged
+        self.rate = torch.zeros((), device=model.device)
+        self.tile = TileErrors(model)
+        if ranks.count() > 1:
+            self.tile = DistributedDataParallel(self.tile)
+        captured = model.device.type == 'cuda' and ranks.count() == 1
+        self.apply = CapturedStep(self.descend, print) if captured else self.descend
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it decays to a tenth every lrate_decay thousand steps."""
@@ -327,29 +372,39 @@ class Trainer:
     def step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step on the summed squared errors of all passes; gradients add up over tiles of rays.
 
-        Where a loss or the gradient is not finite the step is drawn but not applied, and `broken` counts it.
+        Where a loss or the gradient is not finite the step is drawn but not applied, and `broken` counts it. Of
+        several processes each draws all, so that the run is the same on any number, and takes its share.
 
         Returns:
             mean squared error of each pass [P], coarse first, and the ranges of colours that `DeadNetworkGuard.watch`
-            wants [2, P + 1, 3]; without a gradient scaler nothing waits for the GPU.
+            wants [2, P + 1, 3]; nothing waits for the GPU.
         """
-        rays, target = self.batcher.next(step)
-        draws = draw(len(target), self.model.sampling, self.generator)
-        self.optimizer.param_groups[0]['lr'] = self.learning_rate(step)
+        pixels = self.batcher.pixels(step)
+        draws = draw(self.args.N_rand, self.model.sampling, self.generator)
+        self.rate.fill_(self.learning_rate(step))
+        return self.apply(*pixels, *draws)
+
+    def descend(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor,
+                *draws: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `step` does once its pixels [N_rand] and the parts of its `Draws` are drawn; fit for a CUDA graph."""
+        start, end = ranks.share(len(image))
+        rays, target = self.batcher.rays(image[start:end], row[start:end], column[start:end])
+        draws = Draws(*draws).slice(start, end)
         self.optimizer.zero_grad()
         mse, lows, highs = [], [], []
-        for start, end in self.model.tiles(len(target)):
-            passes = self.model.render(rays.slice(start, end), draws.slice(start, end)).passes()
-            share = (end - start) / len(target)
-            errors = share * torch.stack([img2mse(one.rgb, target[start:end]) for one in passes])
-            self.scaler.scale(errors.sum()).backward()
+        for start, end in (tiles := self.model.tiles(len(target))):
+            last = (start, end) == tiles[-1]  # when the processes' gradients meet
+            with nullcontext() if last or ranks.count() == 1 else self.tile.no_sync():
+                errors, colours = self.tile(rays.slice(start, end), draws.slice(start, end), target[start:end])
+                errors = errors * ((end - start) / len(image))
+                self.scaler.scale(ranks.count() * errors.sum()).backward()  # DistributedDataParallel takes the mean
             mse.append(errors.detach())
-            colours = torch.stack([one.rgb.detach() for one in passes] + [target[start:end]])  # [P + 1, tile, 3]
             lows.append(colours.amin(1))
             highs.append(colours.amax(1))
-        mse = torch.stack(mse).sum(0)
+        mse = ranks.summed(torch.stack(mse).sum(0))
+        low, high = -ranks.largest(-torch.stack(lows).amin(0)), ranks.largest(torch.stack(highs).amax(0))
         self._apply(mse)
-        return mse, torch.stack([torch.stack(lows).amin(0), torch.stack(highs).amax(0)])
+        return mse, torch.stack([low, high])
 
     def _apply(self, mse: torch.Tensor) -> None:
         """The optimiser's step, unless a loss or the gradient is not finite."""
@@ -360,7 +415,8 @@ class Trainer:
         else:
             self.optimizer.found_inf = (~torch.isfinite(mse.sum() + size)).float()
         bad = ~torch.isfinite(torch.cat([mse, size[None]]))
-        self.broken = (self.broken + 1) * bad
+        self.broken.copy_((self.broken + 1) * bad)
+        self.optimizer.param_groups[0]['lr'] = self.rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -380,6 +436,9 @@ class Trainer:
         return [f'step {step}: {name} is not finite; the step was not applied'] if count else []
 
     def save(self, run_dir: Path, step: int) -> None:
+        """Writes the checkpoint of a step; of several processes the first does."""
+        if not ranks.first():
+            return
         run_state = {'flags': vars(self.args), 'scene': self.fingerprint, 'scaler': self.scaler.state_dict(),
                      'batcher': self.batcher.state_dict(), 'guard': self.guard.state_dict(), 'viewed': self.viewed}
         checkpoints.save_checkpoint(checkpoints.checkpoint_path(run_dir, step), step, self.model.coarse.network,
@@ -388,7 +447,7 @@ class Trainer:
     def resume(self, run_dir: Path) -> int:
         """Goes on from the run's newest checkpoint, or starts from ft_path's weights; the steps done so far."""
         _, checkpoint = restore_model(self.args, run_dir, self.model)
-        if self.args.no_reload and (aside := set_aside(run_dir)):
+        if self.args.no_reload and ranks.first() and (aside := set_aside(run_dir)):
             print(f'the earlier run in {run_dir} is now in {aside}')
         if checkpoint is None:
             print('starting at step 0')
@@ -429,16 +488,22 @@ class Trainer:
 
 def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Trains to N_iters steps, from the newest checkpoint where there is one, logging, saving and rendering."""
-    with locked(run_dir):
+    if args.N_rand < ranks.count():
+        raise UserError(f'N_rand is {args.N_rand}, the rays of all {ranks.count()} processes in a step; raise it')
+    with locked(run_dir) if ranks.first() else nullcontext():
         trainer = Trainer(args, scene, model)
         start = trainer.resume(run_dir)
-        missing = [name for name, path in due(args, start, run_dir, trainer.viewed).items() if not path.exists()]
+        missing = ranks.told([start, *(name for name, path in due(args, start, run_dir, trainer.viewed).items()
+                                       if not path.exists())])
+        if missing.pop(0) != start:
+            raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
             return
-        # no_reload was for this start, not for those that follow
-        record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
-        with closing(TrainLog(run_dir, start, args.N_iters, args.i_print, model.device)) as log:
+        if ranks.first():  # no_reload was for this start, not for those that follow
+            record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
+        with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
+                              model.device)) as log:
             log.table('flags', vars(args))
             outputs = Outputs(args, scene, model, run_dir, log)
             outputs.make(missing, start)
@@ -518,9 +583,10 @@ class Outputs:
         self.args, self.scene, self.model, self.run_dir, self.log = args, scene, model, run_dir, log
 
     def make(self, names: Iterable[str], step: int) -> None:
-        """Calls the methods of these names; the time does not count as training."""
+        """Calls the methods of these names; the time does not count as training. Processes other than the first have
+        a part in those alone that render many views."""
         with self.log.paused():
-            for name in names:
+            for name in (name for name in names if ranks.first() or name in SHARED):
                 attempt(self.log, getattr(self, name), step)
 
     def view(self, step: int) -> None:
@@ -547,7 +613,7 @@ class Outputs:
         """Densities along some of a view's rays, evenly from near to far, and the weights of what they show."""
         model = self.model
         some = Rays(*(part[::max(1, len(part) // HISTOGRAM_RAYS)] for part in rays))
-        z = stratified_z(some.near, some.far, model.sampling.N_samples, model.sampling.lindisp)
+        z = coarse_depths(some, model.sampling)
         points = some.origins[:, None] + some.directions[:, None] * z[..., None]
         self.log.histogram('val/density', model.best.density(points.reshape(-1, 3)), step)
         weights = [model.render(some.slice(start, end)).final.weights for start, end in model.tiles(len(some.near))]
@@ -555,8 +621,10 @@ class Outputs:
 
     def test_set(self, step: int) -> None:
         """Renders and measures the test views."""
-        folder = emptied(self.run_dir / f'testset_{step:06d}')
+        folder = self.run_dir / f'testset_{step:06d}'
         rgbs, _, _ = render_path(self.model, self.scene, self.scene.poses[self.scene.i_test], savedir=folder)
+        if not ranks.first():
+            return
         mean = save_metrics(folder, step, self.scene, rgbs)
         self.log.scalar('test/psnr', mean['psnr'], step)
         self.log.scalar('test/ssim', mean['ssim'], step)
@@ -564,10 +632,11 @@ class Outputs:
 
     def video(self, step: int) -> None:
         """Renders the path: a video of what is seen and one of disparity."""
-        rgbs, disps, accs = render_path(self.model, self.scene, self.scene.render_poses, self.args.render_factor)
-        name = f'{self.args.expname}_spiral_{step:06d}'
-        save_video(self.run_dir / f'{name}_rgb.mp4', rgbs)
-        save_video(self.run_dir / f'{name}_disp.mp4', disparity_pictures(disps, accs))
+        path = self.run_dir / f'{self.args.expname}_spiral_{step:06d}'
+        _, disps, accs = render_path(self.model, self.scene, self.scene.render_poses, self.args.render_factor,
+                                     video=path.with_name(f'{path.name}_rgb.mp4'))
+        if ranks.first():
+            save_video(path.with_name(f'{path.name}_disp.mp4'), disparity_pictures(disps, accs))
 
     def summary(self, step: int) -> None:
         """Draws summary.png of the steps so far."""
@@ -598,24 +667,32 @@ def run(args: argparse.Namespace) -> None:
     model = create_nerf(args, device, choose_precision(args.precision, device))
     print(describe(args, scene, model))
     job = render_only if args.render_only else export_mesh if args.mesh_only else train
-    job(args, scene, model, Path(args.basedir) / args.expname)
+    with ranks.joined(device):
+        job(args, scene, model, Path(args.basedir) / args.expname)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 done, 1 cannot do it (one line says why), 130 and 143 stopped by SIGINT and SIGTERM; wrong flags
     exit with 2."""
-    args = parse_flags(argv)
     try:
-        with stop_signals.handled():
-            run(args)
+        with ranks.one_voice():
+            args = parse_flags(argv)
+            with stop_signals.handled():
+                run(args)
     except stop_signals.Stopped as stopped:
         print(f'stopped by {stopped}', file=sys.stderr)
         return stopped.exit_code
     except (UserError, OSError) as error:
-        print('error:', *str(error).split(), file=sys.stderr)  # one line, whatever a file's text brought in
+        ranks.say_error(' '.join(str(error).split()))  # one line, whatever a file's text brought in
         return 1
     except torch.OutOfMemoryError:
-        print('error: out of GPU memory; lower chunk and netchunk, or N_rand', file=sys.stderr)
+        ranks.say_error('out of GPU memory; lower chunk and netchunk, or N_rand')
+        return 1
+    except RuntimeError as error:
+        if not ranks.lost_one(error):
+            raise
+        ranks.say_error('another process of this run has ended; start the same command again, and it goes on from the '
+                        'newest checkpoint')
         return 1
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -89,7 +89,7 @@ class NeRF(nn.Module):
             [nn.Linear(input_ch, W)]
             + [nn.Linear(W + input_ch if i in self.skips else W, W) for i in range(D - 1)])
         # Unused without view directions, but the reference code's checkpoints hold it in both cases.
-        self.views_linears = nn.ModuleList([nn.Linear(input_ch_views + W, W // 2)])
+        self.views_linears = nn.ModuleList([nn.Linear(input_ch_views + W, W // 2)]).requires_grad_(use_viewdirs)
         if use_viewdirs:
             self.feature_linear = nn.Linear(W, W)
             self.alpha_linear = nn.Linear(W, 1)
@@ -145,6 +145,9 @@ class Rays(NamedTuple):
 
     def slice(self, start: int, end: int) -> Rays:
         return Rays(*(part[start:end] for part in self))
+
+    def take(self, rows: Tensor) -> Rays:
+        return Rays(*(part[rows] for part in self))
 
 
 def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
@@ -407,6 +410,24 @@ class RenderResult(NamedTuple):
         return [self.final] if self.coarse is None else [self.coarse, self.final]
 
 
+def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) -> Tensor:
+    """`stratified_z` of rays: [R, N_samples]."""
+    return stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, jitter)
+
+
+def render_pass(field: Callable, rays: Rays, z: Tensor, white_bkgd: bool, noise: Tensor | None = None) -> Composite:
+    """What a field shows of R rays at depths z [R, S]; noise [R, S] is added to raw density."""
+    points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
+    return raw2outputs(field(points, rays.viewdirs, noise), z, rays.directions, white_bkgd=white_bkgd)
+
+
+def fine_depths(z: Tensor, weights: Tensor, N_importance: int, u: Tensor | None = None) -> Tensor:
+    """Depths [R, N_importance] where the coarse pass, of depths z [R, S] and weights [R, S], saw something; u as in
+    `Draws`, None: evenly spaced in the CDF."""
+    bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), weights[:, 1:-1].detach()
+    return sample_pdf(bins, weights, N_importance, det=True) if u is None else invert_cdf(bins, weights, u)
+
+
 def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: Sampling,
                 draws: Draws = NO_DRAWS) -> RenderResult:
     """Renders rays by the coarse pass and, where N_importance > 0, the fine pass guided by it (section 5.2).
@@ -418,21 +439,17 @@ def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: S
         sampling: how a ray is sampled and composited.
         draws: the step's random numbers in training.
     """
-    def render_pass(field: Callable, z: Tensor, noise: Tensor | None) -> Composite:
-        points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
-        raw = field(points, rays.viewdirs, noise)
-        return raw2outputs(raw, z, rays.directions, white_bkgd=sampling.white_bkgd)
-
-    z = stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, draws.jitter)
-    coarse_pass = render_pass(coarse, z, draws.noise)
+    z = coarse_depths(rays, sampling, draws.jitter)
+    coarse_pass = render_pass(coarse, rays, z, sampling.white_bkgd, draws.noise)
     if fine is None:
         return RenderResult(coarse_pass, None, None)
-
-    bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), coarse_pass.weights[:, 1:-1].detach()
-    if draws.u is None:
-        z_fine = sample_pdf(bins, weights, sampling.N_importance, det=True)
-    else:
-        z_fine = invert_cdf(bins, weights, draws.u)
+    z_fine = fine_depths(z, coarse_pass.weights, sampling.N_importance, draws.u)
     z_all = torch.cat([z, z_fine], -1).sort(-1).values
-    fine_pass = render_pass(fine, z_all, draws.noise_fine)
+    fine_pass = render_pass(fine, rays, z_all, sampling.white_bkgd, draws.noise_fine)
     return RenderResult(fine_pass, coarse_pass, z_fine.std(-1, unbiased=False))
+
+
+def filled_rows(mask: Tensor, multiple: int) -> Tensor:
+    """Indices of all that is set in a mask [N], and of others until they are a multiple of some number or all N."""
+    rows = mask.nonzero()[:, 0]
+    return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])

@@ -8,6 +8,8 @@ import sys
 import threading
 from contextlib import contextmanager
 
+import ranks
+
 
 class Stopped(Exception):
     """A signal asked the program to stop."""
@@ -39,15 +41,16 @@ def handled():
 
 @contextmanager
 def deferred():
-    """A signal that comes within raises `Stopped` at the end, when what is inside is whole."""
+    """A signal that comes within raises `Stopped` at the end, when what is inside is whole; of several processes that
+    share a run in all, whichever it came to."""
     global _deferred
     _deferred = True
     try:
         yield
     finally:
         _deferred = False
-    if _requested is not None:
-        raise Stopped(_requested)
+    if requested := ranks.agreed(_requested or 0):
+        raise Stopped(requested)
 
 
 def _handle(number: int, frame) -> None:

@@ -29,22 +29,25 @@ class TrainLog:
     """The log of one run, from the step it starts or goes on at.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder; None: nothing is said or written (of several processes the first alone speaks).
         start: steps done before; what an interrupted run logged past them is dropped.
         n_iters: the step at which training ends.
         i_print: steps between lines.
         device: where the run trains.
     """
 
-    def __init__(self, run_dir: Path, start: int, n_iters: int, i_print: int, device: torch.device):
+    def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        self.metrics_path, self.i_print, self.n_iters = run_dir / 'metrics.jsonl', i_print, n_iters
-        self.start, self.device = start, device
-        self.seconds = self._drop_lines_after(start)  # of training so far, earlier sessions included
-        self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
-        self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', disable=None, dynamic_ncols=True)
+        self.start, self.device, self.i_print, self.n_iters = start, device, i_print, n_iters
+        self.metrics_path, self.board, self.seconds = None, None, 0.0
+        if run_dir is not None:
+            self.metrics_path = run_dir / 'metrics.jsonl'
+            self.seconds = self._drop_lines_after(start)  # of training so far, earlier sessions included
+            self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
+        self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', dynamic_ncols=True,
+                        disable=None if run_dir else True)
         self.rays, self.smooth_mse = 0, None
         self.mark, self.shown = time.perf_counter(), -math.inf
 
@@ -128,6 +131,8 @@ class TrainLog:
 
     def _append(self, line: str) -> None:
         """A whole line to metrics.jsonl, or nothing."""
+        if self.metrics_path is None:
+            return
         try:
             self._write_line(line)
         except OSError as error:

@@ -12,11 +12,17 @@ import pytest
 from PIL import Image
 
 from errors import UserError
-from images import area_resize, compare, disparity_pictures, read_image, read_images, write_png, write_video
+from images import area_resize, compare, disparity_pictures, read_image, read_images, video_writer, write_png
 
 
 def noise(*shape: int, levels: int = 256) -> np.ndarray:
     return np.random.default_rng(0).integers(0, levels, shape).astype(np.uint8 if levels == 256 else np.uint16)
+
+
+def write_video(path, frames: np.ndarray) -> None:
+    with video_writer(path) as append:
+        for frame in frames:
+            append(frame)
 
 
 def write_png16(path, pixels: np.ndarray) -> None:

@@ -172,17 +172,7 @@ def test_initial_weights_follow_from_the_generator():
     assert torch.equal(other.output_linear.weight, first.output_linear.weight)
 
 
-# Fields: chunks and precision
-
-
-@pytest.mark.parametrize('use_viewdirs', [True, False])
-def test_netchunk_does_not_change_a_field(use_viewdirs):
-    points, viewdirs = rand(6, 7, 3, low=-2.0), rand(6, 3, low=-1.0)
-    whole = small_field(use_viewdirs=use_viewdirs)(points, viewdirs)
-    assert whole.shape == (6, 7, 4)
-    for netchunk in (1, 5, 42, 43):
-        pieces = small_field(use_viewdirs=use_viewdirs, netchunk=netchunk)(points, viewdirs)
-        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
+# Precision
 
 
 def test_encoding_of_half_precision_input_is_computed_in_float32():
@@ -199,15 +189,6 @@ def test_compositing_of_a_bf16_network_is_float32():
     result = render_rays(some_rays(5), small_field(dtype=torch.bfloat16), small_field(1, dtype=torch.bfloat16),
                          Sampling(8, 8))
     assert {part.dtype for one in result.passes() for part in one} == {torch.float32}
-
-
-def test_a_bf16_field_is_near_the_float32_one_and_gives_float32_gradients():
-    points, viewdirs = rand(6, 7, 3), rand(6, 3)
-    field = small_field(dtype=torch.bfloat16)
-    raw = field(points, viewdirs)
-    torch.testing.assert_close(raw, small_field()(points, viewdirs), rtol=0, atol=0.02)
-    raw.sum().backward()
-    assert {parameter.grad.dtype for parameter in field.parameters()} == {torch.float32}
 
 
 # Rays

@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(flags, tmp_path, capsys, mon
 def test_pictures_and_videos_that_cannot_be_written_do_not_end_a_run(flags, tmp_path, capsys, monkeypatch):
     import rendering
     fail_for(monkeypatch, rendering, 'write_png', 1)
-    fail_for(monkeypatch, rendering, 'write_video', 1)
+    fail_for(monkeypatch, rendering, 'video_writer', 1)
     assert run_nerf.main([*flags, '--N_iters', '20', '--i_testset', '10', '--i_video', '10']) == 0
     said = capsys.readouterr().out
     assert '000.png cannot be written' in said

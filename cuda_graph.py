@@ -1,0 +1,59 @@
+"""A step of training captured once as a CUDA graph and replayed: the GPU then waits for no Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+EAGER_CALLS = 3  # before the capture, in which libraries and the optimiser take the memory that they keep
+
+
+class CapturedStep:
+    """Calls a function of tensors; from the fourth call on replays the kernels that it launched in that one.
+
+    The function must be fit for that: shapes that do not change, no waiting for the GPU, no decision by values, random
+    numbers among its arguments, and all that it changes changed in place. What it returned is overwritten by the next
+    call.
+
+    Args:
+        function: called with tensors, or None where there is nothing to pass; returns a tuple of tensors.
+        say: takes the line that says why there is no capture.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], say: Callable[[str], None]):
+        self.function, self.say = function, say
+        self.calls, self.graph, self.inputs, self.outputs = 0, None, None, None
+        self.stream = torch.cuda.Stream()
+
+    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        self.calls += 1
+        if self.calls == EAGER_CALLS + 1:
+            self._capture(inputs)
+        if self.graph is None:
+            return self._eagerly(inputs)
+        for kept, new in zip(self.inputs, inputs):
+            if kept is not None:
+                kept.copy_(new)
+        self.graph.replay()
+        return self.outputs
+
+    def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        """On the stream of the capture, so that memory which one call leaves behind is the next one's too."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            outputs = self.function(*inputs)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return outputs
+
+    def _capture(self, inputs: tuple[Tensor | None, ...]) -> None:
+        self.inputs = [None if x is None else x.clone() for x in inputs]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.outputs = self.function(*self.inputs)
+            self.graph = graph
+        except RuntimeError as error:
+            self.say(f'steps are not captured in a CUDA graph ({str(error).splitlines()[0]}); they are as right but '
+                     'slower')

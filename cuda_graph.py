@@ -14,8 +14,7 @@ class CapturedStep:
     """Calls a function of tensors; from the fourth call on replays the kernels that it launched in that one.
 
     The function must be fit for that: shapes that do not change, no waiting for the GPU, no decision by values, random
-    numbers among its arguments, and all that it changes changed in place. What it returned is overwritten by the next
-    call.
+    numbers among its arguments, and all that it changes changed in place.
 
     Args:
         function: called with tensors, or None where there is nothing to pass; returns a tuple of tensors.
@@ -37,7 +36,7 @@ class CapturedStep:
             if kept is not None:
                 kept.copy_(new)
         self.graph.replay()
-        return self.outputs
+        return tuple(x.clone() for x in self.outputs)  # the next replay overwrites them
 
     def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
         """On the stream of the capture, so that memory which one call leaves behind is the next one's too."""

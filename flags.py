@@ -96,7 +96,8 @@ def config_parser() -> FlagParser:
     flag('--device', type=matching(r'auto|cpu|cuda(:[0-9]{1,4})?', 'auto, cpu, cuda or cuda:N'), default='auto',
          help='auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N')
     flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
-         help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32; fp16 is for CUDA')
+         help='of the MLP: auto is bf16 where the hardware multiplies it natively, else fp32, whose products are never '
+              'TF32; fp16 is for CUDA')
     flag('--no_reload', action='store_true', help='start afresh although a checkpoint is there (it is set aside)')
     flag('--ft_path', type=matching(*PATH, optional=True), help='weights to start from, at step 0, where the run has '
          'no checkpoint yet: a .tar of ours or nerf-pytorch, or a Keras model_NNNNNN.npy')

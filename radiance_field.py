@@ -97,7 +97,9 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
 
 
 def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
-    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU would make 0."""
+    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU on a CPU makes 0."""
+    if points.device.type != 'cpu':
+        return torch.zeros_like(points[:, 0])
     return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
 
 

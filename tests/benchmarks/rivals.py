@@ -164,13 +164,17 @@ def job(kind: str, name: str, flags: list[str]):
 
         def train() -> None:
             some, target = trainer.batcher.next(next(steps))
-            rival.step(some.origins, some.directions, some.viewdirs, target)
+            with trainer.model.device:  # where these programs make what they make
+                rival.step(some.origins, some.directions, some.viewdirs, target)
+            synchronised(trainer)
 
         @torch.no_grad()
         def render() -> None:
             for start in range(0, n_rays, args.chunk):
                 some = rays.slice(start, start + args.chunk)
-                rival.render(some.origins, some.directions, some.viewdirs, False)
+                with trainer.model.device:
+                    rival.render(some.origins, some.directions, some.viewdirs, False)
+            synchronised(trainer)
     if kind == 'train':
         return train, args.N_rand, 3 * per_ray * args.N_rand
     return render, n_rays, per_ray * n_rays

@@ -1,0 +1,79 @@
+"""The plain program that the benchmarks compare with computes what ours does: else their ratios would mean nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+import run_nerf
+from flags import parse_flags
+from rendering import view_rays
+from rivals import Plain
+from run_nerf_helpers import img2mse
+
+BENCHMARKS = Path(__file__).parent / 'benchmarks'
+FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use_viewdirs', '--netwidth', '32',
+         '--netwidth_fine', '32', '--N_samples', '8', '--N_importance', '16', '--testskip', '1', '--precision', 'fp32',
+         '--device', 'cpu']
+
+
+@pytest.fixture
+def both(tiny_scene, tmp_path) -> tuple[Plain, run_nerf.Model, run_nerf.Rays]:
+    """The plain program, our model with the same weights, and the rays of a view."""
+    args = parse_flags([*FLAGS, '--datadir', str(tiny_scene(tmp_path / 'scene')), '--perturb', '0'])
+    scene = run_nerf.load_scene(args)
+    model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32)
+    for network in model.networks().values():
+        network.reset_parameters(torch.Generator().manual_seed(1), 0.5)  # fog, which shows something
+    plain = Plain(model.coarse.network, model.fine.network, args, scene.near, scene.far)
+    return plain, model, view_rays(model, scene, scene.poses[0])
+
+
+def test_both_show_the_same_colours(both):
+    plain, model, rays = both
+    shown = plain.render(rays.origins, rays.directions, rays.viewdirs, False)
+    for theirs, ours in zip(shown, model.render(rays).passes()):
+        assert ours.rgb.std() > 0.01
+        torch.testing.assert_close(theirs, ours.rgb, rtol=0, atol=1e-4)
+
+
+def test_both_have_the_same_gradient(both):
+    plain, model, rays = both
+    target = torch.rand(len(rays.near), 3, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for shown in (plain.render(rays.origins, rays.directions, rays.viewdirs, False),
+                  [one.rgb for one in model.render(rays).passes()]):
+        grads.append(torch.autograd.grad(sum(img2mse(rgb, target) for rgb in shown), model.parameters()))
+    for theirs, ours in zip(*grads):
+        assert (theirs - ours).norm() <= 1e-3 * theirs.norm()
+
+
+def test_the_plain_program_learns(both):
+    plain, _, rays = both
+    rays = rays.slice(0, 64)
+    args = Namespace(origins=rays.origins, directions=rays.directions, dirs=rays.viewdirs,
+                     target=torch.full((64, 3), 0.25))
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(img2mse(plain.render(args.origins, args.directions, args.dirs, False)[1], args.target))
+    before = error()
+    torch.manual_seed(0)
+    for _ in range(60):
+        plain.step(**vars(args))
+    assert error() < 0.5 * before
+
+
+def test_a_benchmark_prints_a_line_for_each_setting(tiny_scene, tmp_path):
+    flags = [*FLAGS[:2], '--datadir', str(tiny_scene(tmp_path / 'scene')), '--N_rand', '32', *FLAGS[6:14]]
+    answer = subprocess.run([sys.executable, str(BENCHMARKS / 'bench_train.py'), '--turns', '1', '--after', '0',
+                             '--settings', 'fp32', 'plain', *flags], capture_output=True, text=True, check=True)
+    ours, plain = map(json.loads, answer.stdout.splitlines())
+    assert (ours['setting'], plain['setting'], plain['times_plain']) == ('fp32', 'plain', 1.0)
+    assert min(ours['rays_per_s'], ours['peak_mb'], ours['product_gflops'], ours['times_plain']) > 0

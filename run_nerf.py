@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from operator import itemgetter
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import ranks
 import stop_signals
 from cuda_graph import CapturedStep
 from dead_networks import DeadNetworkGuard
+from devices import choose_device, choose_precision, keep_freed_memory
 from errors import UserError
 from extract_mesh import (
     coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, seen_box, tighten, without_floaters,
@@ -31,61 +31,24 @@ from extract_mesh import (
 from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
 from images import compare, disparity_pictures
 from radiance_field import RadianceField
+from ray_batcher import RayBatcher
 from rendering import (
     Model, View, render_path, render_view, save_metrics, save_png, save_video, view_rays,
 )
 from run_folder import locked, record_flags, set_aside
 from run_nerf_helpers import (
-    Draws, NeRF, Rays, Sampling, bundle_rays, coarse_depths, draw, get_embedder, img2mse, pixel_rays, to8b,
+    Draws, NeRF, Rays, Sampling, coarse_depths, draw, get_embedder, img2mse, to8b,
 )
-from scene import Scene, blender_scene, deepvoxels_scene, llff_scene, target_colours
+from scene import Scene, blender_scene, deepvoxels_scene, llff_scene
 from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 CPU_TILE = 12288 * 256  # points times channels through a layer at once on a CPU: larger activations leave the cache
 HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
 SHARED = ('test_set', 'video')  # outputs that several processes have a part in
 BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, at which a run ends
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd')
 
-# Device and scene
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library keep what a tile of rays freed for the next one. Given back to the system it would be paged in
-    again, which is a tenth of the time of a training step on a CPU."""
-    with suppress(AttributeError, OSError, TypeError):  # it is not glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this process: of several each has its own GPU.
-
-    Raises:
-        UserError: there are more processes than GPUs.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name.startswith('cuda') and ranks.count() > 1:
-        if name != 'cuda' or ranks.place() >= torch.cuda.device_count():
-            raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
-                            'processes; give --device auto, and nproc_per_node no more processes than GPUs')
-        name = f'cuda:{ranks.place()}'
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the MLP's products; auto is bf16 only where it is multiplied natively, as emulation is slow."""
-    if name == 'auto':
-        if device.type == 'cuda':
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-        else:
-            found = torch.cpu.get_capabilities()
-            native = found.get('avx512_bf16') or found.get('amx_bf16')
-        name = 'bf16' if native else 'fp32'
-    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
+# Scene
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
@@ -103,96 +66,6 @@ def load_scene(args: argparse.Namespace) -> Scene:
     if min(scene.H, scene.W) < 11:
         raise UserError(f"{args.datadir}: images are {scene.W}x{scene.H} pixels; SSIM's window needs at least 11x11")
     return scene
-
-
-class RayBatcher:
-    """Draws each step's rays and the colours they should have; rays are made from sampled pixels and never stored.
-
-    Args:
-        scene: the training images and cameras, kept as uint8 on the device.
-        n_rays: rays per step.
-        no_batching: a step's rays from one image, each pixel at most once; else each pixel of all images once per
-            epoch, in shuffled order.
-        precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
-        generator: decides all draws; its device is where the rays are made.
-    """
-
-    def __init__(self, scene: Scene, n_rays: int, no_batching: bool, precrop_iters: int, precrop_frac: float,
-                 generator: torch.Generator):
-        device = generator.device
-        self.scene, self.n_rays, self.no_batching, self.generator = scene, n_rays, no_batching, generator
-        self.images = torch.from_numpy(scene.images[scene.i_train]).to(device)
-        self.poses = torch.from_numpy(scene.poses[scene.i_train]).to(device)
-        self.K = torch.from_numpy(scene.K).float().to(device)
-        self.precrop_iters = precrop_iters if no_batching else 0
-        self.crop = (max(1, int(scene.H * precrop_frac)), max(1, int(scene.W * precrop_frac)))
-        height, width = self.crop if self.precrop_iters else (scene.H, scene.W)
-        available = height * width * (1 if no_batching else len(self.images))
-        if n_rays > available:
-            raise UserError(f'N_rand is {n_rays} but a step can draw only {available} pixels; lower N_rand'
-                            + (', raise precrop_frac' if self.precrop_iters else '')
-                            + (' or leave no_batching off' if no_batching else ''))
-        self.epoch_seed, self.order, self.used = 0, None, 0
-
-    def pixels(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Image, row and column [n_rays] of the pixels of a step, counted from 1."""
-        return self._from_one_image(step) if self.no_batching else self._from_all_images()
-
-    def next(self, step: int) -> tuple[Rays, torch.Tensor]:
-        """The rays and target colours [n_rays, 3] of a step."""
-        return self.rays(*self.pixels(step))
-
-    def rays(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> tuple[Rays, torch.Tensor]:
-        """The rays through R pixels, and the colours [R, 3] that they should have."""
-        scene = self.scene
-        origins, directions = pixel_rays(row, column, self.K, self.poses[image])
-        target = target_colours(self.images[image, row, column], scene.white_bkgd)
-        return bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera), target
-
-    def _from_one_image(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        device, scene = self.generator.device, self.scene
-        height, width = self.crop if step <= self.precrop_iters else (scene.H, scene.W)
-        image = torch.randint(len(self.images), (1,), generator=self.generator, device=device).expand(self.n_rays)
-        pixel = torch.randperm(height * width, generator=self.generator, device=device)[:self.n_rays]
-        return image, (scene.H - height) // 2 + pixel // width, (scene.W - width) // 2 + pixel % width
-
-    def _from_all_images(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if self.order is None:
-            self._shuffle()
-        pixel = self.order[self.used:self.used + self.n_rays]
-        self.used += self.n_rays
-        if len(pixel) < self.n_rays:  # the epoch ends within this step
-            self._shuffle()
-            self.used = self.n_rays - len(pixel)
-            pixel = torch.cat([pixel, self.order[:self.used]])
-        pixel = pixel.long()
-        return (pixel // (self.scene.H * self.scene.W), pixel // self.scene.W % self.scene.H, pixel % self.scene.W)
-
-    def _shuffle(self, epoch_seed: int | None = None) -> None:
-        """A new order of all pixels, from a seed that alone goes into the checkpoint."""
-        if epoch_seed is None:
-            epoch_seed = torch.randint(2 ** 62, (), generator=self.generator, device=self.generator.device).item()
-        self.epoch_seed, self.used = epoch_seed, 0
-        n_pixels = len(self.images) * self.scene.H * self.scene.W
-        order = torch.randperm(n_pixels, generator=torch.Generator().manual_seed(epoch_seed),
-                               dtype=torch.int32 if n_pixels < 2 ** 31 else torch.int64)
-        self.order = order.to(self.generator.device)
-
-    def state_dict(self) -> dict:
-        return {'device': self.generator.device.type, 'generator': self.generator.get_state(),
-                'epoch_seed': self.epoch_seed, 'used': self.used, 'shuffled': self.order is not None}
-
-    def load_state_dict(self, state: dict, step: int) -> None:
-        """Goes on where `state_dict` was taken; on another kind of device, whose generator differs, from a new seed."""
-        if state['device'] == self.generator.device.type:
-            self.generator.set_state(state['generator'])
-        else:
-            self.generator.manual_seed(self.generator.initial_seed() + step)
-        if state['shuffled']:
-            self._shuffle(state['epoch_seed'])
-            if type(state['used']) is not int or not 0 <= state['used'] <= len(self.order):
-                raise ValueError(f"{state['used']} pixels used of {len(self.order)}")
-            self.used = state['used']
 
 
 # Networks

@@ -15,6 +15,7 @@ from errors import UserError
 from flags import parse_flags
 from run_nerf import RayBatcher, Scene, Trainer, choose_precision, create_nerf, load_scene
 from run_nerf_helpers import NeRF, draw, get_rays, img2mse
+from scene import target_colours
 
 SMALL = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',
          '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '4', '--multires_views', '2',
@@ -126,10 +127,10 @@ def test_a_restored_batcher_goes_on_with_the_same_pixels(numbered_scene, no_batc
 
 def test_a_white_background_is_composited_on_the_sampled_pixels():
     pixel = torch.tensor([[100, 200, 0, 51], [9, 9, 9, 0]], dtype=torch.uint8)
-    on_white = run_nerf.target_colours(pixel, white_bkgd=True)
+    on_white = target_colours(pixel, white_bkgd=True)
     expected = torch.tensor([[100 / 255 * 0.2 + 0.8, 200 / 255 * 0.2 + 0.8, 0.8], [1, 1, 1]])
     torch.testing.assert_close(on_white, expected)
-    torch.testing.assert_close(run_nerf.target_colours(pixel, white_bkgd=False), pixel[:, :3] / 255)
+    torch.testing.assert_close(target_colours(pixel, white_bkgd=False), pixel[:, :3] / 255)
 
 
 # The step

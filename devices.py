@@ -1,0 +1,50 @@
+"""Where a run computes and how precisely, and the memory that it keeps for that."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+import torch
+
+import ranks
+from errors import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what a tile of rays freed for the next one. Given back to the system it would be paged in
+    again, which is a tenth of the time of a training step on a CPU."""
+    with suppress(AttributeError, OSError, TypeError):  # it is not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this process: of several each has its own GPU.
+
+    Raises:
+        UserError: there are more processes than GPUs.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name.startswith('cuda') and ranks.count() > 1:
+        if name != 'cuda' or ranks.place() >= torch.cuda.device_count():
+            raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
+                            'processes; give --device auto, and nproc_per_node no more processes than GPUs')
+        name = f'cuda:{ranks.place()}'
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the MLP's products; auto is bf16 only where it is multiplied natively, as emulation is slow."""
+    if name == 'auto':
+        if device.type == 'cuda':
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        else:
+            found = torch.cpu.get_capabilities()
+            native = found.get('avx512_bf16') or found.get('amx_bf16')
+        name = 'bf16' if native else 'fp32'
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]

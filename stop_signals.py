@@ -42,7 +42,7 @@ def handled():
 @contextmanager
 def deferred():
     """A signal that comes within raises `Stopped` at the end, when what is inside is whole; of several processes that
-    share a run in all, whichever it came to."""
+    share a run in all, whichever it came to. Those behind the first stop only here: it could not save without them."""
     global _deferred
     _deferred = True
     try:
@@ -50,6 +50,8 @@ def deferred():
     finally:
         _deferred = False
     if requested := ranks.agreed(_requested or 0):
+        if ranks.count() > 1:  # torchrun sends one to those that still save when the first of them has ended
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped(requested)
 
 
@@ -58,7 +60,7 @@ def _handle(number: int, frame) -> None:
     if _requested is not None:
         os._exit(128 + number)
     _requested = number
-    if not _deferred:
+    if not _deferred and ranks.first():
         raise Stopped(number)
     print(f'{signal.Signals(number).name}: finishing the step and saving; once more ends at once', file=sys.stderr,
           flush=True)

@@ -91,11 +91,14 @@ def save_checkpoint(path: Path, step: int, coarse: nn.Module, fine: nn.Module | 
         coarse, fine: the MLPs (fine None: N_importance is 0).
         run_state: tensors, numbers and strings only, so that it loads without running code.
     """
+    optimizer_state = optimizer.state_dict()
+    for group in optimizer_state['param_groups']:
+        group['lr'] = float(group['lr'])  # a tensor in training
     checkpoint = {
         'global_step': step,
         'network_fn_state_dict': coarse.state_dict(),
         'network_fine_state_dict': fine.state_dict() if fine is not None else None,
-        'optimizer_state_dict': optimizer.state_dict(),
+        'optimizer_state_dict': optimizer_state,
         'run_state': run_state,
     }
     with whole_file(path, _bytes_of(checkpoint)) as partial:

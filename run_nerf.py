@@ -235,8 +235,11 @@ class Trainer:
         self.tile = TileErrors(model)
         if ranks.count() > 1:
             self.tile = DistributedDataParallel(self.tile)
-        captured = model.device.type == 'cuda' and ranks.count() == 1
-        self.apply = CapturedStep(self.descend, print) if captured else self.descend
+        self.apply = self.descend
+        if model.device.type == 'cuda' and ranks.count() > 1:
+            print('steps are not captured in a CUDA graph, as several processes share them')
+        elif model.device.type == 'cuda':
+            self.apply = CapturedStep(self.descend, print)
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it decays to a tenth every lrate_decay thousand steps."""

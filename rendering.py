@@ -36,6 +36,7 @@ class Model:
     fine: RadianceField | None  # None: one pass only
     sampling: Sampling
     chunk: int  # most rays rendered at once
+    view_chunk: int | None = None  # of views, for which no activations are kept; None: as many
 
     def networks(self) -> dict[str, NeRF]:
         fields = {'coarse': self.coarse, 'fine': self.fine}
@@ -49,9 +50,10 @@ class Model:
     def device(self) -> torch.device:
         return next(self.coarse.parameters()).device
 
-    def tiles(self, n_rays: int) -> list[tuple[int, int]]:
+    def tiles(self, n_rays: int, of_view: bool = False) -> list[tuple[int, int]]:
         """(start, end) of the pieces in which n_rays are rendered; how they are cut does not change the result."""
-        return [(start, min(start + self.chunk, n_rays)) for start in range(0, n_rays, self.chunk)]
+        chunk = (of_view and self.view_chunk) or self.chunk
+        return [(start, min(start + chunk, n_rays)) for start in range(0, n_rays, chunk)]
 
     @property
     def best(self) -> RadianceField:
@@ -104,7 +106,7 @@ def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, b
         return View(image[..., :3], image[..., 3], image[..., 4], *rest)
 
     coarse, z_std = [], []
-    for start, end in model.tiles(len(rays.near)):
+    for start, end in model.tiles(len(rays.near), of_view=True):
         part = rays.slice(start, end)
         z = coarse_depths(part, sampling)
         coarse.append(render_pass(model.coarse, part, z, sampling.white_bkgd))
@@ -118,7 +120,7 @@ def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, b
     rows = filled_rows(_seen(model, rays, coarse.acc > 0, H, W), RAYS)
     final = shown.clone()
     bar.update(len(shown) - len(rows))
-    for part in (rows[start:end] for start, end in model.tiles(len(rows))):
+    for part in (rows[start:end] for start, end in model.tiles(len(rows), of_view=True)):
         z = coarse_depths(rays.take(part), sampling)
         z = torch.cat([z, fine_depths(z, coarse.weights[part], sampling.N_importance)], -1).sort(-1).values
         final[part] = columns(render_pass(model.fine, rays.take(part), z, sampling.white_bkgd))
@@ -135,7 +137,7 @@ def _seen(model: Model, rays: Rays, seen: torch.Tensor, H: int, W: int) -> torch
     """
     seen = seen.clone()
     rows = filled_rows(~seen, RAYS)
-    for part in (rows[start:end] for start, end in model.tiles(len(rows))):
+    for part in (rows[start:end] for start, end in model.tiles(len(rows), of_view=True)):
         some = rays.take(part)
         seen[part] |= render_pass(model.fine, some, coarse_depths(some, model.sampling), False).acc > 0
     return torch.nn.functional.max_pool2d(seen.float().reshape(1, H, W), 2 * MARGIN + 1, 1, MARGIN).flatten() > 0

@@ -19,7 +19,7 @@ from extract_mesh import (
 )
 from load_blender import pose_spherical
 from radiance_field import RadianceField
-from run_nerf_helpers import NeRF, get_embedder, ndc_points, world_points
+from run_nerf_helpers import NeRF, bundle_rays, get_embedder, ndc_points, world_points
 from scene import Scene
 
 THRESHOLD = 25.0
@@ -315,7 +315,7 @@ def test_ndc_points_lie_on_ndc_rays():
     torch.manual_seed(0)
     origins, directions = torch.randn(50, 3).double() * 0.1, torch.randn(50, 3).double() * 0.3
     directions[:, 2] = -1.0
-    rays = run_nerf.bundle_rays(origins, directions, 0.0, 1.0, (H, W, FOCAL))
+    rays = bundle_rays(origins, directions, 0.0, 1.0, (H, W, FOCAL))
     for depth in (1.2, 4.0, 90.0):
         world = origins + directions * (depth + origins[:, 2:])  # z = -depth
         t = 1.0 - 1.0 / depth

@@ -312,7 +312,7 @@ def test_a_run_that_finds_the_reduced_folder_made_by_another_meanwhile_uses_it(t
     def slow(path, picture):
         write_png(path, picture)
         if not (folder / 'images_2').exists():
-            shutil.copytree(tmp_path / 'other' / 'images_2', folder / 'images_2')
+            shutil.copytree(tmp_path / 'other' / 'images_2', folder / 'images_2', dirs_exist_ok=True)
     monkeypatch.setattr(load_llff, 'write_png', slow)
     assert np.array_equal(load_llff_data(folder, 2)[0], expected)
     assert names(folder) == ['images', 'images_2', 'other', 'poses_bounds.npy']

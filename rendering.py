@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from images import compare, video_writer, write_png
 from radiance_field import RadianceField
 from run_nerf_helpers import (
     NO_DRAWS, Composite, Draws, NeRF, Rays, RenderResult, Sampling, bundle_rays, coarse_depths, filled_rows,
-    fine_depths, get_rays, ndc_disparity, render_pass, render_rays, to8b,
+    fine_depths, get_rays, ndc_disparity, raw2outputs, render_pass, render_rays, to8b,
 )
 from scene import Scene
 
-MARGIN = 2  # pixels around what was seen where the fine pass is not left out
+MARGIN = 2  # pixels around what was seen in which more of it is looked for
+STRETCHES = 3  # of a ray, front to back
+HIDDEN = 9.2  # optical depth behind which samples are left out: 1e-4 of the light gets there
 RAYS = 8  # where rays are left out, a multiple of this stays: see radiance_field.ROWS
 
 
@@ -91,56 +94,118 @@ def view_rays(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0) -> 
 def render_view(model: Model, scene: Scene, pose: np.ndarray, factor: int = 0, bar: tqdm | None = None) -> View:
     """Renders what a camera [3, 4] sees, at 1/factor of the size; `bar` counts its rays.
 
-    The fine pass is left out where it would show nothing, as far as `_seen` can tell.
+    Rays that show nothing are left out: the fields are asked for density at the coarse depths of one ray in five, and
+    what is found is followed until MARGIN pixels around it are empty. Only what is thinner than the coarse depths are
+    apart, or has no five pixels in a line and lies between the asked rays away from all else, can be lost.
     """
     H, W, _ = scene.scaled(factor)
-    rays, sampling = view_rays(model, scene, pose, factor), model.sampling
     bar = tqdm(disable=True) if bar is None else bar
-
-    def columns(one: Composite) -> torch.Tensor:
-        disparity = ndc_disparity(one) if scene.ndc else one.disp
-        return torch.cat([one.rgb, disparity[:, None], one.acc[:, None]], -1)  # [R, 5]
-
-    def view(image: torch.Tensor, *rest) -> View:
-        image = image.reshape(H, W, 5).cpu().numpy()
-        return View(image[..., :3], image[..., 3], image[..., 4], *rest)
-
-    coarse, z_std = [], []
-    for start, end in model.tiles(len(rays.near), of_view=True):
-        part = rays.slice(start, end)
-        z = coarse_depths(part, sampling)
-        coarse.append(render_pass(model.coarse, part, z, sampling.white_bkgd))
-        if model.fine is not None:
-            z_std.append(fine_depths(z, coarse[-1].weights, sampling.N_importance).std(-1, unbiased=False))
-    coarse = Composite(*map(torch.cat, zip(*coarse)))
-    shown = columns(coarse)
+    picture = _Picture(model, view_rays(model, scene, pose, factor), scene.ndc, bar)
     if model.fine is None:
-        bar.update(len(shown))
-        return view(shown)
-    rows = filled_rows(_seen(model, rays, coarse.acc > 0, H, W), RAYS)
-    final = shown.clone()
-    bar.update(len(shown) - len(rows))
-    for part in (rows[start:end] for start, end in model.tiles(len(rows), of_view=True)):
-        z = coarse_depths(rays.take(part), sampling)
-        z = torch.cat([z, fine_depths(z, coarse.weights[part], sampling.N_importance)], -1).sort(-1).values
-        final[part] = columns(render_pass(model.fine, rays.take(part), z, sampling.white_bkgd))
-        bar.update(len(part))
-    return view(final, view(shown), torch.cat(z_std).reshape(H, W).cpu().numpy())
+        picture.draw_coarse(torch.ones_like(picture.seen))
+        return picture.view(H, W)
+    asked, drawn = _lattice(H, W).to(model.device), torch.zeros_like(picture.seen)
+    picture.draw_coarse(asked)
+    picture.look_closer(asked & ~picture.seen)
+    while (rest := _around(picture.seen, H, W) & ~drawn).any():
+        picture.draw_coarse(rest & ~asked)
+        picture.draw_fine(rest)
+        drawn |= rest
+    return picture.view(H, W)
 
 
-def _seen(model: Model, rays: Rays, seen: torch.Tensor, H: int, W: int) -> torch.Tensor:
-    """Which of a picture's rays [H * W] the fine pass is needed for.
+def _lattice(H: int, W: int) -> torch.Tensor:
+    """[H * W]: one pixel in five, a knight's move apart: one in any five of a row, a column or a diagonal."""
+    return ((torch.arange(H)[:, None] + 2 * torch.arange(W)) % 5 == 0).flatten()
 
-    Those that the coarse pass has seen something on, those on which the fine field has density at any of the coarse
-    depths, and their neighbours up to MARGIN pixels away. Of the others it would show nothing, but for what is thinner
-    than the coarse depths are apart and that far from everything else.
-    """
-    seen = seen.clone()
-    rows = filled_rows(~seen, RAYS)
-    for part in (rows[start:end] for start, end in model.tiles(len(rows), of_view=True)):
-        some = rays.take(part)
-        seen[part] |= render_pass(model.fine, some, coarse_depths(some, model.sampling), False).acc > 0
-    return torch.nn.functional.max_pool2d(seen.float().reshape(1, H, W), 2 * MARGIN + 1, 1, MARGIN).flatten() > 0
+
+def _around(pixels: torch.Tensor, H: int, W: int) -> torch.Tensor:
+    """Those of a mask [H * W] and their neighbours up to MARGIN away."""
+    return torch.nn.functional.max_pool2d(pixels.float().reshape(1, H, W), 2 * MARGIN + 1, 1, MARGIN).flatten() > 0
+
+
+class _Picture:
+    """A view of N rays while it is drawn: background at first."""
+
+    def __init__(self, model: Model, rays: Rays, ndc: bool, bar: tqdm):
+        self.model, self.rays, self.ndc, self.bar = model, rays, ndc, bar
+        white, n_rays, device = float(model.sampling.white_bkgd), len(rays.near), model.device
+        self.seen = torch.zeros(n_rays, dtype=torch.bool, device=device)  # rays on which something was found
+        self.weights = torch.zeros(n_rays, model.sampling.N_samples, device=device)  # of the coarse pass
+        self.coarse = torch.tensor([white, white, white, 0.0, 0.0], device=device).repeat(n_rays, 1)  # see _columns
+        self.final, self.n_drawn = self.coarse.clone(), 0
+        if model.fine is not None:
+            z = coarse_depths(rays.slice(0, 1), model.sampling)
+            unguided = fine_depths(z, torch.zeros_like(z), model.sampling.N_importance)
+            self.z_std = unguided.std(-1, unbiased=False).repeat(n_rays)
+
+    def draw_coarse(self, mask: torch.Tensor) -> None:
+        """Draws the coarse pass on the rays of a mask [N]; all methods mark those on which they find something."""
+        for rows, rays, z in self._tiles(mask):
+            shown = render_pass(self.model.coarse, rays, z, self.model.sampling.white_bkgd)
+            self.weights[rows], self.coarse[rows] = shown.weights, self._columns(shown)
+            self._mark(rows, shown)
+
+    def look_closer(self, mask: torch.Tensor) -> None:
+        """Asks the fine field at the coarse depths, and draws nothing."""
+        for rows, rays, z in self._tiles(mask):
+            self._mark(rows, render_pass(self.model.fine, rays, z, False))
+
+    def draw_fine(self, mask: torch.Tensor) -> None:
+        """Draws the fine pass, guided by the coarse pass."""
+        sampling = self.model.sampling
+        for rows, rays, z in self._tiles(mask):
+            z_fine = fine_depths(z, self.weights[rows], sampling.N_importance)
+            z = torch.cat([z, z_fine], -1).sort(-1).values
+            shown = _front_to_back(self.model.fine, rays, z, sampling.white_bkgd)
+            self.final[rows], self.z_std[rows] = self._columns(shown), z_fine.std(-1, unbiased=False)
+            self._mark(rows, shown)
+            self.bar.update(len(rows))
+            self.n_drawn += len(rows)
+
+    def _tiles(self, mask: torch.Tensor) -> Iterator[tuple[torch.Tensor, Rays, torch.Tensor]]:
+        """(indices, rays, coarse depths) of a mask's rays, piece by piece."""
+        rows = filled_rows(mask, RAYS)
+        for part in (rows[start:end] for start, end in self.model.tiles(len(rows), of_view=True)):
+            rays = self.rays.take(part)
+            yield part, rays, coarse_depths(rays, self.model.sampling)
+
+    def _mark(self, rows: torch.Tensor, shown: Composite) -> None:
+        self.seen[rows] |= shown.acc != 0  # NaN is to be seen too
+
+    def _columns(self, shown: Composite) -> torch.Tensor:
+        """[R, 5]: colour, disparity and opacity."""
+        disparity = ndc_disparity(shown) if self.ndc else shown.disp
+        return torch.cat([shown.rgb, disparity[:, None], shown.acc[:, None]], -1)
+
+    def view(self, H: int, W: int) -> View:
+        """The picture as it is, which is to be the last."""
+        self.bar.update(H * W - self.n_drawn)
+        coarse, final = (View(image[..., :3], image[..., 3], image[..., 4]) for image in (
+            columns.reshape(H, W, 5).cpu().numpy() for columns in (self.coarse, self.final)))
+        if self.model.fine is None:
+            return coarse
+        return final._replace(coarse=coarse, z_std=self.z_std.reshape(H, W).cpu().numpy())
+
+
+def _front_to_back(field: RadianceField, rays: Rays, z: torch.Tensor, white_bkgd: bool) -> Composite:
+    """`render_pass`, but samples that less than 1e-4 of the light gets through to are left out."""
+    n_rays, n_samples = z.shape
+    raw = torch.zeros(n_rays, n_samples, 4, device=z.device)
+    optical = torch.zeros(n_rays, device=z.device)  # in front of the samples to come
+    spans = z.diff(append=z[:, -1:]) * rays.directions.norm(dim=-1, keepdim=True)
+    step = -(-n_samples // STRETCHES)
+    for samples in (slice(start, start + step) for start in range(0, n_samples, step)):
+        lit = optical < HIDDEN
+        rows = filled_rows(lit, RAYS)
+        if len(rows) == 0:
+            break
+        some = rays.take(rows)
+        points = some.origins[:, None] + some.directions[:, None] * z[rows, samples, None]
+        asked = field(points, some.viewdirs)[..., :4]
+        raw[rows, samples] = torch.where(lit[rows, None, None], asked, 0.0)  # not of those that fill up
+        optical += (raw[:, samples, 3].relu() * spans[:, samples]).sum(-1)
+    return raw2outputs(raw, z, rays.directions, white_bkgd=white_bkgd)
 
 
 def render_path(model: Model, scene: Scene, poses: np.ndarray, factor: int = 0, savedir: Path | None = None,

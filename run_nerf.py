@@ -43,7 +43,7 @@ from scene import Scene, blender_scene, deepvoxels_scene, llff_scene
 from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
-VIEW_TILES = 2  # times as many rays of a view, for which no activations are kept, at once
+VIEW_TILES = 4  # times as many rays of a view, for which no activations are kept, at once
 HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
 SHARED = ('test_set', 'video')  # outputs that several processes have a part in
 BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, at which a run ends

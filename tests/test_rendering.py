@@ -1,6 +1,7 @@
 """Views of a field whose look is known, and the files that rendering leaves behind."""
 
 import json
+import math
 
 import imageio.v2 as imageio
 import numpy as np
@@ -12,6 +13,7 @@ from skimage.metrics import structural_similarity
 import run_nerf
 from errors import UserError
 from load_blender import pose_spherical
+from rendering import View, render_view, view_rays
 from run_nerf import Model, Scene, render_path, save_metrics
 from run_nerf_helpers import Sampling, bundle_rays, get_rays
 
@@ -85,6 +87,114 @@ def test_chunk_does_not_change_a_view(model):
     model.chunk = 7
     for a, b in zip(whole, render_path(model, scene, scene.render_poses)):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# What a view leaves out
+
+
+class Shown(torch.nn.Module):
+    """A slab, y = -0.1 to 0.1, that shows the pixels of a mask [H, W] to the camera of `scene_of`; it counts points."""
+
+    dtype = torch.float32
+
+    def __init__(self, mask: np.ndarray, density: float = 100.0):
+        super().__init__()
+        self.unused, self.mask, self.density = torch.nn.Parameter(torch.zeros(())), torch.from_numpy(mask), density
+        self.asked, self.deepest = 0, -math.inf
+
+    def forward(self, points, viewdirs, noise=None):
+        self.asked += points[..., 0].numel()
+        self.deepest = max(self.deepest, points[..., 1].max().item())
+        H, W = self.mask.shape
+        x, y, z = points.unbind(-1)
+        row, column = (0.5 * side + sign * 1.4 * W * part / (4.0 + y) for side, sign, part in ((H, -1, z), (W, 1, x)))
+        shown = self.mask[row.round().long().clamp(0, H - 1), column.round().long().clamp(0, W - 1)] & (y.abs() < 0.1)
+        return torch.stack([x, z, y, torch.where(shown, self.density, -1.0)], -1)
+
+
+def model_of(coarse: np.ndarray, fine: np.ndarray | None = None, **kwargs) -> Model:
+    return Model(Shown(coarse, **kwargs), Shown(coarse if fine is None else fine, **kwargs),
+                 Sampling(64, 64, white_bkgd=True), chunk=100)
+
+
+def view_of(model: Model) -> View:
+    H, W = model.coarse.mask.shape
+    scene = scene_of(H, W)
+    return render_view(model, scene, scene.poses[0])
+
+
+def mask_of(*pixels: tuple[int, int], shape=(20, 24)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[tuple(np.transpose(pixels))] = True
+    return mask
+
+
+@pytest.mark.parametrize('density', [1.0, 100.0])
+def test_a_view_is_what_all_of_its_rays_show(density):
+    """Half of the picture, and a speck that the coarse field alone sees and one for the fine field."""
+    blocks = np.zeros((20, 24), bool)
+    blocks[:, 12:] = True
+    model = model_of(blocks | mask_of((4, 2), (4, 3), (5, 2), (5, 3), (3, 2)),
+                     blocks | mask_of((14, 2), (14, 3), (15, 2), (15, 3), (13, 2)), density=density)
+    view = view_of(model)
+    scene = scene_of(20, 24)
+    whole = model.render(view_rays(model, scene, scene.poses[0]))
+    for ours, theirs in ((view, whole.final), (view.coarse, whole.coarse)):
+        for name in ('rgb', 'disp', 'acc'):
+            np.testing.assert_allclose(getattr(ours, name).reshape(480, -1), getattr(theirs, name).reshape(480, -1),
+                                       atol=2e-4, err_msg=name)
+    np.testing.assert_allclose(view.z_std.ravel(), whole.z_std, atol=1e-6)
+
+
+@pytest.mark.parametrize('step', [(0, 1), (1, 0), (1, 1), (1, -1)])
+@pytest.mark.parametrize('start', range(5))
+@pytest.mark.parametrize('where', ['both', 'fine'])
+def test_five_pixels_in_a_line_are_found_by_either_field(step, start, where):
+    mask = mask_of(*((3 + i * step[0], 8 + start + i * step[1]) for i in range(5)))
+    model = model_of(mask if where == 'both' else np.zeros_like(mask), mask)
+    np.testing.assert_array_equal(view_of(model).acc > 0.5, mask)
+
+
+def test_what_is_found_is_followed_to_its_end():
+    spiral = mask_of(*((0, column) for column in range(24)), *((row, 23) for row in range(20)),
+                     *((19, column) for column in range(8, 24)), *((row, 8) for row in range(7, 19, 2)))
+    np.testing.assert_array_equal(view_of(model_of(spiral)).acc > 0.5, spiral)
+
+
+def test_an_empty_view_asks_a_fifth_of_its_rays_and_a_full_one_asks_each_once():
+    empty, full = model_of(np.zeros((20, 25), bool)), model_of(np.ones((20, 25), bool), density=0.1)
+    assert (view_of(empty).rgb == 1.0).all()
+    assert (empty.coarse.asked, empty.fine.asked) == (104 * 64, 104 * 64)  # filled to a multiple of 8
+    view_of(full)
+    assert (full.coarse.asked, full.fine.asked) == ((104 + 400) * 64, 500 * 128)
+
+
+def test_nothing_is_asked_behind_a_wall():
+    model = model_of(np.ones((20, 25), bool), density=1000.0)
+    view_of(model)
+    assert model.coarse.deepest > 1.9  # the coarse pass goes to the end of each ray
+    assert model.fine.deepest < 1.0
+    assert model.fine.asked < 500 * 90
+
+
+def test_a_broken_field_does_not_show_an_empty_view():
+    for broken in ('coarse', 'fine'):
+        model = model_of(np.zeros((20, 24), bool))
+        getattr(model, broken).density = math.nan
+        getattr(model, broken).mask[:] = True
+        assert np.isnan(view_of(model).coarse.acc if broken == 'coarse' else view_of(model).acc).all()
+
+
+def test_a_view_without_a_fine_pass_draws_every_ray():
+    mask = mask_of((4, 5))
+    model = Model(Shown(mask), None, Sampling(64, 0, white_bkgd=True), chunk=100)
+    view = view_of(model)
+    np.testing.assert_array_equal(view.acc > 0.5, mask)
+    assert view.coarse is None
+    assert model.coarse.asked == 480 * 64
+
+
+# Files
 
 
 def test_a_render_factor_that_leaves_nothing_is_an_error(model):

@@ -13,15 +13,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+TOLD = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # to each process by torchrun, and how they find each other
 PATIENCE = timedelta(hours=12)  # that the others wait while the first renders a view or saves
 
 
 def count() -> int:
-    return int(os.environ.get('WORLD_SIZE', 1))
+    return int(os.environ['WORLD_SIZE']) if TOLD <= os.environ.keys() else 1
 
 
 def rank() -> int:
-    return int(os.environ.get('RANK', 0)) if count() > 1 else 0
+    return int(os.environ['RANK']) if count() > 1 else 0
 
 
 def place() -> int:

@@ -10,8 +10,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, nullcontext
+from importlib import import_module
 from operator import itemgetter
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
@@ -538,12 +540,14 @@ def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
 def run(args: argparse.Namespace) -> None:
     """Does what the flags say: trains, renders or extracts a mesh."""
     keep_freed_memory()
+    job = render_only if args.render_only else export_mesh if args.mesh_only else train
+    if job is train:  # torch's optimisers import this, which takes over a second: beside the images
+        Thread(target=import_module, args=['torch._dynamo']).start()
     scene = load_scene(args)
     scene.scaled(args.render_factor)  # an error now rather than at the first video
     device = choose_device(args.device)
     model = create_nerf(args, device, choose_precision(args.precision, device))
     print(describe(args, scene, model))
-    job = render_only if args.render_only else export_mesh if args.mesh_only else train
     with ranks.joined(device):
         job(args, scene, model, Path(args.basedir) / args.expname)
 

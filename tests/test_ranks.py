@@ -268,6 +268,8 @@ def as_rank(monkeypatch):
     def become(rank: int, count: int) -> None:
         monkeypatch.setenv('RANK', str(rank))
         monkeypatch.setenv('WORLD_SIZE', str(count))
+        monkeypatch.setenv('MASTER_ADDR', 'localhost')
+        monkeypatch.setenv('MASTER_PORT', '1')
     return become
 
 
@@ -281,6 +283,13 @@ def test_shares_follow_each_other_cover_everything_and_differ_by_one_at_most(as_
     assert [0, *(end for _, end in shares)] == [*(start for start, _ in shares), n]
     sizes = [end - start for start, end in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_process_that_is_not_told_how_to_find_the_others_is_alone(as_rank, monkeypatch):
+    as_rank(1, 2)
+    assert (ranks.count(), ranks.rank()) == (2, 1)
+    monkeypatch.delenv('MASTER_ADDR')  # as in a cluster's job that knows nothing of torchrun
+    assert (ranks.count(), ranks.rank()) == (1, 0)
 
 
 def test_of_several_processes_the_first_alone_stops_at_once_at_a_signal(as_rank, monkeypatch):

@@ -18,7 +18,7 @@ PATIENCE = timedelta(hours=12)  # that the others wait while the first renders a
 
 
 def count() -> int:
-    return int(os.environ['WORLD_SIZE']) if TOLD <= os.environ.keys() else 1
+    return int(os.environ['WORLD_SIZE']) if os.environ.keys() >= TOLD else 1
 
 
 def rank() -> int:

@@ -1,5 +1,6 @@
 """Views of a field whose look is known, and the files that rendering leaves behind."""
 
+import io
 import json
 import math
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
+from tqdm import tqdm
 
+import rendering
 import run_nerf
 from errors import UserError
 from load_blender import pose_spherical
 from rendering import View, render_view, view_rays
 from run_nerf import Model, Scene, render_path, save_metrics
-from run_nerf_helpers import Sampling, bundle_rays, get_rays
+from run_nerf_helpers import Rays, Sampling, bundle_rays, get_rays
 
 
 class Balls(torch.nn.Module):
@@ -93,17 +96,18 @@ def test_chunk_does_not_change_a_view(model):
 
 
 class Shown(torch.nn.Module):
-    """A slab, y = -0.1 to 0.1, that shows the pixels of a mask [H, W] to the camera of `scene_of`; it counts points."""
+    """A slab, y = -0.1 to 0.1, that shows the pixels of a mask [H, W] to the camera of `scene_of`; counts points."""
 
     dtype = torch.float32
 
     def __init__(self, mask: np.ndarray, density: float = 100.0):
         super().__init__()
         self.unused, self.mask, self.density = torch.nn.Parameter(torch.zeros(())), torch.from_numpy(mask), density
-        self.asked, self.deepest = 0, -math.inf
+        self.asked, self.most, self.deepest = 0, 0, -math.inf
 
     def forward(self, points, viewdirs, noise=None):
         self.asked += points[..., 0].numel()
+        self.most = max(self.most, points[..., 0].numel())
         self.deepest = max(self.deepest, points[..., 1].max().item())
         H, W = self.mask.shape
         x, y, z = points.unbind(-1)
@@ -177,12 +181,36 @@ def test_nothing_is_asked_behind_a_wall():
     assert model.fine.asked < 500 * 90
 
 
+@pytest.mark.parametrize(('density', 'last'), [(25.0, 5.5), (50.0, 4.1)])  # optical depths of 5, and of 10
+def test_what_hides_the_rest_does_not_hang_on_how_long_directions_are(monkeypatch, density, last):
+    monkeypatch.setattr(rendering, 'STRETCHES', 50)
+    field = Shown(np.ones((20, 24), bool), density)
+    ahead = torch.tensor([[0.0, 1.0, 0.0]])
+    rays = Rays(-4.0 * ahead, 2.0 * ahead, viewdirs=ahead, near=torch.tensor([[1.0]]), far=torch.tensor([[3.0]]))
+    rendering._front_to_back(field, rays, torch.linspace(1.75, 2.75, 400)[None], True)
+    assert field.deepest + 4.0 == pytest.approx(last, abs=0.05)
+
+
 def test_a_broken_field_does_not_show_an_empty_view():
     for broken in ('coarse', 'fine'):
-        model = model_of(np.zeros((20, 24), bool))
+        model = model_of(np.zeros((20, 24), bool), np.zeros((20, 24), bool))
         getattr(model, broken).density = math.nan
         getattr(model, broken).mask[:] = True
         assert np.isnan(view_of(model).coarse.acc if broken == 'coarse' else view_of(model).acc).all()
+
+
+def test_the_bar_counts_every_ray_and_view_chunk_is_the_most_at_once():
+    model = model_of(mask_of((4, 5)))
+    model.chunk, model.view_chunk = 7, 40
+    scene = scene_of(20, 24)
+    with tqdm(total=480, file=io.StringIO()) as bar:
+        render_view(model, scene, scene.poses[0], bar=bar)
+        assert bar.n == 480
+    assert model.coarse.most == 40 * 64
+    model.view_chunk = None
+    model.coarse.most = 0
+    view_of(model)
+    assert model.coarse.most == 7 * 64
 
 
 def test_a_view_without_a_fine_pass_draws_every_ray():

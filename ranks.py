@@ -73,8 +73,8 @@ def one_voice():
 
 
 def say_error(message: str) -> None:
-    """A line on standard error; the others say who they are."""
-    print('error:' if first() else f'error (process {rank()}):', message, file=sys.stderr)
+    """A line on standard error, written at once, so that several do not mix; the others say who they are."""
+    sys.stderr.write(f'error{"" if first() else f" (process {rank()})"}: {message}\n')
 
 
 def share(n: int) -> tuple[int, int]:

@@ -242,7 +242,7 @@ def test_a_signal_to_one_and_the_death_of_one_end_all_and_the_run_can_go_on(fold
 def test_more_processes_than_rays_are_an_error(folder, two):
     _, error = finish(two('rays', '--N_rand', '1'), 1)
     assert re.search(r'^error( \(process 1\))?: N_rand is 1, the rays of all 2 processes in a step; raise it$', error,
-                     re.MULTILINE)  # the first may not get to say so: torchrun stops it when the other has ended
+                     re.MULTILINE)  # either may not get to say so: torchrun stops it when the other has ended
     assert 'run_nerf.py", line' not in error  # torchrun's own report has a traceback
     assert not (folder / 'rays').exists()
 

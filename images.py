@@ -65,7 +65,7 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
-    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises what its parsers run into, struct.error for one
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
 
 

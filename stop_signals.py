@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import ranks
 
 
-class Stopped(Exception):
-    """A signal asked the program to stop."""
+class Stopped(BaseException):
+    """A signal asked the program to stop. As KeyboardInterrupt it can come anywhere, and is no error to be handled."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)

@@ -210,6 +210,7 @@ def read_blender(folder: Path):
 @fuzzed
 @given(edits=EDITS, whole_chunks=st.booleans(), kind=st.sampled_from(['RGBA', 'P', '16 bits']))
 @example(edits=[('set', 225, b'\x01')], whole_chunks=True, kind='16 bits')  # of which ffmpeg makes no frame
+@example(edits=[('cut', 2117, b'\x00')], whole_chunks=True, kind='P')  # of which Pillow cannot unpack the EXIF data
 def test_an_edited_picture(blender, edits, whole_chunks, kind):
     path = blender / 'train' / 'r_1.png'
     with replaced(path, path.read_bytes()):

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from kill_harness import FLAGS, compare_runs, same
+from PIL import Image
 
 import checkpoints
 import run_nerf
 import stop_signals
 from errors import UserError
+from images import read_image
 from run_folder import LOCK, locked, set_aside
 from train_log import TrainLog
 
@@ -123,6 +125,18 @@ def test_a_signal_waits_for_what_is_deferred():
     with stop_signals.handled(), pytest.raises(stop_signals.Stopped):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1.0)
+
+
+def test_a_signal_that_comes_while_a_file_is_read_is_not_taken_for_a_broken_file(tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)
+    monkeypatch.setattr(Image, 'open', stop)
+    monkeypatch.setattr(torch, 'load', stop)
+    for read in (read_image, checkpoints.read_checkpoint):
+        (tmp_path / 'file').write_bytes(b'x')
+        with stop_signals.handled(), pytest.raises(stop_signals.Stopped):
+            read(tmp_path / 'file')
 
 
 # One folder, one run

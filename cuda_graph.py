@@ -18,11 +18,11 @@ class CapturedStep:
 
     Args:
         function: called with tensors, or None where there is nothing to pass; returns a tuple of tensors.
-        say: takes the line that says why there is no capture.
+        failed: called with the reason where it cannot be captured, once; calls go on as the first ones.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], say: Callable[[str], None]):
-        self.function, self.say = function, say
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], failed: Callable[[str], None]):
+        self.function, self.failed = function, failed
         self.calls, self.graph, self.inputs, self.outputs = 0, None, None, None
         self.stream = torch.cuda.Stream()
 
@@ -48,11 +48,11 @@ class CapturedStep:
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:
-            self.say(f'steps are not captured in a CUDA graph ({str(error).splitlines()[0]}); they are as right but '
-                     'slower')
+            torch.cuda.set_stream(stream)  # torch leaves the capture's where ending it fails too
+            self.failed(str(error.__context__ or error).splitlines()[0])

@@ -23,19 +23,23 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process: of several each has its own GPU.
+    """The device of this process, on which CUDA's streams and graphs are made from now on; of several each has its
+    own GPU.
 
     Raises:
         UserError: there are more processes than GPUs.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name.startswith('cuda') and ranks.count() > 1:
-        if name != 'cuda' or ranks.place() >= torch.cuda.device_count():
-            raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
-                            'processes; give --device auto, and nproc_per_node no more processes than GPUs')
-        name = f'cuda:{ranks.place()}'
-    return torch.device(name)
+    if name == 'cpu':
+        return torch.device(name)
+    index = int(name.partition(':')[2] or ranks.place())
+    if ranks.count() > 1 and (name != 'cuda' or index >= torch.cuda.device_count()):
+        raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
+                        'processes; give --device auto, and nproc_per_node no more processes than GPUs')
+    torch.cuda.set_device(index)
+    torch.set_float32_matmul_precision('highest')  # no TF32, also where a container's environment asks for it
+    return torch.device('cuda', index)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -13,6 +13,7 @@ from run_nerf_helpers import NeRF, filled_rows
 FUSED = ()  # the precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
 if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise'):
     FUSED = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+ALIGN = 8  # a multiple of this are an encoding's channels in the products: GPUs are slow with odd ones in 16 bits
 ROWS = 512  # where points are left out, a multiple of this stays: each new size costs oneDNN new code, time and memory
 
 
@@ -46,7 +47,7 @@ class RadianceField(nn.Module):
         raw = []
         for start in range(0, len(flat), self.netchunk):
             end = min(start + self.netchunk, len(flat))
-            x = self.embed_points(flat[start:end]).to(self.dtype)
+            x = self._encoded(flat[start:end])
             ray = torch.arange(start, end, device=points.device) // n_samples
             raw.append(_MLP.apply(x, noise[start:end], terms, ray, self.network.skips, depth, keep, *weights))
         return torch.cat(raw).reshape(*points.shape[:-1], -1)
@@ -58,14 +59,24 @@ class RadianceField(nn.Module):
         density = 0 if self.network.use_viewdirs else 3  # its row of the first head's outputs
         parts = []
         for part in points.split(self.netchunk):
-            _, h = _trunk(self.embed_points(part).to(self.dtype), weights[:2 * depth], self.network.skips, False)
+            _, h = _trunk(self._encoded(part), weights[:2 * depth], self.network.skips, False)
             parts.append(F.linear(h, *weights[2 * depth:2 * depth + 2])[:, density])
         return (torch.cat(parts).float() + _alarm(points, weights)).relu()
 
+    def _encoded(self, points: Tensor) -> Tensor:
+        """Points [N, 3] to what the trunk takes, [N, C]: their encoding, and zeros to a multiple of ALIGN."""
+        x = self.embed_points(points).to(self.dtype)
+        return F.pad(x, (0, -x.shape[-1] % ALIGN))
+
     def _weights(self) -> list[Tensor]:
-        """Weights and biases in the products' precision: of the trunk's layers, then of the heads."""
-        network = self.network
-        weights = [part for layer in network.pts_linears for part in (layer.weight, layer.bias)]
+        """Weights and biases in the products' precision: of the trunk's layers, with columns of zeros for what
+        `_encoded` adds, then of the heads."""
+        network, weights = self.network, []
+        for i, layer in enumerate(network.pts_linears):
+            weight, n = layer.weight, network.pts_linears[0].in_features
+            if i == 0 or i - 1 in network.skips:
+                weight = torch.cat([weight[:, :n], weight.new_zeros(len(weight), -n % ALIGN), weight[:, n:]], 1)
+            weights += [weight, layer.bias]
         if network.use_viewdirs:
             onto = network.views_linears[0].weight[:, :network.feature_linear.out_features]
             weights += [network.alpha_linear.weight, network.alpha_linear.bias, onto @ network.feature_linear.weight,

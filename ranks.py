@@ -27,7 +27,7 @@ def rank() -> int:
 
 def place() -> int:
     """This process's number among those on its machine."""
-    return int(os.environ.get('LOCAL_RANK', 0))
+    return int(os.environ.get('LOCAL_RANK', 0)) if count() > 1 else 0
 
 
 def first() -> bool:
@@ -41,8 +41,6 @@ def joined(device: torch.device):
     if count() == 1:
         yield
         return
-    if device.type == 'cuda':
-        torch.cuda.set_device(device)
     dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=PATIENCE)
     try:
         yield

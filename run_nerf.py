@@ -242,7 +242,7 @@ class Trainer:
         if model.device.type == 'cuda' and ranks.count() > 1:
             print('steps are not captured in a CUDA graph, as several processes share them')
         elif model.device.type == 'cuda':
-            self.apply = CapturedStep(self.descend, print)
+            self.apply = CapturedStep(self.descend, self.not_captured)
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it decays to a tenth every lrate_decay thousand steps."""
@@ -284,6 +284,16 @@ class Trainer:
         low, high = -ranks.largest(-torch.stack(lows).amin(0)), ranks.largest(torch.stack(highs).amax(0))
         self._apply(mse)
         return mse, torch.stack([low, high])
+
+    def not_captured(self, reason: str) -> None:
+        """Says why, and clears what a step that was broken off between scaler and optimiser has left there."""
+        print(f'steps are not captured in a CUDA graph ({reason}); they are as right but slower')
+        for name in ('grad_scale', 'found_inf'):
+            vars(self.optimizer).pop(name, None)
+        state = self.scaler.state_dict()
+        self.scaler = torch.amp.GradScaler(self.model.device.type, enabled=self.scaler.is_enabled())
+        if state:
+            self.scaler.load_state_dict(state)
 
     def _apply(self, mse: torch.Tensor) -> None:
         """The optimiser's step, unless a loss or the gradient is not finite."""

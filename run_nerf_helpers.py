@@ -164,7 +164,7 @@ def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[T
     x = (columns - K[0, 2]) / K[0, 0]
     y = -(rows - K[1, 2]) / K[1, 1]
     dirs = torch.stack([x, y, -torch.ones_like(x)], -1).to(c2w.dtype)  # [..., 3] in the camera's axes
-    directions = (c2w[..., :3, :3] @ dirs[..., None])[..., 0]
+    directions = (c2w[..., :3, :3] * dirs[..., None, :]).sum(-1)
     return c2w[..., :3, 3].expand_as(directions), directions
 
 

@@ -110,6 +110,8 @@ def pretended_cuda(monkeypatch):
     def on(stream):
         yield
 
+    streams_set = []
+
     class Captured(cuda_graph.CapturedStep):
         def _capture(self, inputs):
             super()._capture(inputs)
@@ -119,8 +121,9 @@ def pretended_cuda(monkeypatch):
                 for part in self.outputs:
                     part.zero_()
     for name, value in {'Stream': Stream, 'current_stream': Stream, 'stream': on, 'graph': capturing,
-                        'CUDAGraph': Graph}.items():
+                        'CUDAGraph': Graph, 'set_stream': streams_set.append}.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    Captured.streams_set = streams_set
     return Captured
 
 
@@ -141,8 +144,52 @@ def test_where_no_capture_is_possible_the_reason_is_said_once_and_steps_are_take
         return (2 * x,)
     step = pretended_cuda(function, said.append)
     assert [float(step(torch.tensor(float(n)))[0]) for n in range(7)] == [2.0 * n for n in range(7)]
-    assert len(said) == 1
-    assert 'operation not permitted when stream is capturing)' in said[0]
+    assert said == ['operation not permitted when stream is capturing']
+    assert len(step.streams_set) == 1
+
+
+def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be_ended(pretended_cuda, monkeypatch):
+    @contextmanager
+    def capturing(graph, stream):
+        try:
+            yield
+        finally:
+            raise RuntimeError('operation failed due to a previous error during capture')
+    monkeypatch.setattr(torch.cuda, 'graph', capturing)
+    said, calls = [], []
+
+    def function(x):
+        calls.append(x)
+        if len(calls) > cuda_graph.EAGER_CALLS:
+            raise RuntimeError('the cause')
+        return (x,)
+    step = pretended_cuda(function, said.append)
+    for _ in range(cuda_graph.EAGER_CALLS):
+        step(torch.zeros(1))
+    with pytest.raises(RuntimeError, match='the cause'):  # of the step that is taken instead
+        step(torch.zeros(1))
+    assert said == ['the cause']
+
+
+def test_a_step_broken_off_in_the_optimiser_leaves_the_scaler_as_it_was(trainer_of, monkeypatch, capsys):
+    trainer = trainer_of('--device', 'cpu', '--precision', 'fp32')
+    trainer.scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
+    trainer.step(1)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError('in the middle')
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.optimizer, 'step', broken)
+        with pytest.raises(RuntimeError, match='in the middle'):
+            trainer.step(2)
+    assert trainer.optimizer.grad_scale == 1024.0  # which the next step would take for its own
+    trainer.not_captured('in the middle')
+    assert 'not captured in a CUDA graph (in the middle)' in capsys.readouterr().out
+    assert 'grad_scale' not in vars(trainer.optimizer)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.step(3)
+    assert trainer.scaler.get_scale() == 1024.0
+    assert all(not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
 
 
 # On a GPU

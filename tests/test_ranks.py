@@ -22,6 +22,8 @@ import checkpoints
 import ranks
 import run_nerf
 import stop_signals
+from devices import choose_device
+from errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # Shares of 16 and 17 rays, in 2 and 3 tiles; 3 test views, so that the last has no other beside it.
@@ -290,6 +292,24 @@ def test_a_process_that_is_not_told_how_to_find_the_others_is_alone(as_rank, mon
     assert (ranks.count(), ranks.rank()) == (2, 1)
     monkeypatch.delenv('MASTER_ADDR')  # as in a cluster's job that knows nothing of torchrun
     assert (ranks.count(), ranks.rank()) == (1, 0)
+
+
+def test_each_process_makes_its_gpu_the_current_one(as_rank, monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', current.append)
+    monkeypatch.setenv('LOCAL_RANK', '1')  # which counts for nothing where a process is alone
+    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda', 'cuda:1')] == [
+        'cpu', 'cuda:0', 'cuda:0', 'cuda:1']
+    as_rank(3, 4)  # the second on its machine
+    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda')] == ['cpu', 'cuda:1', 'cuda:1']
+    assert current == [0, 0, 1, 1, 1]
+    with pytest.raises(UserError, match='device is cuda:1'):
+        choose_device('cuda:1')
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    with pytest.raises(UserError, match='2 GPUs here'):
+        choose_device('auto')
 
 
 def test_of_several_processes_the_first_alone_stops_at_once_at_a_signal(as_rank, monkeypatch):

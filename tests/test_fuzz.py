@@ -571,7 +571,7 @@ ENDS = st.sampled_from([' = ', ': ', ' ', '=', '', ' = ='])
 
 
 def flags_or_refused(path: Path) -> None:
-    """parse_flags of a config ends well, or with exit code 2 and one line."""
+    """parse_flags of a config ends well, or with exit code 2 and one line beside warnings."""
     streams = io.StringIO(), io.StringIO()
     before = files_in(path.parent)
     try:
@@ -580,8 +580,10 @@ def flags_or_refused(path: Path) -> None:
         assert set(vars(args)) == set(vars(parse_flags(['--expname', 'x'])))
     except SystemExit as ended:
         assert ended.code == 2  # noqa: PT017 (it may end well too)
-        assert streams[1].getvalue().count('\n') == 1
-        assert len(streams[1].getvalue()) < LONGEST_MESSAGE
+        *said, end = streams[1].getvalue().split('\n')
+        assert [line.startswith('warning: ') for line in said] == [True] * (len(said) - 1) + [False]
+        assert end == ''
+        assert len(said[-1]) < LONGEST_MESSAGE
     assert streams[0].getvalue() == ''
     assert files_in(path.parent) == before
 
@@ -591,6 +593,7 @@ def flags_or_refused(path: Path) -> None:
                       min_size=1, max_size=4))
 @example(lines=['help'])
 @example(lines=['config = /dev/null'])
+@example(lines=['config = another', 'help = None'])
 @example(lines=['device = cuda:' + '1' * 5000])
 def test_a_config_of_any_lines(tmp_path_factory, lines):
     path = tmp_path_factory.getbasetemp() / 'config' / 'any.txt'

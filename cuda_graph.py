@@ -55,4 +55,5 @@ class CapturedStep:
             self.graph = graph
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # torch leaves the capture's where ending it fails too
-            self.failed(str(error.__context__ or error).splitlines()[0])
+            cause = error.__context__ or error
+            self.failed((str(cause) or repr(cause)).splitlines()[0])

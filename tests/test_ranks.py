@@ -233,6 +233,7 @@ def test_a_signal_to_one_and_the_death_of_one_end_all_and_the_run_can_go_on(fold
     assert sorted(pids) == [0, 1]
     os.kill(pids[1], signal.SIGKILL)
     _, error = finish(process, 1)
+    assert re.search('another process of this run has ended; start the same command again|stopped by SIGTERM', error)
     assert 'run_nerf.py", line' not in error  # the first hears of the gap in the exchange or of torchrun's SIGTERM
     assert not any(map(alive, pids.values()))
     newest = checkpoints.read_newest(run_dir)[1]['global_step']

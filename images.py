@@ -14,8 +14,12 @@ from errors import UserError
 VIDEO_FPS = 30
 
 
-def read_images(paths: Sequence[Path]) -> np.ndarray:
+def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
     """Reads pictures of one size, in parallel and with a progress bar.
+
+    Args:
+        paths: of the pictures.
+        half_res: shrink each to half its height and width by area averaging; an odd one is rounded down.
 
     Returns:
         [N, H, W, 3] uint8, or [N, H, W, 4] where any picture has an alpha channel (those without are opaque).
@@ -25,9 +29,14 @@ def read_images(paths: Sequence[Path]) -> np.ndarray:
     """
     from tqdm import tqdm
 
+    def read(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_image(path)
+        height, width = image.shape[:2]
+        return area_resize(image, max(height // 2, 1), max(width // 2, 1)) if half_res else image, (height, width)
+
     with ThreadPoolExecutor() as pool:
-        images = list(tqdm(pool.map(read_image, paths), 'reading images', len(paths), disable=None, leave=False))
-    check_one_size(paths, [image.shape[:2] for image in images])
+        images, sizes = zip(*tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
+    check_one_size(paths, sizes)
     if any(image.shape[-1] == 4 for image in images):
         images = [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
                   for image in images]
@@ -83,32 +92,30 @@ def _read_16_bit(path: Path) -> np.ndarray:
     return np.rint(levels / 257.0).astype(np.uint8)
 
 
-def area_resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Shrinks by area averaging: each new pixel is the mean of what it covers, parts of pixels by their share.
 
     Args:
-        images: [N, H, W, C] uint8; channels are averaged one by one, so colour is not weighted by alpha.
+        image: [H, W, C] uint8; channels are averaged one by one, so colour is not weighted by alpha.
         height, width: the new size, at most the old one.
 
     Returns:
-        [N, height, width, C] uint8.
+        [height, width, C] uint8.
     """
-    from tqdm import tqdm
-
-    down, across = _coverage(images.shape[1], height), _coverage(images.shape[2], width)
-    resized = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-    for source, target in tqdm(zip(images, resized), 'resizing', len(images), disable=None, leave=False):
-        rows = np.tensordot(down, source.astype(np.float32), 1)  # [height, W, C]
-        target[:] = np.rint(np.einsum('xw,hwc->hxc', across, rows, optimize=True))
-    return resized
+    return np.rint(_averaged(_averaged(image, height, 0), width, 1)).astype(np.uint8)
 
 
-def _coverage(n_old: int, n_new: int) -> np.ndarray:
-    """[n_new, n_old] float32: the share that each old pixel has in each new one."""
-    scale = n_old / n_new
-    start = np.arange(n_new)[:, None] * scale
-    left, right = np.maximum(start, np.arange(n_old)), np.minimum(start + scale, np.arange(n_old) + 1)
-    return (np.clip(right - left, 0.0, None) / scale).astype(np.float32)
+def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
+    """`area_resize` along one axis, to float32."""
+    n_old = image.shape[axis]
+    edges = np.linspace(0.0, n_old, n_new + 1)  # of the new pixels, in old ones
+    first, total = edges[:-1].astype(int), np.float32(0.0)
+    for old in (first + i for i in range(-(-n_old // n_new) + 1)):  # each new pixel's first old one, its second, ...
+        share = (np.minimum(edges[1:], old + 1) - np.maximum(edges[:-1], old)).clip(0.0) * n_new / n_old
+        if share.any():
+            share = share.astype(np.float32).reshape((-1,) + (1,) * (2 - axis))
+            total = total + share * image.take(np.minimum(old, n_old - 1), axis)
+    return total
 
 
 def compare(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:

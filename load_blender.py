@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from images import area_resize, read_images
+from images import read_images
 
 SPLITS = ('train', 'val', 'test')
 WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://www.matthewtancik.com/nerf; '
@@ -50,12 +50,9 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
         raise UserError(f'{basedir}: camera_angle_x differs between the three transforms files '
                         f'({", ".join(map(str, angles))}); one camera is expected')
 
-    images = read_images(paths)
+    images = read_images(paths, half_res)
     H, W = images.shape[1:3]
     focal = 0.5 * W / math.tan(0.5 * angles[0])
-    if half_res:
-        H, W, focal = max(H // 2, 1), max(W // 2, 1), focal / 2.0
-        images = area_resize(images, H, W)
     i_split = np.split(np.arange(len(images)), np.cumsum(counts)[:-1])
     render_poses = np.stack([pose_spherical(theta, -30.0, 4.0) for theta in np.linspace(-180, 180, 40, endpoint=False)])
     return images, np.stack(poses), render_poses, [H, W, focal], i_split

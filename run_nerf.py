@@ -10,10 +10,8 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, nullcontext
-from importlib import import_module
 from operator import itemgetter
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import torch
@@ -551,8 +549,6 @@ def run(args: argparse.Namespace) -> None:
     """Does what the flags say: trains, renders or extracts a mesh."""
     keep_freed_memory()
     job = render_only if args.render_only else export_mesh if args.mesh_only else train
-    if job is train:  # torch's optimisers import this, which takes over a second: beside the images
-        Thread(target=import_module, args=['torch._dynamo']).start()
     scene = load_scene(args)
     scene.scaled(args.render_factor)  # an error now rather than at the first video
     device = choose_device(args.device)

@@ -137,26 +137,47 @@ def test_a_broken_picture_is_an_error_that_names_it(tmp_path, fault):
 
 
 def test_halving_takes_the_mean_of_2x2_pixels():
-    image = np.uint8([[0, 1, 10, 20], [1, 1, 30, 41], [200, 255, 4, 4], [255, 255, 4, 8]])[None, ..., None]
-    assert area_resize(image, 2, 2)[0, ..., 0].tolist() == [[1, 25], [241, 5]]
+    image = np.uint8([[0, 1, 10, 20], [1, 1, 30, 41], [200, 255, 4, 4], [255, 255, 4, 8]])[..., None]
+    assert area_resize(image, 2, 2)[..., 0].tolist() == [[1, 25], [241, 5]]
 
 
 def test_five_columns_to_two_share_the_middle_one():
-    image = np.uint8([[10, 20, 40, 80, 160]])[None, ..., None]
-    assert area_resize(image, 1, 2)[0, ..., 0].tolist() == [[20, 104]]  # (10 + 20 + 40 / 2) / 2.5, ...
-    assert area_resize(image.transpose(0, 2, 1, 3), 2, 1)[0, ..., 0].tolist() == [[20], [104]]
+    image = np.uint8([[10, 20, 40, 80, 160]])[..., None]
+    assert area_resize(image, 1, 2)[..., 0].tolist() == [[20, 104]]  # (10 + 20 + 40 / 2) / 2.5, ...
+    assert area_resize(image.transpose(1, 0, 2), 2, 1)[..., 0].tolist() == [[20], [104]]
+
+
+@pytest.mark.parametrize(('n_old', 'n_new'), [
+    (2, 1), (3, 1), (5, 3), (7, 7), (9, 4), (25, 6), (401, 200), (800, 400)])
+def test_every_new_pixel_is_the_mean_of_what_it_covers(n_old, n_new):
+    image = noise(n_old, 2, 3)
+    fine = image.repeat(n_new, 0).reshape(n_new, n_old, 2, 3)  # n_new by n_old parts of pixels, all of one size
+    np.testing.assert_allclose(area_resize(image, n_new, 2), fine.mean(1), atol=0.5 + 1e-4)
+    turned = area_resize(image.transpose(1, 0, 2), 2, n_new).transpose(1, 0, 2)
+    assert np.array_equal(turned, area_resize(image, n_new, 2))
 
 
 def test_channels_are_averaged_one_by_one():
-    image = np.uint8([[[255, 0, 100, 0], [1, 10, 100, 254]]])[None]
-    assert area_resize(image, 1, 1).tolist() == [[[[128, 5, 100, 127]]]]
+    image = np.uint8([[[255, 0, 100, 0], [1, 10, 100, 254]]])
+    assert area_resize(image, 1, 1).tolist() == [[[128, 5, 100, 127]]]
 
 
 def test_resizing_to_the_same_size_changes_nothing():
-    images = noise(3, 6, 5, 4)
-    resized = area_resize(images, 6, 5)
+    image = noise(6, 5, 4)
+    resized = area_resize(image, 6, 5)
     assert resized.dtype == np.uint8
-    assert np.array_equal(resized, images)
+    assert np.array_equal(resized, image)
+
+
+@pytest.mark.parametrize('size', [(8, 6), (7, 9), (1, 3)])
+def test_pictures_are_halved_as_they_are_read(tmp_path, size):
+    paths = [tmp_path / f'{i}.png' for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(noise(3, *size, 3)[i]).save(path)
+    halved = read_images(paths, half_res=True)
+    assert halved.shape == (3, max(size[0] // 2, 1), size[1] // 2, 3)
+    for whole, half in zip(read_images(paths), halved):
+        assert np.array_equal(half, area_resize(whole, *half.shape[:2]))
 
 
 # Comparing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,13 +15,46 @@ import torch
 import run_nerf
 from flags import parse_flags
 from rendering import view_rays
-from rivals import Plain
+from rivals import Plain, Reference
 from run_nerf_helpers import img2mse
 
 BENCHMARKS = Path(__file__).parent / 'benchmarks'
 FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use_viewdirs', '--netwidth', '32',
          '--netwidth_fine', '32', '--N_samples', '8', '--N_importance', '16', '--testskip', '1', '--precision', 'fp32',
          '--device', 'cpu']
+
+
+# A checkout that has what the benchmarks call of nerf-pytorch, with the same names and arguments; a ray shows what its
+# network says of the origin.
+CHECKOUT = {
+    'run_nerf_helpers.py': f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location('ours', {str(BENCHMARKS.parents[1] / 'run_nerf_helpers.py')!r})
+ours = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ours)
+NeRF = ours.NeRF
+""",
+    'run_nerf.py': """
+import os
+import cv2
+import torch
+from run_nerf_helpers import *
+
+device = None
+
+def create_nerf(args):
+    assert os.listdir(os.path.join(args.basedir, args.expname)) == []
+    nets = [NeRF(args.netdepth, args.netwidth, 63, 27, 5, [4], args.use_viewdirs).to(device) for _ in range(2)]
+    weights = [weight for net in nets for weight in net.parameters()]
+    test = {'network_fn': nets[0], 'network_fine': nets[1], 'perturb': False, 'use_viewdirs': args.use_viewdirs}
+    return test | {'perturb': args.perturb}, test, 0, weights, torch.optim.Adam(params=weights, lr=args.lrate)
+
+def render(H, W, K, chunk=1024 * 32, rays=None, c2w=None, ndc=True, near=0., far=1., use_viewdirs=False, **kwargs):
+    assert (ndc, near, far, use_viewdirs) == (False, 2.0, 6.0, True)
+    coarse, fine = (net(torch.zeros(len(rays[0]), 90))[:, :3].sigmoid() + kwargs['perturb']
+                    for net in (kwargs['network_fn'], kwargs['network_fine']))
+    return [fine, None, None, {'rgb0': coarse}]
+"""}
 
 
 @pytest.fixture
@@ -68,6 +102,26 @@ def test_the_plain_program_learns(both):
     for _ in range(60):
         plain.step(**vars(args))
     assert error() < 0.5 * before
+
+
+def test_a_checkout_works_on_our_weights_and_rays(both, tmp_path, monkeypatch):
+    plain, _, rays = both
+    args = Namespace(**vars(plain.args) | {'perturb': 0.5})
+    for name, text in CHECKOUT.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv('REFERENCE', str(tmp_path))
+    theirs = Reference(plain.coarse, plain.fine, args, plain.near, plain.far)
+    with torch.no_grad():
+        expected = [net(torch.zeros(1, 90))[0, :3].sigmoid() for net in (plain.coarse, plain.fine)]
+    ray = (rays.origins, rays.directions, rays.viewdirs)
+    for shown, colour, trained in zip(theirs.render(*ray, False), expected, theirs.render(*ray, True)):
+        assert shown.shape == (len(rays.near), 3)
+        torch.testing.assert_close(shown[7], colour)
+        torch.testing.assert_close(trained[7], colour + 0.5)
+    theirs.step(*ray, torch.zeros(len(rays.near), 3))
+    assert (theirs.render(*ray, False)[1][7] < expected[1]).all()
+    assert sys.modules['run_nerf'] is run_nerf
+    assert importlib.import_module('run_nerf_helpers').__file__ == str(BENCHMARKS.parents[1] / 'run_nerf_helpers.py')
 
 
 def test_a_benchmark_prints_a_line_for_each_setting(tiny_scene, tmp_path):

@@ -85,16 +85,23 @@ class Plain:
 
 
 class Reference(Plain):
-    """The same by the functions of a nerf-pytorch checkout at REFERENCE, with our weights."""
+    """The same by the functions of a nerf-pytorch checkout at REFERENCE, with our weights.
+
+    Its own main program is not run, so what that sets up is done here.
+    """
 
     def __init__(self, coarse, fine, args: Namespace, near: float, far: float):
         theirs = imported_from(Path(os.environ['REFERENCE']))
+        theirs.device = next(coarse.parameters()).device
+        if theirs.device.type == 'cuda':
+            torch.set_default_tensor_type(torch.cuda.FloatTensor)
         alone = Namespace(**vars(args) | {'no_reload': True, 'ft_path': None, 'basedir': tempfile.mkdtemp()})
         (Path(alone.basedir) / alone.expname).mkdir()
         self.training, self.testing, _, _, self.adam = theirs.create_nerf(alone)
         for name, network in {'network_fn': coarse, 'network_fine': fine}.items():
             self.training[name].load_state_dict(network.state_dict())
-        self.draw_rays, self.chunk, self.bounds = theirs.render, args.chunk, {'near': near, 'far': far}
+        self.draw_rays, self.chunk = theirs.render, args.chunk
+        self.bounds = {'near': near, 'far': far, 'ndc': False}  # the rays that it gets are in NDC where they are to be
 
     def render(self, origins, directions, dirs, jitter: bool) -> list[torch.Tensor]:
         settings = (self.training if jitter else self.testing) | self.bounds

@@ -40,7 +40,7 @@ import cv2
 import torch
 from run_nerf_helpers import *
 
-device = None
+device = 'unset'
 
 def create_nerf(args):
     assert os.listdir(os.path.join(args.basedir, args.expname)) == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from images import read_images
+from nerf.runtime.errors import UserError
+from nerf.files.images import read_images
 
 SPLITS = ('train', 'val', 'test')
 WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://www.matthewtancik.com/nerf; '

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from images import read_images
+from nerf.runtime.errors import UserError
+from nerf.files.images import read_images
 
 SPLITS = ('train', 'validation', 'test')
 WHERE_FROM = 'the scenes come from https://drive.google.com/open?id=1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH'

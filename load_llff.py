@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from images import check_one_size, read_image, read_images, write_png
+from nerf.runtime.errors import UserError
+from nerf.files.images import check_one_size, read_image, read_images, write_png
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '

@@ -17,30 +17,30 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-import checkpoints
-import ranks
-import stop_signals
-from cuda_graph import CapturedStep
-from dead_networks import DeadNetworkGuard
-from devices import choose_device, choose_precision, keep_freed_memory
-from errors import UserError
-from extract_mesh import (
+from nerf.files import checkpoints
+from nerf.runtime import ranks
+from nerf.runtime import stop_signals
+from nerf.runtime.cuda_graph import CapturedStep
+from nerf.fields.dead_networks import DeadNetworkGuard
+from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
+from nerf.runtime.errors import UserError
+from nerf.mesh import (
     coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, seen_box, tighten, without_floaters,
     write_mesh,
 )
-from flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
-from images import compare, disparity_pictures
-from radiance_field import RadianceField
-from ray_batcher import RayBatcher
-from rendering import (
+from nerf.flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
+from nerf.files.images import compare, disparity_pictures
+from nerf.fields.radiance_field import RadianceField
+from nerf.ray_batcher import RayBatcher
+from nerf.rendering import (
     Model, View, render_path, render_view, save_metrics, save_png, save_video, view_rays,
 )
-from run_folder import locked, record_flags, set_aside
+from nerf.files.run_folder import locked, record_flags, set_aside
 from run_nerf_helpers import (
     Draws, NeRF, Rays, Sampling, coarse_depths, draw, get_embedder, img2mse, to8b,
 )
-from scene import Scene, blender_scene, deepvoxels_scene, llff_scene
-from train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
+from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene
+from nerf.train_log import TrainLog, draw_summary, error_map, log_mesh, peak_memory
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
 VIEW_TILES = 4  # times as many rays of a view, for which no activations are kept, at once

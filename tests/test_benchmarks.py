@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import run_nerf
-from flags import parse_flags
-from rendering import view_rays
+from nerf.flags import parse_flags
+from nerf.rendering import view_rays
 from rivals import Plain, Reference
 from run_nerf_helpers import img2mse
 

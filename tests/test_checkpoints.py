@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoints
-from errors import UserError
+from nerf.files import checkpoints
+from nerf.runtime.errors import UserError
 from run_nerf_helpers import NeRF
 
 SHAPE = {'D': 6, 'W': 8, 'input_ch': 9, 'input_ch_views': 9, 'skips': [4]}
@@ -69,8 +69,8 @@ def test_a_disk_that_fills_up_is_a_users_error_and_keeps_the_old_checkpoint(tmp_
     before = (tmp_path / 'x.tar').read_bytes()
     script = """
 import resource, signal, sys, torch
-import checkpoints
-from errors import UserError
+from nerf.files import checkpoints
+from nerf.runtime.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 big = torch.nn.Linear(300, 300)

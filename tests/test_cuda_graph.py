@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import cuda_graph
-import radiance_field
+from nerf.runtime import cuda_graph
+from nerf.fields import radiance_field
 import run_nerf
-from flags import parse_flags
+from nerf.flags import parse_flags
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use_viewdirs', '--netdepth', '6',

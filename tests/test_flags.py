@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flags import config_parser, config_text, parse_flags
+from nerf.flags import config_parser, config_text, parse_flags
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

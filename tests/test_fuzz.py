@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import checkpoints
-from errors import UserError
-from flags import config_parser, parse_flags
+from nerf.files import checkpoints
+from nerf.runtime.errors import UserError
+from nerf.flags import config_parser, parse_flags
 from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data

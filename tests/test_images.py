@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errors import UserError
-from images import area_resize, compare, disparity_pictures, read_image, read_images, video_writer, write_png
+from nerf.runtime.errors import UserError
+from nerf.files.images import area_resize, compare, disparity_pictures, read_image, read_images, video_writer, write_png
 
 
 def noise(*shape: int, levels: int = 256) -> np.ndarray:

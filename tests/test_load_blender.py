@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 from load_blender import load_blender_data, pose_spherical
 
 # Against the reference code

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import run_nerf
-from errors import UserError
-from flags import parse_flags
+from nerf.runtime.errors import UserError
+from nerf.flags import parse_flags
 from load_deepvoxels import load_dv_data, load_intrinsics
 from run_nerf import Scene, load_scene
 from run_nerf_helpers import get_rays

@@ -15,13 +15,13 @@ from PIL import Image
 
 import load_llff
 import run_nerf
-from errors import UserError
-from flags import parse_flags
-from images import write_png
+from nerf.runtime.errors import UserError
+from nerf.flags import parse_flags
+from nerf.files.images import write_png
 from load_llff import load_llff_data
 from run_nerf import Model, create_nerf, render_path
 from run_nerf_helpers import Composite, Sampling, bundle_rays, composite, get_rays, ndc_disparity, pixel_rays
-from scene import Scene, centred_intrinsics, check_forward_facing
+from nerf.scene import Scene, centred_intrinsics, check_forward_facing
 
 # Against the reference code
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radiance_field import RadianceField
+from nerf.fields.radiance_field import RadianceField
 from run_nerf_helpers import (
     NO_DRAWS, Embedder, NeRF, Rays, Sampling, bundle_rays, composite, draw, get_embedder, get_rays,
     get_rays_np, img2mse, invert_cdf, mse2psnr, ndc_rays, pixel_rays, raw2outputs, render_rays, sample_pdf,

@@ -7,8 +7,8 @@ import torch
 from test_maths import rand, seeded
 from torch.nn import functional as F
 
-import radiance_field
-from radiance_field import RadianceField
+from nerf.fields import radiance_field
+from nerf.fields.radiance_field import RadianceField
 from run_nerf_helpers import Embedder, NeRF, get_embedder, img2mse, raw2outputs
 
 FIELDS = {

@@ -18,12 +18,12 @@ import torch
 from kill_harness import FLAGS, same
 from PIL import Image
 
-import checkpoints
-import ranks
+from nerf.files import checkpoints
+from nerf.runtime import ranks
 import run_nerf
-import stop_signals
-from devices import choose_device
-from errors import UserError
+from nerf.runtime import stop_signals
+from nerf.runtime.devices import choose_device
+from nerf.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # Shares of 16 and 17 rays, in 2 and 3 tiles; 3 test views, so that the last has no other beside it.

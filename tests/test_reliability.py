@@ -16,13 +16,13 @@ import torch
 from kill_harness import FLAGS, compare_runs, same
 from PIL import Image
 
-import checkpoints
+from nerf.files import checkpoints
 import run_nerf
-import stop_signals
-from errors import UserError
-from images import read_image
-from run_folder import LOCK, locked, set_aside
-from train_log import TrainLog
+from nerf.runtime import stop_signals
+from nerf.runtime.errors import UserError
+from nerf.files.images import read_image
+from nerf.files.run_folder import LOCK, locked, set_aside
+from nerf.train_log import TrainLog
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,7 +207,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error(flags, tmp_path, capsys, mon
 
 
 def test_pictures_and_videos_that_cannot_be_written_do_not_end_a_run(flags, tmp_path, capsys, monkeypatch):
-    import rendering
+    from nerf import rendering
     fail_for(monkeypatch, rendering, 'write_png', 1)
     fail_for(monkeypatch, rendering, 'video_writer', 1)
     assert run_nerf.main([*flags, '--N_iters', '20', '--i_testset', '10', '--i_video', '10']) == 0

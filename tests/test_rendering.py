@@ -12,11 +12,11 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-import rendering
+from nerf import rendering
 import run_nerf
-from errors import UserError
+from nerf.runtime.errors import UserError
 from load_blender import pose_spherical
-from rendering import View, render_view, view_rays
+from nerf.rendering import View, render_view, view_rays
 from run_nerf import Model, Scene, render_path, save_metrics
 from run_nerf_helpers import Rays, Sampling, bundle_rays, get_rays
 

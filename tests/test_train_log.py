@@ -29,8 +29,8 @@ import trimesh
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import run_folder
-from train_log import LARGEST_ERROR, TrainLog, draw_summary, error_map, log_mesh
+from nerf.files import run_folder
+from nerf.train_log import LARGEST_ERROR, TrainLog, draw_summary, error_map, log_mesh
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE = 30, 44
@@ -263,7 +263,7 @@ def test_the_bars_psnr_is_smoothed_and_read_once_a_second_at_most(tmp_path, monk
     log.bar = SimpleNamespace(disable=False, update=lambda: None, format_dict={'rate': 10.0}, close=lambda: None,
                               set_postfix_str=lambda text, refresh: shown.append(text))
     now = [log.mark]
-    monkeypatch.setattr('train_log.time.perf_counter', lambda: now[0])
+    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
     for step in range(1, 101):
         now[0] += 0.1
         error = math.nan if step in (1, 2, 50) else 0.01 if step % 2 else 0.03

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import run_nerf
-from dead_networks import CHECK_STEPS, FRESH_DENSITY, TRIES
-from errors import UserError
-from flags import parse_flags
+from nerf.fields.dead_networks import CHECK_STEPS, FRESH_DENSITY, TRIES
+from nerf.runtime.errors import UserError
+from nerf.flags import parse_flags
 from run_nerf import RayBatcher, Scene, Trainer, choose_precision, create_nerf, load_scene
 from run_nerf_helpers import NeRF, draw, get_rays, img2mse
-from scene import target_colours
+from nerf.scene import target_colours
 
 SMALL = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',
          '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '4', '--multires_views', '2',

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import run_nerf
-from train_log import TrainLog
+from nerf.train_log import TrainLog
 
 SPENT = Counter()
 INSIDE = []  # names of the measured calls under way: only the outermost counts

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import run_nerf
-from rendering import render_view
+from nerf.rendering import render_view
 
 
 def held_out_psnr(flags: list[str], factor: int) -> float:

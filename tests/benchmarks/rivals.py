@@ -154,7 +154,7 @@ def job(kind: str, name: str, flags: list[str]):
     per_ray = coarse * args.N_samples + fine * (args.N_samples + args.N_importance)
     steps = iter(range(args.precrop_iters + 1, 2 ** 31))
     if kind == 'render':
-        from rendering import view_rays
+        from nerf.rendering import view_rays
         rays = view_rays(trainer.model, scene, scene.poses[scene.i_test[0]])
         n_rays = len(rays.near)
     if name not in RIVALS:
@@ -163,7 +163,7 @@ def job(kind: str, name: str, flags: list[str]):
             synchronised(trainer)
 
         def render() -> None:
-            from rendering import render_view
+            from nerf.rendering import render_view
             render_view(trainer.model, scene, scene.poses[scene.i_test[0]])
     else:
         rival = RIVALS[name](

@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager
 
-import ranks
+from nerf.runtime import ranks
 
 
 class Stopped(BaseException):

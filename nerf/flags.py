@@ -13,7 +13,7 @@ from pathlib import Path
 import configargparse
 import torch
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 
 
 class FlagParser(configargparse.ArgumentParser):

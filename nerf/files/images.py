@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
 

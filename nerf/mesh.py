@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoints import whole_file
-from errors import UserError
-from radiance_field import RadianceField
+from nerf.files.checkpoints import whole_file
+from nerf.runtime.errors import UserError
+from nerf.fields.radiance_field import RadianceField
 from run_nerf_helpers import Rays, Sampling, bundle_rays, render_rays, to8b, world_points
-from scene import Scene
+from nerf.scene import Scene
 
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 

@@ -10,17 +10,17 @@ from PIL import Image
 from skimage.measure import marching_cubes
 from torch import nn
 
-import extract_mesh
+from nerf import mesh as extract_mesh
 import run_nerf
-from errors import UserError
-from extract_mesh import (
+from nerf.runtime.errors import UserError
+from nerf.mesh import (
     coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, grid_axes, is_watertight, seen_box,
     tighten, vertex_normals, without_floaters, write_mesh,
 )
 from load_blender import pose_spherical
-from radiance_field import RadianceField
+from nerf.fields.radiance_field import RadianceField
 from run_nerf_helpers import NeRF, bundle_rays, get_embedder, ndc_points, world_points
-from scene import Scene
+from nerf.scene import Scene
 
 THRESHOLD = 25.0
 BOX = np.array([[-1.5, -1.5, -1.5], [1.5, 1.5, 1.5]])

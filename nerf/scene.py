@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 from run_nerf_helpers import pixel_rays
 
 

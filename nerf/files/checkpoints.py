@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 
 SHAPE_FLAGS = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
                'use_viewdirs', 'N_importance')

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoints import whole_file
-from images import read_image
+from nerf.files.checkpoints import whole_file
+from nerf.files.images import read_image
 from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # between updates of the bar's numbers, each of which waits for the GPU

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from checkpoints import PARTIAL, whole_file
-from errors import UserError
+from nerf.files.checkpoints import PARTIAL, whole_file
+from nerf.runtime.errors import UserError
 
 LOCK = '.lock'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 from run_nerf_helpers import NeRF
 
 CHECK_STEPS = 25  # steps between checks for a dead network

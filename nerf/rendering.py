@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import ranks
-from checkpoints import whole_file
-from errors import UserError
-from images import compare, video_writer, write_png
-from radiance_field import RadianceField
+from nerf.runtime import ranks
+from nerf.files.checkpoints import whole_file
+from nerf.runtime.errors import UserError
+from nerf.files.images import compare, video_writer, write_png
+from nerf.fields.radiance_field import RadianceField
 from run_nerf_helpers import (
     NO_DRAWS, Composite, Draws, NeRF, Rays, RenderResult, Sampling, bundle_rays, coarse_depths, filled_rows,
     fine_depths, get_rays, ndc_disparity, raw2outputs, render_pass, render_rays, to8b,
 )
-from scene import Scene
+from nerf.scene import Scene
 
 MARGIN = 2  # pixels around what was seen in which more of it is looked for
 STRETCHES = 3  # of a ray, front to back

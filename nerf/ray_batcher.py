@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from errors import UserError
+from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, bundle_rays, pixel_rays
-from scene import Scene, target_colours
+from nerf.scene import Scene, target_colours
 
 
 class RayBatcher:

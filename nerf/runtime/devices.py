@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import torch
 
-import ranks
-from errors import UserError
+from nerf.runtime import ranks
+from nerf.runtime.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.runtime.errors import UserError
 from nerf.files.images import read_images
+from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
 WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://www.matthewtancik.com/nerf; '
@@ -17,7 +17,7 @@ WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://
 
 
 def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int = 1):
-    """Loads the three splits of a scene, one behind the other.
+    """Loads the three splits of a scene, one after the other.
 
     Args:
         basedir: the folder that holds transforms_train.json, transforms_val.json and transforms_test.json.

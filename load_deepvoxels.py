@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.runtime.errors import UserError
 from nerf.files.images import read_images
+from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
 WHERE_FROM = 'the scenes come from https://drive.google.com/open?id=1ScsRlnzy9Bd_n-xw83SP-0t548v63mPH'
 
 
 def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', testskip: int = 8):
-    """Loads the three splits of a shape, one behind the other.
+    """Loads the three splits of a shape, one after the other.
 
     Args:
         scene: the shape's name.

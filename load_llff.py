@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nerf.files.images import check_one_size, read_image, read_images
 from nerf.runtime.errors import UserError
-from nerf.files.images import check_one_size, read_image, read_images, write_png
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
 WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '
@@ -20,7 +20,7 @@ WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at h
 
 def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
                    spherify: bool = False):
-    """Loads a capture in a frame and scale of its own, with a path to render it along.
+    """Loads a capture, moved and scaled, with a path to render it along.
 
     Args:
         basedir: the folder that holds poses_bounds.npy and images/ or images_<factor>/; the latter is made from the
@@ -33,7 +33,7 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
 
     Returns:
         images: [N, H, W, 3] uint8; an alpha channel is dropped.
-        poses: [N, 3, 5] float32 camera-to-world, OpenGL axes, with the column (H, W, focal in pixels) behind.
+        poses: [N, 3, 5] float32 camera-to-world, OpenGL axes, with (H, W, focal in pixels) as the last column.
         bds: [N, 2] float32 depths of the nearest and the farthest point that each camera sees.
         render_poses: [120, 3, 5] float32.
         i_test: the view nearest to the mean camera.
@@ -185,7 +185,7 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
-    """The images in the order of their names, which is that of the poses; reduced to 1/factor first where need be."""
+    """The images in the order of their names, which is that of the poses; reduced to 1/factor first if need be."""
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
@@ -199,7 +199,7 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
 
 
 def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
-    """Writes the images at 1/factor of their size as PNGs into `folder`, which is there once it is complete."""
+    """Writes the images at 1/factor of their size as PNGs into `folder`, which appears only when it is complete."""
     from PIL import Image
     from tqdm import tqdm
 
@@ -214,7 +214,7 @@ def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Pat
         if not min(size):
             raise UserError(f'{path} is {image.width}x{image.height} pixels, of which factor {factor} leaves '
                             f'{size[0]}x{size[1]}; lower factor')
-        write_png(beside / name, np.asarray(image.resize(size, Image.Resampling.BOX)))
+        image.resize(size, Image.Resampling.BOX).save(beside / name)
         return image.size[::-1]
 
     try:
@@ -246,7 +246,7 @@ def _check_rotations(basedir: Path, poses: np.ndarray) -> None:
 
 
 def _warn_of_other_cameras(basedir: Path, cameras: np.ndarray, factor: int, H: int, W: int) -> None:
-    """Says where the images are not what COLMAP saw: of another size or orientation, or of several cameras."""
+    """Warns where the images are not those that COLMAP saw (another size or orientation), or of several cameras."""
     height, width, focal = cameras[0]
     if abs(H - height / factor) > 1 + 0.01 * H or abs(W - width / factor) > 1 + 0.01 * W:
         print(f'warning: {basedir}: the images are {W}x{H} pixels, but at factor {factor} poses_bounds.npy is for '

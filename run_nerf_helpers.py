@@ -99,23 +99,27 @@ class NeRF(nn.Module):
         self.reset_parameters(generator)
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator | None = None, lift: float = 0.0) -> None:
-        """Draws all weights anew, as nn.Linear does, but from `generator` (on the CPU: the same on every device).
-
-        `lift` is added to raw density's bias: without it a third of all draws have no density anywhere.
-        """
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew, as nn.Linear does, but from `generator` (on the CPU: the same on every device)."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features ** -0.5
                 for parameter in (layer.weight, layer.bias):
                     parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+
+    @torch.no_grad()
+    def lift_density(self, by: float) -> None:
+        """Adds a constant in 1/scene unit to raw density everywhere: a fresh network then begins as thin fog, while a
+        third of all draws have no density anywhere."""
         density_bias = self.alpha_linear.bias if self.use_viewdirs else self.output_linear.bias[3]
-        density_bias += lift
+        density_bias += by
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., input_ch + input_ch_views] to raw [..., 4 or output_ch]: colour before sigmoid, density before ReLU.
 
-        Without view directions the channels past `input_ch` are not used and need not be there.
+        Without view directions the channels past `input_ch` are not used and need not be there. Training and rendering
+        compute this faster, in nerf/fields/mlp.py. Whoever edits it need not edit that: at its start a run compares
+        the two, and where they differ it says so and goes through this method.
         """
         points = h = x[..., :self.input_ch]
         for i, layer in enumerate(self.pts_linears):
@@ -143,11 +147,15 @@ class Rays(NamedTuple):
     near: Tensor  # [R, 1]
     far: Tensor  # [R, 1]
 
-    def slice(self, start: int, end: int) -> Rays:
-        return Rays(*(part[start:end] for part in self))
+    def part(self, rows: slice | Tensor) -> Rays:
+        return Rays(*(each[rows] for each in self))
 
-    def take(self, rows: Tensor) -> Rays:
-        return Rays(*(part[rows] for part in self))
+
+def to_world(dirs: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions [..., 3] in the axes of cameras c2w [..., 3 or 4, 4] to world rays: origins, directions [..., 3]."""
+    dirs = dirs.to(c2w.dtype)
+    directions = (c2w[..., :3, :3] * dirs[..., None, :]).sum(-1)
+    return c2w[..., :3, 3].expand_as(directions), directions
 
 
 def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,9 +171,7 @@ def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[T
     """
     x = (columns - K[0, 2]) / K[0, 0]
     y = -(rows - K[1, 2]) / K[1, 1]
-    dirs = torch.stack([x, y, -torch.ones_like(x)], -1).to(c2w.dtype)  # [..., 3] in the camera's axes
-    directions = (c2w[..., :3, :3] * dirs[..., None, :]).sum(-1)
-    return c2w[..., :3, 3].expand_as(directions), directions
+    return to_world(torch.stack([x, y, -torch.ones_like(x)], -1), c2w)
 
 
 def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,9 +261,6 @@ class Draws(NamedTuple):
     noise: Tensor | None  # [R, N_samples], added to the coarse network's raw density
     noise_fine: Tensor | None  # [R, N_samples + N_importance], added to the fine network's
 
-    def slice(self, start: int, end: int) -> Draws:
-        return Draws(*(part if part is None else part[start:end] for part in self))
-
 
 def draw(n_rays: int, sampling: Sampling, generator: torch.Generator) -> Draws:
     """All random numbers that `render_rays` needs for `n_rays` training rays, on the generator's device."""
@@ -332,6 +335,7 @@ def sample_pdf(bins: Tensor, weights: Tensor, N_samples: int, det: bool = False,
 
 # Volume rendering (section 4, equation 3)
 
+BEYOND = 1e10  # length of a ray's last sample, which stands for all that is behind it
 
 class Composite(NamedTuple):
     """What a ray shows."""
@@ -353,28 +357,68 @@ def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, whit
         rays_d: [R, 3] directions, whose length turns depth into distance.
         white_bkgd: what light is left falls on white.
     """
-    deltas = torch.cat([z_vals[:, 1:] - z_vals[:, :-1], torch.full_like(z_vals[:, :1], 1e10)], -1)
+    deltas = torch.cat([z_vals[:, 1:] - z_vals[:, :-1], torch.full_like(z_vals[:, :1], BEYOND)], -1)
     optical = density * deltas * rays_d.norm(dim=-1, keepdim=True)
     before = torch.cat([torch.zeros_like(optical[:, :1]), optical[:, :-1].cumsum(-1)], -1)
     weights = torch.exp(-before) * (1.0 - torch.exp(-optical))  # T_i * alpha_i
-    rgb = (weights[..., None] * rgb).sum(-2)
-    depth = (weights * z_vals).sum(-1)
-    acc = weights.sum(-1)
-    # 0 / 0 on an empty ray: the inner where keeps the gradient finite too.
+    return _composited((weights[..., None] * rgb).sum(-2), weights, (weights * z_vals).sum(-1), weights.sum(-1),
+                       white_bkgd)
+
+
+def composite_packed(rgb: Tensor, density: Tensor, z_vals: Tensor, ray: Tensor, rays_d: Tensor,
+                     white_bkgd: bool = False, deltas: Tensor | None = None) -> Composite:
+    """`composite` of rays with different numbers of samples, which are in one list, ray after ray.
+
+    Args:
+        rgb: [N, 3] colours.
+        density: [N] non-negative, in 1 / scene unit.
+        z_vals: [N] depths, ascending along each ray.
+        ray: [N] int64, ascending: the ray that each sample is on. A ray may have none.
+        rays_d: [R, 3] directions, whose length turns depth into distance.
+        white_bkgd: what light is left falls on white.
+        deltas: [N] length of each sample in depth. None: up to the ray's next sample, the last to infinity.
+
+    Returns:
+        what R rays show; weights are [N].
+    """
+    last = torch.ones_like(ray, dtype=torch.bool)  # samples behind which their ray ends
+    last[:-1] = ray[1:] != ray[:-1]
+    if deltas is None:
+        deltas = torch.where(last, BEYOND, torch.cat([z_vals[1:] - z_vals[:-1], z_vals[-1:]]))
+    optical = density * deltas * rays_d.norm(dim=-1)[ray]
+    # One sum runs over all rays, in float64, and what it was at a ray's start is taken off. Each term is bounded so
+    # that no ray can spoil the precision of those behind it: no light gets through a depth of 100 either.
+    passed = torch.where(last | optical.isnan(), 0.0, optical.clamp(max=100.0)).double().cumsum(0)
+    passed = torch.cat([passed.new_zeros(1), passed])[:-1]  # [N] before each sample
+    first = torch.cat([torch.ones_like(last[:1]), last[:-1]])
+    start = torch.zeros(len(rays_d), dtype=passed.dtype, device=passed.device).index_put((ray[first],), passed[first])
+    weights = torch.exp(-(passed - start[ray]).float()) * (1.0 - torch.exp(-optical))
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(len(rays_d), *values.shape[1:]).index_add(0, ray, values)
+    return _composited(total(weights[:, None] * rgb), weights, total(weights * z_vals), total(weights), white_bkgd)
+
+
+def _composited(rgb: Tensor, weights: Tensor, depth: Tensor, acc: Tensor, white_bkgd: bool) -> Composite:
+    """A `Composite` of the sums over each ray's samples."""
+    return Composite(rgb + (1.0 - acc[..., None]) if white_bkgd else rgb, disparity(depth, acc), acc, weights, depth)
+
+
+def disparity(depth: Tensor, acc: Tensor) -> Tensor:
+    """1 / depth of what rays hit, from expected depth and opacity [R]; 0 where nothing was hit."""
     hit = acc > 1e-10
-    disp = torch.where(hit, 1.0 / (depth / torch.where(hit, acc, 1.0)).clamp(min=1e-10), 0.0)
-    if white_bkgd:
-        rgb = rgb + (1.0 - acc[..., None])
-    return Composite(rgb, disp, acc, weights, depth)
+    # The inner where keeps the gradient of an empty ray, 0 / 0, finite too.
+    return torch.where(hit, 1.0 / (depth / torch.where(hit, acc, 1.0)).clamp(min=1e-10), 0.0)
 
 
-def ndc_disparity(shown: Composite) -> Tensor:
-    """1 / depth [R] along the world's -z axis of what rays in NDC, near plane at 1, hit; 0 where nothing was hit.
+def ndc_disparity(depth: Tensor, acc: Tensor) -> Tensor:
+    """1 / depth [R] along the world's -z axis of what rays in NDC, near plane at 1, hit, from expected NDC depth and
+    opacity [R]; 0 where nothing was hit.
 
     By equation 25 a point at depth z has the NDC depth 1 - 2 / z, which is -1 + 2 t at t along its ray: 1 / z = 1 - t.
     """
-    hit = shown.acc > 1e-10
-    return torch.where(hit, 1.0 - shown.depth / torch.where(hit, shown.acc, 1.0), 0.0)
+    hit = acc > 1e-10
+    return torch.where(hit, 1.0 - depth / torch.where(hit, acc, 1.0), 0.0)
 
 
 def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: float = 0.0, white_bkgd: bool = False,
@@ -405,20 +449,21 @@ class RenderResult(NamedTuple):
     coarse: Composite | None  # None without a fine pass
     z_std: Tensor | None  # [R] spread of the fine samples; None without a fine pass
 
-    def passes(self) -> list[Composite]:
-        """What each pass shows, coarse first."""
-        return [self.final] if self.coarse is None else [self.coarse, self.final]
-
 
 def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) -> Tensor:
     """`stratified_z` of rays: [R, N_samples]."""
     return stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, jitter)
 
 
+def ray_points(rays: Rays, z: Tensor) -> Tensor:
+    """The points [R, S, 3] at depths z [R, S]."""
+    return rays.origins[:, None] + rays.directions[:, None] * z[..., None]
+
+
 def render_pass(field: Callable, rays: Rays, z: Tensor, white_bkgd: bool, noise: Tensor | None = None) -> Composite:
     """What a field shows of R rays at depths z [R, S]; noise [R, S] is added to raw density."""
-    points = rays.origins[:, None] + rays.directions[:, None] * z[..., None]  # [R, S, 3]
-    return raw2outputs(field(points, rays.viewdirs, noise), z, rays.directions, white_bkgd=white_bkgd)
+    rgb, density = field(ray_points(rays, z), rays.viewdirs, noise)
+    return composite(rgb, density, z, rays.directions, white_bkgd)
 
 
 def fine_depths(z: Tensor, weights: Tensor, N_importance: int, u: Tensor | None = None) -> Tensor:
@@ -434,8 +479,8 @@ def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: S
 
     Args:
         rays: R rays.
-        coarse, fine: the two fields, (points [R, S, 3], unit viewdirs [R, 3], noise [R, S] or None) to raw [R, S, 4 or
-            more]; fine None: no fine pass.
+        coarse, fine: the two fields, (points [R, S, 3], unit viewdirs [R, 3], noise [R, S] or None) to colours
+            [R, S, 3] in [0, 1] and densities [R, S] in 1 / scene unit; fine None: no fine pass.
         sampling: how a ray is sampled and composited.
         draws: the step's random numbers in training.
     """
@@ -447,9 +492,3 @@ def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: S
     z_all = torch.cat([z, z_fine], -1).sort(-1).values
     fine_pass = render_pass(fine, rays, z_all, sampling.white_bkgd, draws.noise_fine)
     return RenderResult(fine_pass, coarse_pass, z_fine.std(-1, unbiased=False))
-
-
-def filled_rows(mask: Tensor, multiple: int) -> Tensor:
-    """Indices of all that is set in a mask [N], and of others until they are a multiple of some number or all N."""
-    rows = mask.nonzero()[:, 0]
-    return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])

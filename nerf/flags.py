@@ -133,6 +133,9 @@ def config_parser() -> FlagParser:
     flag('--N_rand', type=whole(1), default=4096, help='rays per step')
     flag('--lrate', type=number(0.0, 1.0, above=True), default=5e-4, help="Adam's initial rate")
     flag('--lrate_decay', type=whole(1), default=250, help='thousand steps in which the rate falls to a tenth')
+    flag('--ema_decay', type=number(0.0, 0.999999), default=0.0,
+         help='decay per step of an exponential moving average of the weights, which test sets, previews and meshes '
+              'then use; 0: no average')
     flag('--no_batching', action='store_true', help="a step's rays from one image instead of from all")
     flag('--precrop_iters', type=whole(0), default=0, help="steps that sample only an image's centre (no_batching)")
     flag('--precrop_frac', type=number(0.0, 1.0, above=True), default=0.5, help='how much of each side that centre is')

@@ -1,4 +1,4 @@
-"""From a density field to a coloured triangle mesh: surface, floaters, files and pictures."""
+"""From a model to a coloured triangle mesh: its surface, without floaters, as a file and as a picture."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerf.files.checkpoints import whole_file
+from nerf.fields.model import Model, pieces
+from nerf.files.whole_file import whole_file
+from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
-from nerf.fields.radiance_field import RadianceField
-from run_nerf_helpers import Rays, Sampling, bundle_rays, render_rays, to8b, world_points
 from nerf.scene import Scene
+from run_nerf_helpers import Rays, bundle_rays, composite, ray_points, stratified_z, to8b, world_points
 
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 
@@ -26,18 +27,48 @@ FACES_AT_ONCE = 2 ** 19
 FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
 
 
+def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float):
+    """Writes the surface as a coloured mesh in world coordinates, and beside it a picture of it.
+
+    Args:
+        model: trained.
+        scene: tells where to look.
+        path: a .ply, .obj or .glb.
+        grid_size: points along the longest side of the box around the surface.
+        threshold: density at the surface, in 1/scene unit.
+
+    Returns:
+        a trimesh.Trimesh fit for looking at.
+
+    Raises:
+        UserError: there is no surface, or a file cannot be written.
+    """
+    box = tighten(model.density_array, seen_box(scene), threshold)
+    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
+          + (' in normalised device coordinates' if scene.ndc else ''))
+    vertices, faces = extract_surface(model.density_array, box, grid_size, threshold)
+    vertices, faces, dropped = without_floaters(vertices, faces)
+    mesh = coloured_mesh(model, vertices, faces, 2.0 * (box[1] - box[0]).max() / grid_size, scene.ndc_camera)
+    write_mesh(path, mesh)
+    small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
+    cameras = scene.render_cameras
+    draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
+    print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
+    return small
+
+
 def seen_box(scene: Scene) -> np.ndarray:
     """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
 
     Where they surround the origin it is the cube inside them, half as wide as from the origin to their near bound; else
     it holds the ends of all corners' rays.
     """
-    half = np.linalg.norm(scene.poses[scene.i_train, :, 3], axis=-1).mean() - scene.near
+    cameras = scene.cameras.take(scene.i_train)
+    half = np.linalg.norm(cameras.poses[:, :, 3].numpy(), axis=-1).mean() - scene.near
     if scene.around and half > 0:
         return np.array([[-half] * 3, [half] * 3])
-    origins, directions = scene.corner_rays(scene.poses[scene.i_train])
     far = 1.0 - 1.0 / scene.farthest if scene.ndc else scene.far
-    rays = bundle_rays(origins, directions, scene.near, far, scene.ndc_camera)
+    rays = bundle_rays(*cameras.corner_rays(), scene.near, far, scene.ndc_camera)
     ends = torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
     return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
 
@@ -195,7 +226,7 @@ def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarra
 
 
 @torch.inference_mode()
-def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray, reach: float,
+def coloured_mesh(model: Model, vertices: np.ndarray, faces: np.ndarray, reach: float,
                   ndc: tuple[int, int, float] | None = None):
     """A trimesh.Trimesh in world coordinates, each vertex in the colour that a view along the inward normal shows.
 
@@ -203,7 +234,7 @@ def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray,
     field's colour has hardly been trained.
 
     Args:
-        field: the radiance field; without view directions it has one colour at a point.
+        model: its `radiance` is asked.
         vertices, faces: [V, 3] in the field's coordinates, and [F, 3].
         reach: half the piece's length, in the field's coordinates.
         ndc: (H, W, focal) where those are normalised device coordinates with the near plane at 1.
@@ -220,15 +251,15 @@ def coloured_mesh(field: RadianceField, vertices: np.ndarray, faces: np.ndarray,
     step = reach * normals
     ends = torch.zeros(len(vertices), 1), torch.ones(len(vertices), 1)
     rays = Rays(torch.from_numpy(vertices) + step, -2.0 * step, -outward, *ends)
-    device = next(field.parameters()).device
     colours = []
-    for start in tqdm(range(0, len(vertices), COLOUR_RAYS), 'colouring', disable=None, leave=False):
-        part = Rays(*(each.to(device) for each in rays.slice(start, start + COLOUR_RAYS)))
-        seen = render_rays(part, field, None, Sampling(N_samples=COLOUR_SAMPLES)).final
+    for tile in tqdm(pieces(len(vertices), COLOUR_RAYS), 'colouring', disable=None, leave=False):
+        part = Rays(*(each.to(model.device) for each in rays.part(tile)))
+        z = stratified_z(part.near, part.far, COLOUR_SAMPLES)
+        seen = composite(*model.radiance(ray_points(part, z), part.viewdirs), z, part.directions)
         rgb = seen.rgb / seen.acc[:, None].clamp(min=1e-6)
         lost = seen.acc < 1e-6  # a corner of degenerate triangles alone has no normal
         if lost.any():
-            rgb[lost] = _mean_colour(field, (part.origins + 0.5 * part.directions)[lost])
+            rgb[lost] = _mean_colour(model, (part.origins + 0.5 * part.directions)[lost])
         colours.append(rgb.cpu())
     mesh.visual.vertex_colors = to8b(torch.cat(colours))
     return mesh
@@ -251,12 +282,12 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.divide(sums, length, out=np.zeros_like(sums), where=length > 0).astype(np.float32)
 
 
-def _mean_colour(field: RadianceField, points: torch.Tensor) -> torch.Tensor:
+def _mean_colour(model: Model, points: torch.Tensor) -> torch.Tensor:
     """Colours [N, 3] of points [N, 3]: the mean over views along the axes, to and fro."""
     axes = torch.eye(3, device=points.device)
     views = torch.cat([axes, -axes])  # [6, 3]
-    raw = field(points[:, None].repeat_interleave(6, 0), views.repeat(len(points), 1))
-    return raw[:, 0, :3].sigmoid().reshape(-1, 6, 3).mean(1)
+    rgb, _ = model.radiance(points[:, None].repeat_interleave(6, 0), views.repeat(len(points), 1))
+    return rgb[:, 0].reshape(-1, 6, 3).mean(1)
 
 
 def write_mesh(path: Path, mesh) -> None:
@@ -286,43 +317,6 @@ def is_watertight(faces: np.ndarray) -> bool:
         edges[i * len(faces):(i + 1) * len(faces)] = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
     edges.sort()
     return len(edges) % 2 == 0 and bool((edges[::2] == edges[1::2]).all() and (edges[1:-1:2] != edges[2::2]).all())
-
-
-def draw_views(path: Path, mesh, cameras: np.ndarray, K: np.ndarray, H: int, W: int) -> None:
-    """Draws the mesh as cameras see it, side by side into one PNG, with light from the camera.
-
-    Args:
-        path: the PNG.
-        mesh: a trimesh.Trimesh with vertex colours.
-        cameras: [M, 3, 4] camera-to-world, OpenGL axes.
-        K, H, W: intrinsics, height and width in pixels.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import TriMesh
-    from matplotlib.figure import Figure
-    from matplotlib.tri import Triangulation
-
-    figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
-    FigureCanvasAgg(figure)
-    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
-    for i, camera in enumerate(cameras):
-        axes = figure.add_axes((i / len(cameras), 0.0, 1.0 / len(cameras), 1.0), xlim=(0, W), ylim=(H, 0))
-        axes.axis('off')
-        to_camera = mesh.vertices - camera[:, 3]
-        x, y, z = (to_camera @ camera[:, :3]).T
-        depth = np.maximum(-z, 1e-6)
-        distance = np.linalg.norm(to_camera, axis=1)
-        facing = -(to_camera * mesh.vertex_normals).sum(1) / distance
-        visible = (z[mesh.faces] < 0).all(1) & (facing[mesh.faces] > 0).any(1)
-        faces = mesh.faces[visible]
-        if not len(faces):
-            continue
-        faces = faces[np.argsort(-distance[faces].mean(1))]  # far ones first
-        plane = Triangulation(K[0, 0] * x / depth + K[0, 2], K[1, 1] * -y / depth + K[1, 2], faces)
-        shaded = colours * (0.35 + 0.65 * np.abs(facing[:, None]))
-        axes.add_collection(TriMesh(plane, facecolors=np.column_stack([shaded, np.ones(len(shaded))]), rasterized=True))
-    with whole_file(path) as partial:
-        figure.savefig(partial, format='png')
 
 
 def coarsened(mesh, vertices: np.ndarray):

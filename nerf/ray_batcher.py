@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import Rays, bundle_rays, pixel_rays
-from nerf.scene import Scene, target_colours
+from nerf.scene import Images, Scene, target_colours
+from run_nerf_helpers import Rays
 
 
 class RayBatcher:
@@ -15,8 +17,8 @@ class RayBatcher:
     Args:
         scene: the training images and cameras, kept as uint8 on the device.
         n_rays: rays per step.
-        no_batching: a step's rays from one image, each pixel at most once; else each pixel of all images once per
-            epoch, in shuffled order.
+        no_batching: a step's rays from one image, each pixel at most once (where images have several sizes or masks,
+            with repeats); else each pixel of all images once per epoch, in shuffled order.
         precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
         generator: decides all draws; its device is where the rays are made.
     """
@@ -25,42 +27,67 @@ class RayBatcher:
                  generator: torch.Generator):
         device = generator.device
         self.scene, self.n_rays, self.no_batching, self.generator = scene, n_rays, no_batching, generator
-        self.images = torch.from_numpy(scene.images[scene.i_train]).to(device)
-        self.poses = torch.from_numpy(scene.poses[scene.i_train]).to(device)
-        self.K = torch.from_numpy(scene.K).float().to(device)
-        self.precrop_iters = precrop_iters if no_batching else 0
-        self.crop = (max(1, int(scene.H * precrop_frac)), max(1, int(scene.W * precrop_frac)))
-        height, width = self.crop if self.precrop_iters else (scene.H, scene.W)
-        available = height * width * (1 if no_batching else len(self.images))
-        if n_rays > available:
-            raise UserError(f'N_rand is {n_rays} but a step can draw only {available} pixels; lower N_rand'
-                            + (', raise precrop_frac' if self.precrop_iters else '')
-                            + (' or leave no_batching off' if no_batching else ''))
+        images = scene.images.take(scene.i_train)
+        self.cameras = scene.cameras.take(scene.i_train).to(device)
+        self.colours = torch.from_numpy(images.pixels).to(device)
+        self.starts = torch.from_numpy(images.starts).to(device)
+        self.precrop_iters, self.precrop_frac = precrop_iters if no_batching else 0, precrop_frac
+        self.size = self.cameras.one_size() if images.masks is None else None  # None: pixels are drawn from lists
+        self.lists = {}
+        if self.size is None:
+            for frac in {1.0, precrop_frac if self.precrop_iters else 1.0}:
+                self.lists[frac] = [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)]
+        self._check_enough()
         self.epoch_seed, self.order, self.used = 0, None, 0
 
-    def pixels(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _check_enough(self) -> None:
+        """Raises UserError where a step cannot draw its pixels."""
+        if self.size is None:
+            first = self.lists[self.precrop_frac if self.precrop_iters else 1.0]
+            if self.no_batching and (empty := (first[1].diff() == 0).nonzero()).numel():
+                raise UserError(f'training image {int(empty[0, 0])} has no pixel to train on, as its mask is empty'
+                                + (' at its centre; set precrop_iters = 0' if self.precrop_iters else '; remove it'))
+            available = max(len(first[0]), self.n_rays * self.no_batching)
+        else:
+            height, width = self._crop(self.precrop_frac if self.precrop_iters else 1.0)
+            available = height * width * (1 if self.no_batching else len(self.cameras))
+        if self.n_rays > available:
+            raise UserError(f'N_rand is {self.n_rays} but a step can draw only {available} pixels; lower N_rand'
+                            + (', raise precrop_frac' if self.precrop_iters else '')
+                            + (' or leave no_batching off' if self.no_batching else ''))
+
+    def _crop(self, frac: float) -> tuple[int, int]:
+        """Height and width of the central part of the images' one size."""
+        height, width = self.size
+        return max(1, int(height * frac)), max(1, int(width * frac))
+
+    def pixels(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Image, row and column [n_rays] of the pixels of a step, counted from 1."""
         return self._from_one_image(step) if self.no_batching else self._from_all_images()
 
-    def next(self, step: int) -> tuple[Rays, torch.Tensor]:
+    def next(self, step: int) -> tuple[Rays, Tensor]:
         """The rays and target colours [n_rays, 3] of a step."""
         return self.rays(*self.pixels(step))
 
-    def rays(self, image: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> tuple[Rays, torch.Tensor]:
+    def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Tensor]:
         """The rays through R pixels, and the colours [R, 3] that they should have."""
-        scene = self.scene
-        origins, directions = pixel_rays(row, column, self.K, self.poses[image])
-        target = target_colours(self.images[image, row, column], scene.white_bkgd)
-        return bundle_rays(origins, directions, scene.near, scene.far, scene.ndc_camera), target
+        pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
+        target = target_colours(self.colours[pixel], self.scene.white_bkgd)
+        return self.scene.rays(*self.cameras.rays(image, row, column)), target
 
-    def _from_one_image(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        device, scene = self.generator.device, self.scene
-        height, width = self.crop if step <= self.precrop_iters else (scene.H, scene.W)
-        image = torch.randint(len(self.images), (1,), generator=self.generator, device=device).expand(self.n_rays)
-        pixel = torch.randperm(height * width, generator=self.generator, device=device)[:self.n_rays]
-        return image, (scene.H - height) // 2 + pixel // width, (scene.W - width) // 2 + pixel % width
+    def _from_one_image(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        where = {'generator': self.generator, 'device': self.generator.device}
+        frac = self.precrop_frac if step <= self.precrop_iters else 1.0
+        image = torch.randint(len(self.cameras), (1,), **where).expand(self.n_rays)
+        if self.size is None:
+            pixels, starts = self.lists[frac]
+            share = torch.rand(self.n_rays, dtype=torch.float64, **where)
+            return self._places(pixels[starts[image] + (share * (starts[image + 1] - starts[image])).long()])
+        (H, W), (height, width) = self.size, self._crop(frac)
+        pixel = torch.randperm(height * width, **where)[:self.n_rays]
+        return image, (H - height) // 2 + pixel // width, (W - width) // 2 + pixel % width
 
-    def _from_all_images(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _from_all_images(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.order is None:
             self._shuffle()
         pixel = self.order[self.used:self.used + self.n_rays]
@@ -69,15 +96,20 @@ class RayBatcher:
             self._shuffle()
             self.used = self.n_rays - len(pixel)
             pixel = torch.cat([pixel, self.order[:self.used]])
-        pixel = pixel.long()
-        return (pixel // (self.scene.H * self.scene.W), pixel // self.scene.W % self.scene.H, pixel % self.scene.W)
+        return self._places(pixel.long() if self.size else self.lists[1.0][0][pixel.long()])
+
+    def _places(self, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, row and column of indices [R] into the flat list of pixels."""
+        image = torch.searchsorted(self.starts[1:], pixel, right=True)
+        width, within = self.cameras.sizes[image, 1], pixel - self.starts[image]
+        return image, within // width, within % width
 
     def _shuffle(self, epoch_seed: int | None = None) -> None:
         """A new order of all pixels, from a seed that alone goes into the checkpoint."""
         if epoch_seed is None:
             epoch_seed = torch.randint(2 ** 62, (), generator=self.generator, device=self.generator.device).item()
         self.epoch_seed, self.used = epoch_seed, 0
-        n_pixels = len(self.images) * self.scene.H * self.scene.W
+        n_pixels = len(self.colours) if self.size else len(self.lists[1.0][0])
         order = torch.randperm(n_pixels, generator=torch.Generator().manual_seed(epoch_seed),
                                dtype=torch.int32 if n_pixels < 2 ** 31 else torch.int64)
         self.order = order.to(self.generator.device)
@@ -97,3 +129,22 @@ class RayBatcher:
             if type(state['used']) is not int or not 0 <= state['used'] <= len(self.order):
                 raise ValueError(f"{state['used']} pixels used of {len(self.order)}")
             self.used = state['used']
+
+
+def _pixel_lists(images: Images, frac: float) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices of the pixels that can be drawn, image after image, and where each image's begin [N + 1].
+
+    Args:
+        images: with or without masks.
+        frac: share of both sides that the central part has, outside of which no pixel is drawn.
+    """
+    parts = []
+    for (height, width), start, end in zip(images.sizes, images.starts, images.starts[1:]):
+        allowed = np.ones((height, width), bool) if images.masks is None else (
+            images.masks[start:end].reshape(height, width))
+        inside = np.zeros_like(allowed)
+        rows, columns = max(1, int(height * frac)), max(1, int(width * frac))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        inside[top:top + rows, left:left + columns] = True
+        parts.append(start + np.flatnonzero(allowed & inside))
+    return np.concatenate(parts), np.concatenate([[0], np.cumsum([len(part) for part in parts])])

@@ -5,64 +5,104 @@ from __future__ import annotations
 import sys
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from nerf.cameras import Cameras
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import pixel_rays
+from run_nerf_helpers import Rays, bundle_rays
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images of any sizes as one flat list of pixels: image after image, row after row."""
+
+    pixels: np.ndarray  # [P, 3 or 4] uint8 as read; alpha is not premultiplied
+    sizes: np.ndarray  # [N, 2] int64: height, width
+    masks: np.ndarray | None = None  # [P] bool: pixels to train on; None: all
+
+    @classmethod
+    def of_one_size(cls, images: np.ndarray) -> Images:
+        """Images [N, H, W, 3 or 4], which are not copied."""
+        return cls(images.reshape(-1, images.shape[-1]), np.tile(images.shape[1:3], (len(images), 1)))
+
+    @classmethod
+    def of_any_size(cls, images: list[np.ndarray], masks: list[np.ndarray] | None = None) -> Images:
+        """Images [H, W, C] with one C, and masks [H, W] bool."""
+        sizes = np.array([image.shape[:2] for image in images]).reshape(-1, 2)
+        return cls(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]), sizes,
+                   None if masks is None else np.concatenate([mask.ravel() for mask in masks]))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """[N + 1] int64: where each image begins among the pixels, and where the last one ends."""
+        return np.concatenate([[0], np.cumsum(self.sizes.prod(1))])
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Image i: [H, W, 3 or 4]."""
+        return self.pixels[self.starts[i]:self.starts[i + 1]].reshape(*self.sizes[i], -1)
+
+    def take(self, index: np.ndarray) -> Images:
+        """Some of the images, in that order."""
+        def of(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values[self.starts[i]:self.starts[i + 1]] for i in index])
+        return Images(of(self.pixels), self.sizes[index], None if self.masks is None else of(self.masks))
 
 
 @dataclass(frozen=True)
 class Scene:
     """Posed images and the cameras to render them with."""
 
-    images: np.ndarray  # [N, H, W, 3 or 4] uint8 as read; alpha is not premultiplied
-    poses: np.ndarray  # [N, 3, 4] float32 camera-to-world, OpenGL axes
-    K: np.ndarray  # [3, 3] intrinsics in pixels
-    H: int
-    W: int
+    images: Images
+    cameras: Cameras  # of the images
+    render_cameras: Cameras  # of the render path
     near: float  # bounds of every ray, in scene units
     far: float
     ndc: bool
     white_bkgd: bool
-    render_poses: np.ndarray  # [M, 3, 4] float32
     i_train: np.ndarray
     i_val: np.ndarray
     i_test: np.ndarray
     around: bool = True  # the cameras surround the origin; else they look at a scene in front of them
     farthest: float | None = None  # in NDC, whose rays reach to infinity: depth of the farthest thing that is known of
 
-    def scaled(self, factor: int) -> tuple[int, int, np.ndarray]:
-        """H, W and K at 1/factor of the size (0 or 1: full size)."""
-        H, W = self.H // max(factor, 1), self.W // max(factor, 1)
-        if not H or not W:
-            raise UserError(f'render_factor {factor} leaves nothing of {self.W}x{self.H} pixels; choose a smaller one')
-        return H, W, np.diag([W / self.W, H / self.H, 1.0]) @ self.K
-
     @property
     def ndc_camera(self) -> tuple[int, int, float] | None:
-        return (self.H, self.W, float(self.K[0, 0])) if self.ndc else None
+        """Height, width and focal length of normalised device coordinates; None where rays stay in the world."""
+        return (*self.cameras.size(0), float(self.cameras.intrinsics[0, 0])) if self.ndc else None
+
+    def rays(self, origins: Tensor, directions: Tensor) -> Rays:
+        """World origins and directions [..., 3] as rays with this scene's bounds, in NDC where it is."""
+        return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
 
     def fingerprint(self) -> int:
         """A checksum of all that training sees of the scene."""
-        numbers = np.array([*self.K.ravel(), self.near, self.far, self.ndc, self.white_bkgd], np.float64)
+        images, cameras = self.images.take(self.i_train), self.cameras.take(self.i_train)
+        numbers = [self.near, self.far, self.ndc, self.white_bkgd]
+        parts = [images.pixels, cameras.poses]
+        fx, fy, cx, cy = cameras.intrinsics[0].tolist()
+        if cameras.one_size() and bool((cameras.intrinsics == cameras.intrinsics[0]).all()):
+            numbers = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0, *numbers]  # one K, as in the first checkpoints
+        else:
+            parts += [cameras.intrinsics, images.sizes]
+        parts += [part for part in (cameras.distortion, cameras.fisheye, images.masks) if part is not None]
         checksum = 0
-        for array in (self.images[self.i_train], self.poses[self.i_train], numbers):
-            checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+        for part in (*parts, np.array(numbers, np.float64)):
+            checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
         return checksum
-
-    def corner_rays(self, poses: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """World origins and directions [M, 4, 3] of the rays through the corner pixels of cameras [M, 3, 4]."""
-        rows, columns = torch.tensor([[0, 0, self.H - 1, self.H - 1], [0, self.W - 1, 0, self.W - 1]])
-        return pixel_rays(rows, columns, torch.from_numpy(self.K), torch.from_numpy(poses)[:, None])
 
     def target(self, i: int) -> np.ndarray:
         """What image i should render to: [H, W, 3] float32 in [0, 1]."""
         return target_colours(torch.from_numpy(self.images[i]), self.white_bkgd).numpy()
 
 
-def target_colours(pixels: torch.Tensor, white_bkgd: bool) -> torch.Tensor:
+def target_colours(pixels: Tensor, white_bkgd: bool) -> Tensor:
     """Pixels [..., 3 or 4] uint8 to colours [..., 3] float32; on white where asked and there is an alpha channel."""
     colours = pixels.float() / 255.0
     rgb, alpha = colours[..., :3], colours[..., 3:]
@@ -80,9 +120,9 @@ def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int)
 
     images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
         datadir, half_res, testskip)
-    return Scene(images=images, poses=poses[:, :3], K=centred_intrinsics(H, W, focal), H=H, W=W, near=2.0, far=6.0,
-                 ndc=False, white_bkgd=white_bkgd, render_poses=render_poses[:, :3], i_train=i_train, i_val=i_val,
-                 i_test=i_test)
+    cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
+    return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras.posed(render_poses[:, :3]),
+                 near=2.0, far=6.0, ndc=False, white_bkgd=white_bkgd, i_train=i_train, i_val=i_val, i_test=i_test)
 
 
 def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool) -> Scene:
@@ -102,10 +142,11 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
                         'leaves none to train on; raise llffhold or add images')
     H, W = images.shape[1:3]
     near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
-    scene = Scene(images=images, poses=poses[..., :4], K=centred_intrinsics(H, W, float(poses[0, 2, 4])), H=H, W=W,
-                  near=near, far=far, ndc=ndc, white_bkgd=white_bkgd, render_poses=render_poses[..., :4],
-                  i_train=i_train, i_val=i_test, i_test=i_test, around=spherify,
-                  farthest=float(bds.max()) if ndc else None)
+    cameras = Cameras.of_one_kind(poses[..., :4], centred_intrinsics(H, W, float(poses[0, 2, 4])), H, W)
+    scene = Scene(images=Images.of_one_size(images), cameras=cameras,
+                  render_cameras=cameras.posed(render_poses[..., :4]),
+                  near=near, far=far, ndc=ndc, white_bkgd=white_bkgd, i_train=i_train, i_val=i_test, i_test=i_test,
+                  around=spherify, farthest=float(bds.max()) if ndc else None)
     if ndc:
         check_forward_facing(scene, datadir)
     return scene
@@ -113,18 +154,18 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
 
 def check_forward_facing(scene: Scene, datadir: str) -> None:
     """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
-    if len(sideways := _looking_sideways(scene, scene.poses)):
+    if len(sideways := _looking_sideways(scene.cameras)):
         raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
                         'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
                         'object)')
-    if len(sideways := _looking_sideways(scene, scene.render_poses)):
+    if len(sideways := _looking_sideways(scene.render_cameras)):
         print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
               'coordinates end; their pictures will make no sense', file=sys.stderr)
 
 
-def _looking_sideways(scene: Scene, poses: np.ndarray) -> np.ndarray:
-    """Indices of the cameras [M, 3, 4] of which a corner's ray, the most oblique of all pixels', does not go to -z."""
-    _, directions = scene.corner_rays(poses)
+def _looking_sideways(cameras: Cameras) -> np.ndarray:
+    """Indices of the cameras of which a corner's ray, the most oblique of all pixels', does not go to -z."""
+    _, directions = cameras.corner_rays()
     return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
 
 
@@ -137,6 +178,7 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
     if distance <= 1.0:
         raise UserError(f'{datadir}: the cameras of {shape} are {distance:g} from the origin in the mean, '
                         'but rays begin 1 before it; a DeepVoxels scene has its object there and cameras farther away')
-    return Scene(images=images, poses=poses, K=load_intrinsics(shape, datadir, H, W), H=H, W=W,
-                 near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=white_bkgd,
-                 render_poses=render_poses, i_train=i_train, i_val=i_val, i_test=i_test)
+    cameras = Cameras.of_one_kind(poses, load_intrinsics(shape, datadir, H, W), H, W)
+    return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras.posed(render_poses),
+                 near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=white_bkgd, i_train=i_train,
+                 i_val=i_val, i_test=i_test)

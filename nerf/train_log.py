@@ -1,4 +1,4 @@
-"""What a run says: progress bar, console lines, metrics.jsonl, TensorBoard and summary.png."""
+"""What a run reports: progress bar, console lines, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerf.files.checkpoints import whole_file
-from nerf.files.images import read_image
+from nerf.files.whole_file import whole_file
 from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # between updates of the bar's numbers, each of which waits for the GPU
 SMOOTHING = 0.02  # share of the newest step in the bar's PSNR
-SUMMARY_VIEWS = 4  # test views in summary.png
-LARGEST_ERROR = 0.25  # mean over the channels, that an error map can show
+TAGS = {'psnr0': 'psnr_coarse', 'rays_per_s': 'rays_per_second'}  # TensorBoard's names where they are not the JSON's
 
 
 class TrainLog:
     """The log of one run, from the step it starts or goes on at.
 
     Args:
-        run_dir: the run's folder; None: nothing is said or written (of several processes the first alone speaks).
-        start: steps done before; what an interrupted run logged past them is dropped.
+        run_dir: the run's folder; None: nothing is printed or written (only rank 0 does).
+        start: steps done before; what an interrupted run logged after them is dropped.
         n_iters: the step at which training ends.
         i_print: steps between lines.
         device: where the run trains.
@@ -51,46 +49,43 @@ class TrainLog:
         self.rays, self.smooth_mse = 0, None
         self.mark, self.shown = time.perf_counter(), -math.inf
 
-    def step(self, step: int, mse: torch.Tensor, lr: float, n_rays: int) -> None:
-        """Counts a step of n_rays; every i_print steps reads and writes its errors.
+    def step(self, step: int, losses: dict[str, torch.Tensor], lr: float, n_rays: int) -> None:
+        """Counts a step of n_rays; every i_print steps reads and writes its losses.
 
         Args:
-            mse: [P] mean squared error of each pass, coarse first.
+            losses: scalars by name. 'mse' is logged as psnr, 'mse0' as psnr0, others by their names.
         """
         self.bar.update()
         self.rays += n_rays
-        fine = mse[-1]
+        mse = losses['mse']
         if self.smooth_mse is not None:
-            before = torch.where(self.smooth_mse.isfinite(), self.smooth_mse, fine)
-            fine = torch.lerp(before, torch.where(fine.isfinite(), fine, before), SMOOTHING)
-        self.smooth_mse = fine
+            before = torch.where(self.smooth_mse.isfinite(), self.smooth_mse, mse)
+            mse = torch.lerp(before, torch.where(mse.isfinite(), mse, before), SMOOTHING)
+        self.smooth_mse = mse
         if step % self.i_print == 0 or step == self.n_iters:
-            self._write(step, mse, lr)
+            self._write(step, losses, lr)
         if not self.bar.disable and time.perf_counter() - self.shown > SHOW_SECONDS:
             self.shown = time.perf_counter()
             self.bar.set_postfix_str(f'psnr {mse2psnr(self.smooth_mse).item():.2f} dB, '  # waits for the GPU
                                      f'{n_rays * (self.bar.format_dict["rate"] or 0):.0f} rays/s, lr {lr:.1e}', False)
 
-    def _write(self, step: int, mse: torch.Tensor, lr: float) -> None:
+    def _write(self, step: int, losses: dict[str, torch.Tensor], lr: float) -> None:
         """A line each for the console and metrics.jsonl, and the scalars of training."""
-        errors = mse.tolist()  # waits for the GPU
-        if not math.isfinite(sum(errors)):  # of a step that was not applied
+        values = dict(zip(losses, torch.stack([*losses.values()]).tolist()))  # waits for the GPU
+        if not math.isfinite(sum(values.values())):  # the step was skipped
             return
-        psnrs = mse2psnr(mse.clamp(min=1e-10)).tolist()  # 100 dB at most: JSON has no infinity
-        metrics = {'loss': sum(errors), 'psnr': psnrs[-1]}
-        if len(psnrs) > 1:
-            metrics['psnr0'] = psnrs[0]
+        metrics = {'loss': sum(values.values()), 'psnr': _psnr(values.pop('mse'))}
+        if 'mse0' in values:
+            metrics['psnr0'] = _psnr(values.pop('mse0'))
+        metrics |= values
         elapsed = time.perf_counter() - self.mark
         self.seconds += elapsed
         metrics |= {'lr': lr, 'rays_per_s': self.rays / elapsed, 'seconds': self.seconds}
         self._append(json.dumps({'step': step, **metrics}) + '\n')
-        tags = {'loss': 'train/loss', 'psnr': 'train/psnr', 'psnr0': 'train/psnr_coarse', 'lr': 'train/lr',
-                'rays_per_s': 'train/rays_per_second'}
-        for key, tag in tags.items():
-            if key in metrics:
-                self.scalar(tag, metrics[key], step)
+        for key in (key for key in metrics if key != 'seconds'):
+            self.scalar(f'train/{TAGS.get(key, key)}', metrics[key], step)
         self.scalar('memory/peak_mb', peak_memory(self.device), step)
-        coarse = f" (coarse {metrics['psnr0']:.2f})" if len(psnrs) > 1 else ''
+        coarse = f" (coarse {metrics['psnr0']:.2f})" if 'psnr0' in metrics else ''
         self.say(f"step {step}/{self.n_iters}  loss {metrics['loss']:.5f}  psnr {metrics['psnr']:.2f} dB{coarse}  "
                  f"lr {lr:.2e}  {metrics['rays_per_s']:.0f} rays/s  {self.seconds:.0f} s")
         self.rays, self.mark = 0, time.perf_counter()
@@ -103,31 +98,35 @@ class TrainLog:
         self.mark += time.perf_counter() - began
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        self._to_board('add_scalar', tag, value, step)
+        self._to_board(lambda board: board.add_scalar(tag, value, step))
 
     def picture(self, tag: str, picture, step: int) -> None:
         """A [H, W] or [H, W, 3] picture, uint8 or float in [0, 1], to TensorBoard."""
-        self._to_board('add_image', tag, picture, step, dataformats='HWC' if picture.ndim == 3 else 'HW')
+        layout = 'HWC' if picture.ndim == 3 else 'HW'
+        self._to_board(lambda board: board.add_image(tag, picture, step, dataformats=layout))
 
     def histogram(self, tag: str, values: torch.Tensor, step: int) -> None:
         values = values[values.isfinite()]
         if not len(values):  # of networks that are no numbers
             return
-        self._to_board('add_histogram', tag, values, step)
+        self._to_board(lambda board: board.add_histogram(tag, values, step))
 
     def table(self, tag: str, rows: dict) -> None:
         """Names and values as a markdown table in TensorBoard, at the step where this session begins."""
         lines = [f'| {name} | {value} |' for name, value in rows.items()]
-        self._to_board('add_text', tag, '\n'.join(['| flag | value |', '| --- | --- |', *lines]), self.start)
+        text = '\n'.join(['| flag | value |', '| --- | --- |', *lines])
+        self._to_board(lambda board: board.add_text(tag, text, self.start))
 
     def say(self, message: str) -> None:
         """Prints a line without breaking the progress bar."""
+        if self.metrics_path is None:
+            return
         self.bar.write(message, file=sys.stdout)
         sys.stdout.flush()
 
     def close(self) -> None:
         self.bar.close()
-        self._to_board('close')
+        self._to_board(lambda board: board.close())
 
     def _append(self, line: str) -> None:
         """A whole line to metrics.jsonl, or nothing."""
@@ -145,12 +144,12 @@ class TrainLog:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _to_board(self, method: str, *args, **kwargs) -> None:
-        """Calls the TensorBoard writer, until it cannot write any more."""
+    def _to_board(self, write: Callable) -> None:
+        """Calls `write` with TensorBoard's writer, until that cannot write any more."""
         if self.board is None:
             return
         try:
-            getattr(self.board, method)(*args, **kwargs)
+            write(self.board)
         except OSError as error:
             self.board = None
             self.say(f'warning: TensorBoard cannot be written to any more ({error}); training goes on')
@@ -169,6 +168,11 @@ class TrainLog:
         with whole_file(self.metrics_path) as partial:
             partial.write_text(''.join(kept), encoding='utf-8')
         return seconds
+
+
+def _psnr(mse: float) -> float:
+    """In dB, 100 at most: JSON has no infinity."""
+    return -10.0 * math.log10(max(mse, 1e-10))
 
 
 def peak_memory(device: torch.device) -> float:
@@ -191,69 +195,3 @@ def log_mesh(run_dir: Path, mesh, step: int) -> None:
             mesh.vertices, mesh.visual.vertex_colors[:, :3], mesh.faces))
         board.add_mesh('mesh', torch.from_numpy(vertices).float(), torch.from_numpy(colours),
                        torch.from_numpy(faces).int(), global_step=step)
-
-
-def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[H, W] in [0, 1]: the mean over channels of the absolute difference of pictures [H, W, 3] in [0, 1], where 1 is
-    LARGEST_ERROR or more."""
-    return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
-
-
-def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> None:
-    """Draws summary.png from the files of a run: PSNR over steps and over time, and views of the newest test set.
-
-    Args:
-        run_dir: its metrics.jsonl and testset_NNNNNN folders are read.
-        step: test sets of later steps, which a run that started again from before them left, are not shown.
-        n_views: test views that the run has now.
-        target: what the nth of them should be, [H, W, 3] in [0, 1].
-    """
-    from matplotlib.figure import Figure
-
-    lines = [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
-    tests = [json.loads(path.read_text(encoding='utf-8')) for path in run_dir.glob('testset_*/metrics.json')]
-    tests = sorted((test for test in tests if test['step'] <= step), key=lambda test: test['step'])
-    views = _test_views(run_dir, tests[-1], n_views, target) if tests else []
-    figure = Figure(figsize=(12, 12 if views else 4), layout='constrained')
-    top, *below = figure.subfigures(2, 1, height_ratios=(1, 2)) if views else [figure]
-    _draw_curves(top, lines, tests)
-    if views:
-        below[0].suptitle(f"test set of step {tests[-1]['step']}: rendered, target, and error (white: {LARGEST_ERROR} "
-                          'or more)')
-        grid = below[0].subplots(3, len(views), squeeze=False)
-        for column, (psnr, *pictures) in zip(grid.T, views):
-            column[0].set_title(f'{psnr:.2f} dB')
-            for axes, picture in zip(column, pictures):
-                axes.imshow(picture, cmap='magma', vmin=0.0, vmax=1.0)
-                axes.axis('off')
-    with whole_file(run_dir / 'summary.png') as partial:
-        figure.savefig(partial, format='png', dpi=100)
-
-
-def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
-    """PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
-    steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
-    for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
-        if any('psnr0' in line for line in lines):
-            axes.plot(x, [line.get('psnr0', math.nan) for line in lines], ':', label='training, coarse', linewidth=1)
-        axes.plot(x, [line['psnr'] for line in lines], label='training', linewidth=1)
-        if tests and lines:
-            axes.plot(np.interp([test['step'] for test in tests], steps, x),
-                      [test['mean']['psnr'] for test in tests], 'o', label='test views, mean')
-        axes.set(xlabel=label, ylabel='PSNR in dB')
-        axes.grid(alpha=0.3)
-        axes.legend()
-
-
-def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:
-    """(PSNR, rendered, target, error map) of the first views of a test set; none where it is of other images."""
-    if len(test['images']) != n_views:
-        return []
-    views = []
-    for n, row in enumerate(test['images'][:SUMMARY_VIEWS]):
-        rendered = read_image(run_dir / f"testset_{test['step']:06d}" / row['file'])[..., :3] / 255.0
-        wanted = target(n)
-        if rendered.shape != wanted.shape:
-            return []
-        views.append((row['psnr'], rendered, wanted, error_map(rendered, wanted)))
-    return views

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 
-SHARED = Path(__file__).parents[2] / 'shared'
+from nerf.flags import parse_flags
+from nerf.ray_batcher import RayBatcher
+from nerf.runtime.devices import choose_device, choose_precision
+from nerf.scene import Scene
+from nerf.training import Trainer
+from run_nerf import create_nerf, load_scene
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / 'shared'
 
 # No deadline: it would measure the machine's load. Derandomised: a red run is red again.
 settings.register_profile('nerf', deadline=None, derandomize=True, database=None)
@@ -114,3 +126,103 @@ def tiny_llff():
         np.save(folder / 'poses_bounds.npy', np.column_stack([columns.reshape(-1, 15), bounds]))
         return folder
     return write
+
+
+# Small training runs
+
+SMALL_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',
+             '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '4', '--multires_views', '2',
+             '--N_samples', '8', '--N_importance', '8', '--N_rand', '32', '--lrate', '1e-2', '--testskip', '1',
+             '--device', 'cpu', '--precision', 'fp32']
+
+
+@pytest.fixture(scope='session')
+def scene_dir(tiny_scene, tmp_path_factory) -> Path:
+    """The folder of a tiny scene that no test changes."""
+    return tiny_scene(tmp_path_factory.mktemp('scene'))
+
+
+@pytest.fixture
+def flags(scene_dir, tmp_path):
+    """Makes the flags of a run on the tiny scene; later ones win."""
+    def make(*extra: str, expname: str = 'run') -> list[str]:
+        return [*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--expname', expname, *extra]
+    return make
+
+
+def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
+    """The trainer that run_nerf.py makes of these flags; the scene is read where it is not given."""
+    args = parse_flags(flags)
+    device = choose_device(args.device)
+    model = create_nerf(args, device, choose_precision(args.precision, device))
+    batcher = RayBatcher(load_scene(args) if scene is None else scene, args.N_rand, args.no_batching,
+                         args.precrop_iters, args.precrop_frac, torch.Generator(device).manual_seed(args.seed))
+    return Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
+
+
+def state_of_run(folder: Path, step: int) -> dict:
+    """A run's checkpoint without its flags."""
+    checkpoint = torch.load(folder / f'{step:06d}.tar', weights_only=True)
+    del checkpoint['run_state']['flags']
+    return checkpoint
+
+
+def assert_same(a, b) -> None:
+    """Bit for bit, all the way down."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+# A run that was cut off and went on
+
+LOGGED_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '2', '--netwidth', '16',
+              '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '3', '--multires_views', '2',
+              '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--lrate', '5e-3', '--testskip', '1',
+              '--device', 'cpu', '--i_print', '4', '--i_img', '10', '--i_weights', '10', '--i_testset', '20',
+              '--i_video', '1000', '--seed', '3']
+
+
+@pytest.fixture(scope='session')
+def logged_run(tiny_scene, tmp_path_factory) -> Path:
+    """The folder of a run that was cut off after step 34, whose newest checkpoint is of step 30, and went on to 44;
+    what its two starts printed, first.txt and second.txt, and its scene are two folders up."""
+    folder = tmp_path_factory.mktemp('user')
+    scene = tiny_scene(folder / 'scene')
+    command = [sys.executable, ROOT / 'run_nerf.py', *LOGGED_RUN, '--datadir', scene, '--basedir', folder / 'logs',
+               '--expname', 'run']
+    for name, steps in (('first', 34), ('second', 44)):
+        with open(folder / f'{name}.txt', 'wb') as out:  # as in: python run_nerf.py ... > first.txt 2>&1
+            subprocess.run([*command, '--N_iters', str(steps)], stdout=out, stderr=subprocess.STDOUT, check=True,
+                           env=os.environ | {'OMP_NUM_THREADS': '1'})
+        if name == 'first':
+            (folder / 'logs' / 'run' / '000034.tar').unlink()
+    return folder / 'logs' / 'run'
+
+
+@pytest.fixture(scope='session')
+def board(logged_run):
+    """What TensorBoard shows of `logged_run`: an EventAccumulator with all pictures, scalars and histograms."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logged_run), size_guidance={'images': 0, 'scalars': 0, 'histograms': 0})
+    return events.Reload()
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """Makes this process one of several, as far as it can tell: as_rank(rank, count)."""
+    def become(rank: int, count: int) -> None:
+        for name, value in {'RANK': rank, 'WORLD_SIZE': count, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 1}.items():
+            monkeypatch.setenv(name, str(value))
+    return become

@@ -1,19 +1,22 @@
-"""Checkpoints: whole or absent, in the reference code's format, and unable to run code."""
+"""nerf/files/checkpoints.py: whole or absent, in the reference code's format, and unable to run code."""
 
-import pickle
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from nerf.fields.mlp import MLPField
+from nerf.fields.paper import PaperModel
 from nerf.files import checkpoints
+from nerf.optimiser import Optimiser
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import NeRF
+from run_nerf_helpers import NeRF, Sampling, get_embedder
 
-SHAPE = {'D': 6, 'W': 8, 'input_ch': 9, 'input_ch_views': 9, 'skips': [4]}
+SHAPE = {'D': 6, 'W': 8, 'input_ch': 9, 'input_ch_views': 9, 'skips': [4]}  # one frequency each
 
 
 def networks(use_viewdirs: bool = True) -> tuple[NeRF, NeRF]:
@@ -22,14 +25,34 @@ def networks(use_viewdirs: bool = True) -> tuple[NeRF, NeRF]:
                  for seed in (1, 2))
 
 
-def saved(path, use_viewdirs: bool = True, fine: bool = True, step: int = 123):
-    pair = networks(use_viewdirs)
-    parameters = [p for network in pair[:1 + fine] for p in network.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    sum((p ** 2).sum() for p in parameters).backward()
-    optimizer.step()
-    checkpoints.save_checkpoint(path, step, pair[0], pair[1] if fine else None, optimizer, {'anything': 1})
-    return pair, optimizer
+def model_of(coarse: NeRF, fine: NeRF | None = None) -> PaperModel:
+    """The paper's model with these networks."""
+    embed = get_embedder(1)[0]
+    fields = [network and MLPField(network, embed, embed if coarse.use_viewdirs else None)
+              for network in (coarse, fine)]
+    return PaperModel(*fields, Sampling(8, 8 if fine else 0), chunk=100)
+
+
+def trained(use_viewdirs: bool = True, fine: bool = True, ema_decay: float = 0.0) -> tuple[PaperModel, Optimiser]:
+    """A model and its optimiser behind a step that changes every weight."""
+    coarse, other = networks(use_viewdirs)
+    model = model_of(coarse, other if fine else None)
+    optimiser = Optimiser(model, ema_decay)
+    optimiser.prepare(1, 1e-3)
+    optimiser.backward(sum((p ** 2).sum() for p in model.parameters()))
+    optimiser.step({name: torch.zeros(()) for name in model.loss_names})
+    return model, optimiser
+
+
+def saved(path: Path, *how, step: int = 123) -> tuple[PaperModel, Optimiser]:
+    """Writes a checkpoint of `trained(*how)`."""
+    model, optimiser = trained(*how)
+    checkpoint = {'global_step': step, **model.weights(), 'optimizer_state_dict': optimiser.state_dict(),
+                  'run_state': {'anything': 1}}
+    if optimiser.averages:
+        checkpoint['averaged'] = optimiser.averaged_model().weights()
+    checkpoints.save_checkpoint(path, checkpoint)
+    return model, optimiser
 
 
 def same(a: NeRF, b: NeRF) -> bool:
@@ -37,30 +60,6 @@ def same(a: NeRF, b: NeRF) -> bool:
 
 
 # Writing
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path):
-    path = tmp_path / 'new' / 'file.txt'
-    with checkpoints.whole_file(path) as partial:
-        partial.write_text('one')
-        assert not path.exists()
-        assert partial.suffix == '.txt'
-    assert path.read_text() == 'one'
-
-    def crash():
-        with checkpoints.whole_file(path) as partial:
-            partial.write_text('tw')
-            raise RuntimeError('crash')
-    with pytest.raises(RuntimeError):
-        crash()
-    assert path.read_text() == 'one'
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_file_that_cannot_be_written_is_a_users_error(tmp_path):
-    (tmp_path / 'occupied').write_text('a file where a folder is needed')
-    with pytest.raises(UserError, match='cannot be written'), checkpoints.whole_file(tmp_path / 'occupied' / 'x.txt'):
-        pass
 
 
 def test_a_disk_that_fills_up_is_a_users_error_and_keeps_the_old_checkpoint(tmp_path):
@@ -75,7 +74,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 big = torch.nn.Linear(300, 300)
 try:
-    checkpoints.save_checkpoint(sys.argv[1], 5, big, None, torch.optim.Adam(big.parameters()), {})
+    checkpoints.save_checkpoint(sys.argv[1], {'global_step': 5, 'network_fn_state_dict': big.state_dict()})
 except UserError as error:
     print(error)
 """
@@ -119,7 +118,8 @@ def test_a_newest_checkpoint_that_is_broken_is_reported_and_the_one_before_it_ta
 
 
 def test_a_checkpoint_has_the_keys_and_names_that_the_reference_code_reads(tmp_path):
-    (coarse, fine), optimizer = saved(tmp_path / 'x.tar')
+    model, optimiser = saved(tmp_path / 'x.tar')
+    coarse, fine = model.networks().values()
     there = torch.load(tmp_path / 'x.tar', weights_only=True)
     assert there['global_step'] == 123
     assert list(there['network_fn_state_dict']) == list(coarse.state_dict())
@@ -130,24 +130,35 @@ def test_a_checkpoint_has_the_keys_and_names_that_the_reference_code_reads(tmp_p
     theirs = torch.optim.Adam([*coarse.parameters(), *fine.parameters()], lr=5e-4, betas=(0.9, 0.999))
     theirs.load_state_dict(there['optimizer_state_dict'])
     for name, p in coarse.named_parameters():
-        assert torch.equal(theirs.state[p]['exp_avg'], optimizer.state[p]['exp_avg']), name
+        assert torch.equal(theirs.state[p]['exp_avg'], optimiser.adam.state[p]['exp_avg']), name
 
 
 @pytest.mark.parametrize('use_viewdirs', [True, False])
 @pytest.mark.parametrize('fine', [True, False])
-def test_networks_and_optimiser_come_back_as_they_were(tmp_path, use_viewdirs, fine):
-    pair, optimizer = saved(tmp_path / 'x.tar', use_viewdirs, fine)
+@pytest.mark.parametrize('ema_decay', [0.0, 0.99])
+def test_networks_optimiser_and_average_come_back_as_they_were(tmp_path, use_viewdirs, fine, ema_decay):
+    model, optimiser = saved(tmp_path / 'x.tar', use_viewdirs, fine, ema_decay)
     checkpoint = checkpoints.read_checkpoint(tmp_path / 'x.tar')
     assert checkpoint['run_state'] == {'anything': 1}
+    assert ('averaged' in checkpoint) == bool(ema_decay)
     others = [NeRF(**(SHAPE if use_viewdirs else SHAPE | {'input_ch_views': 0, 'output_ch': 5}),
-                   use_viewdirs=use_viewdirs) for _ in pair]
-    checkpoints.load_networks(checkpoint, tmp_path / 'x.tar', others[0], others[1] if fine else None)
-    assert same(others[0], pair[0])
-    assert same(others[1], pair[1]) == fine
-    again = torch.optim.Adam([p for network in others[:1 + fine] for p in network.parameters()])
-    checkpoints.load_optimizer(checkpoint, again)
-    assert again.state_dict()['param_groups'][0]['lr'] == 1e-3
-    assert torch.equal(again.state_dict()['state'][0]['exp_avg'], optimizer.state_dict()['state'][0]['exp_avg'])
+                   use_viewdirs=use_viewdirs) for _ in range(2)]
+    other = model_of(others[0], others[1] if fine else None)
+    other.load_weights(checkpoint)
+    for name, network in model.networks().items():
+        assert same(other.networks()[name], network)
+    again = Optimiser(other, ema_decay)
+    again.load_state_dict(checkpoint['optimizer_state_dict'])
+    again.load_average(checkpoint)
+    assert checkpoint['optimizer_state_dict']['param_groups'][0]['lr'] == pytest.approx(1e-3)
+    ours, theirs = (one.state_dict()['state'] for one in (again, optimiser))
+    assert ours.keys() == theirs.keys()
+    for number, state in theirs.items():
+        assert all(torch.equal(ours[number][name], value) for name, value in state.items())
+    assert len(again.averages) == len(optimiser.averages) == (len([*model.parameters()]) if ema_decay else 0)
+    for a, b, now in zip(again.averages, optimiser.averages, other.parameters()):
+        assert torch.equal(a, b)
+        assert torch.equal(a, now) != now.requires_grad  # the average is not the newest weights
 
 
 def test_the_reference_codes_optimiser_loads(shared):
@@ -155,72 +166,11 @@ def test_the_reference_codes_optimiser_loads(shared):
     if not path.is_file():
         pytest.skip(f'needs {path}')
     pair = [NeRF(W=64, input_ch=63, input_ch_views=27, use_viewdirs=True) for _ in range(2)]
-    checkpoint = checkpoints.read_checkpoint(path)
-    checkpoints.load_networks(checkpoint, path, *pair)
-    optimizer = torch.optim.Adam([p for network in pair for p in network.parameters()])
-    checkpoints.load_optimizer(checkpoint, optimizer)
-    assert optimizer.state[pair[1].rgb_linear.bias]['exp_avg'].shape == (3,)
-
-
-@pytest.mark.parametrize(('change', 'message'), [
-    ({'W': 16}, r'pts_linears.0.weight is \(8, 9\) there and \(16, 9\) here'),
-    ({'D': 4}, r'pts_linears.4.weight is \(8, 8\) there and absent here'),
-    ({'use_viewdirs': False}, r'output_linear.weight is absent there and \(4, 8\) here'),
-])
-def test_weights_of_another_shape_are_an_error_that_names_the_flags(tmp_path, change, message):
-    saved(tmp_path / 'x.tar')
-    network = NeRF(**(SHAPE | {'use_viewdirs': True} | change))
-    with pytest.raises(UserError, match=f'x.tar does not fit the flags: {message}; check netdepth, netwidth'):
-        checkpoints.load_networks(checkpoints.read_checkpoint(tmp_path / 'x.tar'), tmp_path / 'x.tar', network, None)
-
-
-def test_a_missing_fine_network_is_an_error(tmp_path):
-    pair, _ = saved(tmp_path / 'x.tar', fine=False)
-    with pytest.raises(UserError, match=r'x\.tar has no network_fine_state_dict; set N_importance = 0'):
-        checkpoints.load_networks(checkpoints.read_checkpoint(tmp_path / 'x.tar'), tmp_path / 'x.tar', *pair)
-
-
-# Keras weights
-
-
-def keras_arrays(network: NeRF) -> list[np.ndarray]:
-    """The order in which the original code's Keras model lists its weights; kernels are transposed there."""
-    heads = [network.feature_linear, network.views_linears[0], network.rgb_linear, network.alpha_linear] if (
-        network.use_viewdirs) else [network.output_linear]
-    return [array for layer in [*network.pts_linears, *heads]
-            for array in (layer.weight.detach().numpy().T, layer.bias.detach().numpy())]
-
-
-def save_keras(path, arrays: list[np.ndarray], protocol: int = 3) -> None:
-    holder = np.empty(len(arrays), object)
-    holder[:] = arrays
-    with open(path, 'wb') as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(holder))
-        pickle.dump(holder, file, protocol)
-
-
-@pytest.mark.parametrize('use_viewdirs', [True, False])
-@pytest.mark.parametrize('protocol', [2, 3, 4])
-def test_keras_weights_load_with_their_fine_sibling(tmp_path, use_viewdirs, protocol):
-    pair = networks(use_viewdirs)
-    for name, network in zip(('model_200000.npy', 'model_fine_200000.npy'), pair):
-        save_keras(tmp_path / name, keras_arrays(network), protocol)
-    checkpoint = checkpoints.read_checkpoint(tmp_path / 'model_200000.npy')
-    assert checkpoint['global_step'] == 200000
-    for key, network in zip(('network_fn_state_dict', 'network_fine_state_dict'), pair):
-        used = {name for name in network.state_dict() if use_viewdirs or not name.startswith('views')}
-        assert set(checkpoint[key]) == used
-        assert all(torch.equal(checkpoint[key][name], network.state_dict()[name]) for name in used)
-    others = networks(use_viewdirs)[::-1]  # their unused layer is their own
-    checkpoints.load_networks(checkpoint, tmp_path, *others)
-    for network, other in zip(pair, others):
-        names = checkpoint['network_fn_state_dict']
-        assert all(torch.equal(other.state_dict()[name], network.state_dict()[name]) for name in names)
-
-
-def test_keras_weights_of_a_coarse_network_alone_have_no_fine_one(tmp_path):
-    save_keras(tmp_path / 'model_000050.npy', keras_arrays(networks()[0]))
-    assert checkpoints.read_checkpoint(tmp_path / 'model_000050.npy')['network_fine_state_dict'] is None
+    checkpoint, model = checkpoints.read_checkpoint(path), model_of(*pair)
+    model.load_weights(checkpoint)
+    optimiser = Optimiser(model)
+    optimiser.load_state_dict(checkpoint['optimizer_state_dict'])
+    assert optimiser.adam.state[pair[1].rgb_linear.bias]['exp_avg'].shape == (3,)
 
 
 # Broken and hostile files
@@ -236,36 +186,18 @@ class Bomb:
         return open, (str(self.path), 'w')
 
 
-def test_a_pickle_that_would_run_code_is_refused_in_a_tar(tmp_path):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({'global_step': 1, 'network_fn_state_dict': Bomb(tmp_path / 'boom')}, tmp_path / 'x.tar')
     with pytest.raises(UserError, match=r'x\.tar cannot be read as a checkpoint'):
         checkpoints.read_checkpoint(tmp_path / 'x.tar')
     assert not (tmp_path / 'boom').exists()
 
 
-def test_a_pickle_that_would_run_code_is_refused_in_a_npy(tmp_path):
-    arrays = keras_arrays(networks()[0])
-    save_keras(tmp_path / 'model_1.npy', [*arrays, Bomb(tmp_path / 'boom')])
-    with pytest.raises(UserError, match=r'model_1\.npy cannot be read as Keras weights.*\.open, which is no array'):
-        checkpoints.read_checkpoint(tmp_path / 'model_1.npy')
-    assert not (tmp_path / 'boom').exists()
-
-
-@pytest.mark.parametrize('arrays', [[], [np.zeros((3, 4))], [np.zeros((3, 4)), np.zeros((3, 4))] * 4,
-                                    [np.zeros((3, 4)), np.zeros(4, int)] * 4,
-                                    [np.zeros((3, 1)), np.zeros(1)] * 2, [1.0, 2.0, 3.0, 4.0]])
-def test_a_npy_that_is_no_list_of_kernels_and_biases_is_an_error(tmp_path, arrays):
-    save_keras(tmp_path / 'model_1.npy', arrays)
-    with pytest.raises(UserError, match=r'model_1\.npy'):
-        checkpoints.read_checkpoint(tmp_path / 'model_1.npy')
-
-
-@pytest.mark.parametrize('name', ['x.tar', 'model_1.npy'])
 @pytest.mark.parametrize('content', [b'', b'text', b'PK\x03\x04 not a zip', b'\x93NUMPY\x01\x00'])
-def test_a_broken_file_is_an_error_that_names_it(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=name):
-        checkpoints.read_checkpoint(tmp_path / name)
+def test_a_broken_file_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / 'x.tar').write_bytes(content)
+    with pytest.raises(UserError, match=r'x\.tar'):
+        checkpoints.read_checkpoint(tmp_path / 'x.tar')
 
 
 def test_a_truncated_checkpoint_is_an_error(tmp_path):

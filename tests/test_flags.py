@@ -1,4 +1,4 @@
-"""flags.py: every flag, its checks, and the config files that ship."""
+"""nerf/flags.py: every flag, its checks, and the config files that ship."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ FLAGS = {  # name: (type, default, another value)
     'N_rand': (int, 4096, 1024),
     'lrate': (float, 5e-4, 0.00123456789),
     'lrate_decay': (int, 250, 500),
+    'ema_decay': (float, 0.0, 0.999),
     'chunk': (int, 32768, 1000),
     'netchunk': (int, 65536, 2000),
     'no_batching': (bool, False, True),
@@ -146,7 +147,8 @@ def test_a_flag_gives_a_value_of_its_type(name, capsys):
 
 @pytest.mark.parametrize(('name', 'least'), [
     ('testskip', '0'), ('N_importance', '0'), ('render_factor', '0'), ('precrop_iters', '0'), ('multires', '0'),
-    ('multires_views', '0'), ('raw_noise_std', '0'), ('llffhold', '0'), ('seed', '0'), ('N_rand', '1'),
+    ('multires_views', '0'), ('raw_noise_std', '0'), ('ema_decay', '0'), ('ema_decay', '0.999999'),
+    ('llffhold', '0'), ('seed', '0'), ('N_rand', '1'),
     ('netdepth', '1'), ('precrop_frac', '1'), ('lrate', '1e-30')])
 def test_the_least_and_largest_sensible_values_are_taken(name, least):
     assert getattr(config_parser().parse_args([f'--{name}', least]), name) == float(least)
@@ -252,6 +254,7 @@ def test_a_config_of_our_own_repeats_no_default(name):
     ('N_rand', '0'), ('N_rand', 'abc'), ('N_rand', '1e3'), ('N_rand', ''), ('precrop_frac', '2'), ('precrop_frac', '0'),
     ('dataset_type', 'foo'), ('shape', 'chair'), ('precision', 'fp8'), ('lrate', '-1'), ('lrate', '0'),
     ('lrate', 'nan'), ('lrate', 'inf'), ('perturb', '0.5'), ('raw_noise_std', '-0.1'), ('i_embed', '1'),
+    ('ema_decay', '-0.1'), ('ema_decay', '1'), ('ema_decay', 'nan'),
     ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '0'), ('render_factor', '-2'),
     ('mesh_file', 'x.stl'), ('mesh_threshold', 'nan'), ('device', 'tpu'), ('device', 'cuda:x'), ('expname', 'a/b'),
     ('expname', '..')])

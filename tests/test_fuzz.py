@@ -21,19 +21,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import trainer_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_checkpoints import model_of, networks, saved
+from test_keras_weights import keras_arrays, save_keras
+from test_load_deepvoxels import CAMERA, SPLITS, default_cameras, opencv
 
-from nerf.files import checkpoints
-from nerf.runtime.errors import UserError
-from nerf.flags import config_parser, parse_flags
+import run_nerf
 from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
-from run_nerf import Trainer, create_nerf, load_scene
-from test_checkpoints import keras_arrays, networks, save_keras, saved
-from test_load_deepvoxels import CAMERA, SPLITS, default_cameras, opencv
+from nerf.files import checkpoints
+from nerf.flags import config_parser, parse_flags
+from nerf.optimiser import Optimiser
+from nerf.runtime.errors import UserError
 
 CASES = int(os.environ.get('NERF_FUZZ', 200))
 fuzzed = settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
@@ -416,28 +419,32 @@ def test_text_files_of_anything_or_missing(deepvoxels, name, content):
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
+    """A checkpoint with averaged weights."""
     path = tmp_path_factory.mktemp('checkpoint') / '000123.tar'
-    saved(path)
+    saved(path, True, True, 0.9)
     return path
 
 
 def use(path: Path) -> None:
-    """What a run does with a checkpoint at its start."""
+    """What a run does with a checkpoint at its start, without a scene."""
     def job():
         content = checkpoints.read_checkpoint(path)
-        pair = networks()
-        checkpoints.load_networks(content, path, *pair)
-        optimizer = torch.optim.Adam([p for network in pair for p in network.parameters()], fused=True)
+        model = model_of(*networks())
+        model.load_weights(content)
+        optimiser = Optimiser(model, 0.9)
         if path.suffix == '.tar':
-            checkpoints.load_optimizer(content, optimizer)
-        return pair, optimizer
+            with run_nerf.broken('optimiser does not fit the flags'):
+                optimiser.load_state_dict(content['optimizer_state_dict'])
+            optimiser.load_average(content)
+        return model, optimiser
     result = read_or_refused(path.parent, job)
     if result:
-        pair, optimizer = result
-        for p in optimizer.param_groups[0]['params']:
-            p.grad = torch.ones_like(p)
-        optimizer.step()
-        pair[0](torch.zeros(2, 18))
+        model, optimiser = result
+        optimiser.prepare(1, 1e-3)
+        optimiser.backward(sum(p.sum() for p in model.parameters()))
+        optimiser.step({name: torch.zeros(()) for name in model.loss_names})
+        for shown in (model, optimiser.averaged_model()):
+            shown.radiance(torch.zeros(2, 3, 3), torch.ones(2, 3))
 
 
 @fuzzed
@@ -508,36 +515,46 @@ SMALL = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netde
 
 @pytest.fixture(scope='module')
 def run(blender, tmp_path_factory):
-    """Flags, scene and a folder with a checkpoint of three steps."""
+    """Flags, scene and a folder with a checkpoint of three steps, which has averaged weights."""
     folder = tmp_path_factory.mktemp('logs') / 'run'
-    args = parse_flags([*SMALL, '--datadir', str(blender), '--basedir', str(folder.parent)])
-    scene = load_scene(args)
-    trainer = trainer_of(args, scene)
-    for step in (1, 2, 3):
-        trainer.guard.watch(step, trainer.step(step)[1])
-    trainer.save(folder, 3)
-    return args, scene, folder / '000003.tar'
+    flags = [*SMALL, '--datadir', str(blender), '--basedir', str(folder.parent), '--N_iters', '3', '--ema_decay', '0.9']
+    assert run_nerf.main(flags) == 0
+    path = folder / '000003.tar'
+    assert 'averaged' in torch.load(path, weights_only=True)
+    for other in set(folder.iterdir()) - {path}:
+        other.unlink()
+    return flags, run_nerf.load_scene(parse_flags(flags)), path
 
 
-def trainer_of(args, scene) -> Trainer:
-    return Trainer(args, scene, create_nerf(args, torch.device('cpu'), torch.float32))
-
-
-def resume(args, scene, folder: Path) -> None:
+def resume(flags: list[str], scene: run_nerf.Scene, folder: Path) -> None:
     """Resumes, and where that goes well takes the steps up to the guard's next look at the networks."""
-    trainer = trainer_of(args, scene)
-    step = read_or_refused(folder, lambda: trainer.resume(folder))
-    if step is not None:
+    args, trainer = parse_flags(flags), trainer_of(flags, scene)
+
+    def job():
+        checkpoint = run_nerf.restore_model(args, folder, trainer.model)[1]
+        return run_nerf.resume(args, scene, trainer, folder, checkpoint)
+    result = read_or_refused(folder, job)
+    if result:
+        step, viewed = result
         for number in (step + 1, step + 25 - step % 25):
-            read_or_refused(folder, lambda number=number: (
-                trainer.guard.watch(number, trainer.step(number)[1]), trainer.check(number)))
-        assert trainer.viewed % args.i_img >= 0
+            read_or_refused(folder, lambda number=number: (trainer.step(number), trainer.after_step(number)))
+        assert viewed % args.i_img >= 0
+        trainer.checkpoint(step + 25)
+
+
+def restore(flags: list[str], folder: Path) -> None:
+    """Takes the weights to show, and where that goes well shows something."""
+    args = parse_flags([*flags, '--render_only'])
+    model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32)
+    if read_or_refused(folder, lambda: run_nerf.restore_model(args, folder, model)):
+        model.radiance(torch.zeros(2, 3, 3), torch.ones(2, 3))
 
 
 @fuzzed
-@given(changes=PLAIN_CHANGES, part=st.sampled_from(['all', 'run_state', 'batcher', 'guard', 'optimizer_state_dict']))
+@given(changes=PLAIN_CHANGES, part=st.sampled_from(['all', 'run_state', 'batcher', 'guard', 'optimizer_state_dict',
+                                                    'averaged']))
 def test_resuming_with_other_values(run, changes, part):
-    args, scene, path = run
+    flags, scene, path = run
     content = torch.load(path, weights_only=True)
     if part == 'all':
         content = changed(content, changes)
@@ -545,20 +562,37 @@ def test_resuming_with_other_values(run, changes, part):
         holder = content if part in content else content['run_state']
         holder[part] = changed(holder[part], changes)
     with replaced(path, as_tar(content)):
-        resume(args, scene, path.parent)
+        resume(flags, scene, path.parent)
+        restore(flags, path.parent)
 
 
 @fuzzed
 @given(part=st.sampled_from(['run_state', 'batcher', 'guard', 'optimizer_state_dict', 'scene', 'scaler', 'flags',
-                             'viewed', 'global_step']), value=PLAIN_VALUES)
+                             'viewed', 'global_step', 'averaged']), value=PLAIN_VALUES)
 @example(part='global_step', value=-1)
 @example(part='global_step', value=10 ** 400)
+@example(part='averaged', value={'network_fn_state_dict': {'': torch.zeros(2)}})
 def test_resuming_with_a_part_replaced(run, part, value):
-    args, scene, path = run
+    flags, scene, path = run
     content = torch.load(path, weights_only=True)
     (content if part in content else content['run_state'])[part] = value
     with replaced(path, as_tar(content)):
-        resume(args, scene, path.parent)
+        resume(flags, scene, path.parent)
+        restore(flags, path.parent)
+
+
+@fuzzed
+@given(network=st.sampled_from(['network_fn_state_dict', 'network_fine_state_dict']), place=PLACES, value=PLAIN_VALUES)
+@example(network='network_fine_state_dict', place=0, value=torch.full((4, 9), math.nan))
+@example(network='network_fine_state_dict', place=0, value=torch.full((4, 9), 1e300, dtype=torch.float64))
+def test_averaged_weights_of_anything(run, network, place, value):
+    flags, scene, path = run
+    content = torch.load(path, weights_only=True)
+    weights = content['averaged'][network]
+    weights[sorted(weights)[place % len(weights)]] = value
+    with replaced(path, as_tar(content)):
+        resume(flags, scene, path.parent)
+        restore(flags, path.parent)
 
 
 # Flags
@@ -611,7 +645,8 @@ def test_an_edited_config(tmp_path_factory, edits):
     flags_or_refused(path)
 
 
-# Files made to do harm; those that would run code are in test_checkpoints.py and test_load_llff.py
+# Files made to do harm; those that would run code are in test_checkpoints.py, test_keras_weights.py and
+# test_load_llff.py
 
 
 def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(blender, llff, deepvoxels):
@@ -660,9 +695,12 @@ def test_running_means_of_another_shape_are_refused(checkpoint, name, shape):
     """Fused Adam would write past their end."""
     content = torch.load(checkpoint, weights_only=True)
     content['optimizer_state_dict']['state'][0][name] = torch.zeros(shape)
-    optimizer = torch.optim.Adam([p for network in networks() for p in network.parameters()], fused=True)
-    assert_refused(checkpoint.parent, lambda: checkpoints.load_optimizer(content, optimizer), 'does not fit the flags',
-                   'parameter 0 is not of shape (8, 9)')
+    optimiser = Optimiser(model_of(*networks()))
+
+    def load():
+        with run_nerf.broken('optimiser does not fit the flags'):
+            optimiser.load_state_dict(content['optimizer_state_dict'])
+    assert_refused(checkpoint.parent, load, 'does not fit the flags', 'parameter 0 is not of shape (8, 9)')
 
 
 def test_a_config_that_names_itself_is_an_error_and_one_that_names_another_is_told_that_they_do_not_nest(

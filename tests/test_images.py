@@ -1,4 +1,4 @@
-"""images.py: pictures and videos, read, resized, compared and written."""
+"""nerf/files/images.py: pictures and videos, read, resized and written."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerf.files.images import (
+    area_resize, disparity_pictures, read_image, read_images, save_png, save_video, video_file,
+)
 from nerf.runtime.errors import UserError
-from nerf.files.images import area_resize, compare, disparity_pictures, read_image, read_images, video_writer, write_png
 
 
 def noise(*shape: int, levels: int = 256) -> np.ndarray:
     return np.random.default_rng(0).integers(0, levels, shape).astype(np.uint8 if levels == 256 else np.uint16)
-
-
-def write_video(path, frames: np.ndarray) -> None:
-    with video_writer(path) as append:
-        for frame in frames:
-            append(frame)
 
 
 def write_png16(path, pixels: np.ndarray) -> None:
@@ -180,48 +176,21 @@ def test_pictures_are_halved_as_they_are_read(tmp_path, size):
         assert np.array_equal(half, area_resize(whole, *half.shape[:2]))
 
 
-# Comparing
-
-
-def test_a_picture_compared_with_itself_has_psnr_100_and_ssim_1():
-    picture = noise(16, 20, 3).astype(np.float32) / 255
-    assert compare(picture, picture) == pytest.approx({'psnr': 100.0, 'ssim': 1.0})
-
-
-def test_a_constant_offset_has_the_psnr_and_ssim_of_the_formulas():
-    flat = np.full((16, 20, 3), 0.4, np.float32)
-    c1 = 0.01 ** 2  # without variance only SSIM's luminance term is left
-    ssim = (2 * 0.4 * 0.5 + c1) / (0.4 ** 2 + 0.5 ** 2 + c1)
-    assert compare(flat + 0.1, flat) == pytest.approx({'psnr': 20.0, 'ssim': ssim}, abs=1e-4)
-
-
-def test_ssim_is_that_of_a_gaussian_window_written_out():
-    x, y = (np.random.default_rng(seed).random((16, 20, 3)) for seed in (0, 1))
-    bell = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-    window = np.outer(bell, bell) / bell.sum() ** 2
-
-    def blur(a):
-        return np.einsum('hwcij,ij', np.lib.stride_tricks.sliding_window_view(a, (11, 11), (0, 1)), window)
-
-    mx, my, c1, c2 = blur(x), blur(y), 0.01 ** 2, 0.03 ** 2
-    vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    ssim = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx ** 2 + my ** 2 + c1) * (vx + vy + c2))
-    assert compare(x, y)['ssim'] == pytest.approx(ssim.mean())
-
-
 # Disparity pictures
 
 
 def test_empty_views_have_black_disparity_pictures():
-    pictures = disparity_pictures(np.zeros((2, 5, 7), np.float32), np.zeros((2, 5, 7), np.float32))
-    assert pictures.dtype == np.uint8
-    assert pictures.shape == (2, 5, 7)
-    assert not pictures.any()
+    empty = [np.zeros((5, 7), np.float32), np.zeros((8, 6), np.float32)]
+    pictures = disparity_pictures(empty, empty)
+    assert [picture.shape for picture in pictures] == [(5, 7), (8, 6)]
+    for picture in pictures:
+        assert picture.dtype == np.uint8
+        assert not picture.any()
 
 
 def test_nearer_is_brighter_and_nothing_hit_is_black():
     disps = np.float32([[[0.0, 0.2, 0.25, 0.3, 0.5]]])
-    pictures = disparity_pictures(disps, np.float32([[[0, 1, 1, 1, 1]]]))[0, 0].astype(int)
+    pictures = disparity_pictures(disps, np.float32([[[0, 1, 1, 1, 1]]]))[0][0].astype(int)
     assert pictures[0] == 0
     assert pictures[1] > 0  # what is farthest can still be told from nothing
     assert (np.diff(pictures[1:]) > 0).all()
@@ -231,27 +200,37 @@ def test_nearer_is_brighter_and_nothing_hit_is_black():
 def test_empty_pixels_do_not_take_the_contrast_from_the_rest():
     disps = np.zeros((1, 20, 50), np.float32)
     disps[0, 0] = np.linspace(0.2, 0.5, 50)
-    grey = disparity_pictures(disps, (disps > 0).astype(np.float32))[0, 0]
+    grey = disparity_pictures(disps, (disps > 0).astype(np.float32))[0][0]
     assert grey[0] < 40
     assert grey[-1] == 255
 
 
 def test_all_views_of_a_path_share_one_scale():
     disps = np.float32([0.2, 0.3, 0.4])[:, None, None] * np.ones((1, 4, 4), np.float32)
-    grey = disparity_pictures(disps, np.ones_like(disps))[:, 0, 0].tolist()
+    grey = [int(picture[0, 0]) for picture in disparity_pictures(disps, np.ones_like(disps))]
     assert grey[0] < grey[1] < grey[2]
+    assert [grey[0], grey[2]] == [26, 255]
+
+
+def test_views_of_several_sizes_share_one_scale_too():
+    disps = [np.full((4, 6), 0.2, np.float32), np.full((3, 5), 0.4, np.float32)]
+    first, second = disparity_pictures(disps, [np.ones_like(disp) for disp in disps])
+    assert first.shape == (4, 6)
+    assert second.shape == (3, 5)
+    assert (first == 26).all()  # a tenth of white
+    assert (second == 255).all()
 
 
 def test_a_floater_does_not_take_the_contrast_from_the_rest():
     disps = np.linspace(0.2, 0.5, 1000, dtype=np.float32).reshape(1, 20, 50)
     disps[0, 3, 4] = 1e10
-    grey = disparity_pictures(disps, np.ones_like(disps))
-    assert grey[0, -1, -1] - grey[0, 0, 0].astype(int) > 200
+    (grey,) = disparity_pictures(disps, np.ones_like(disps))
+    assert grey[-1, -1] - grey[0, 0].astype(int) > 200
 
 
 def test_the_same_disparity_everywhere_is_a_picture_too():
     flat = np.full((1, 4, 4), 0.25, np.float32)
-    grey = disparity_pictures(flat, np.ones_like(flat))
+    (grey,) = disparity_pictures(flat, np.ones_like(flat))
     assert grey.min() == grey.max() > 0
 
 
@@ -261,7 +240,7 @@ def test_the_same_disparity_everywhere_is_a_picture_too():
 @pytest.mark.parametrize('shape', [(5, 7), (5, 7, 3)])
 def test_a_written_png_reads_back_the_same(tmp_path, shape):
     pixels = noise(*shape)
-    write_png(tmp_path / 'picture.tmp', pixels)  # the ending does not decide the format
+    save_png(tmp_path / 'picture.tmp', pixels)  # the ending does not decide the format
     with Image.open(tmp_path / 'picture.tmp') as picture:
         assert picture.format == 'PNG'
         assert np.array_equal(np.asarray(picture), pixels)
@@ -274,7 +253,7 @@ def test_a_written_video_reads_back_at_30_fps_padded_to_an_even_size(tmp_path, s
     frames = levels.reshape(7, *[1] * len(shape)) * np.ones(shape, np.uint8)
     if len(shape) == 3:
         frames[..., 0] = 0  # red
-    write_video(tmp_path / 'video.mp4', frames)
+    save_video(tmp_path / 'video.mp4', frames)
     with imageio.get_reader(tmp_path / 'video.mp4') as video:
         assert video.get_meta_data()['fps'] == 30
         assert video.get_meta_data()['codec'] == 'h264'
@@ -288,8 +267,39 @@ def test_a_written_video_reads_back_at_30_fps_padded_to_an_even_size(tmp_path, s
 def test_an_odd_row_and_column_are_repeated_not_scaled(tmp_path):
     frames = np.full((3, 37, 51), 40, np.uint8)
     frames[:, -1], frames[:, :, -1] = 220, 220
-    write_video(tmp_path / 'video.mp4', frames)
+    save_video(tmp_path / 'video.mp4', frames)
     first = imageio.mimread(tmp_path / 'video.mp4')[0].mean(-1)
     expected = np.pad(frames[0], ((0, 1), (0, 1)), 'edge').astype(float)
     assert np.abs(first - expected).mean() < 6
     np.testing.assert_allclose(first[-4:, 5].tolist() + first[5, -4:].tolist(), [40, 40, 220, 220] * 2, atol=40)
+
+
+def test_a_video_shows_the_frames_in_order(tmp_path):
+    frames = np.stack([np.full((32, 48, 3), level, np.uint8) for level in (20, 120, 220)])
+    save_video(tmp_path / 'v.mp4', frames)
+    assert [path.name for path in tmp_path.iterdir()] == ['v.mp4']
+    read = np.stack(imageio.mimread(tmp_path / 'v.mp4'))
+    assert read.shape == (3, 32, 48, 3)
+    np.testing.assert_allclose(read.mean((1, 2, 3)), [20, 120, 220], atol=4)
+
+
+def test_a_video_is_there_only_once_it_is_whole(tmp_path):
+    frame = np.zeros((16, 16, 3), np.uint8)
+    with video_file(tmp_path / 'v.mp4') as append:
+        append(frame)
+        assert not (tmp_path / 'v.mp4').exists()
+        append(frame)
+    assert (tmp_path / 'v.mp4').stat().st_size > 0
+    whole = (tmp_path / 'v.mp4').read_bytes()
+    with pytest.raises(ZeroDivisionError), video_file(tmp_path / 'v.mp4') as append:  # noqa: PT012
+        append(frame)
+        raise ZeroDivisionError
+    assert (tmp_path / 'v.mp4').read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ['v.mp4']
+
+
+@pytest.mark.parametrize('save', [save_png, lambda path, picture: save_video(path, [picture])])
+def test_a_picture_or_video_in_a_folder_that_is_a_file_is_an_error(tmp_path, save):
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(UserError, match=r'picture cannot be written \('):
+        save(tmp_path / 'file' / 'picture', np.zeros((16, 16, 3), np.uint8))

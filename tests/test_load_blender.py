@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerf.runtime.errors import UserError
 from load_blender import load_blender_data, pose_spherical
+from nerf.runtime.errors import UserError
+from nerf.scene import blender_scene
 
 # Against the reference code
 
@@ -118,6 +119,28 @@ def test_file_path_may_have_the_pictures_ending(tiny_scene, tmp_path, ending):
         (folder / 'train' / 'r_1.png').rename(folder / 'train' / 'r_1.PNG')
     change(folder, 'train', {}, {'file_path': f'train/r_1{ending}'})
     assert len(load_blender_data(folder)[0]) == 8
+
+
+# Scene
+
+
+@pytest.mark.parametrize('half_res', [False, True])
+@pytest.mark.parametrize('white', [False, True])
+def test_the_scene_has_the_loaders_images_and_cameras_and_the_papers_bounds(tiny_scene, tmp_path, half_res, white):
+    folder = tiny_scene(tmp_path, size=(24, 40), counts=(4, 3, 5))
+    images, poses, render_poses, hwf, i_split = load_blender_data(folder, half_res, testskip=2)
+    scene = blender_scene(str(folder), white, half_res, testskip=2)
+    assert (scene.near, scene.far, scene.ndc, scene.white_bkgd, scene.around) == (2.0, 6.0, False, white, True)
+    assert len(scene.images) == len(images) == 9
+    assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(images))
+    for ours, part in zip((scene.i_train, scene.i_val, scene.i_test), i_split):
+        assert ours.tolist() == part.tolist()
+    height, width, focal = hwf
+    for cameras, expected in ((scene.cameras, poses), (scene.render_cameras, render_poses)):
+        assert np.array_equal(cameras.poses, expected[:, :3])
+        assert cameras.one_size() == (height, width) == images.shape[1:3]
+        assert cameras.intrinsics.tolist() == [[focal, focal, width / 2, height / 2]] * len(expected)
+        assert cameras.distortion is None
 
 
 # Errors

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import run_nerf
-from nerf.runtime.errors import UserError
-from nerf.flags import parse_flags
 from load_deepvoxels import load_dv_data, load_intrinsics
-from run_nerf import Scene, load_scene
-from run_nerf_helpers import get_rays
+from nerf.flags import parse_flags
+from nerf.runtime.errors import UserError
+from nerf.scene import Scene
+from run_nerf import load_scene
 
 SPLITS = ('train', 'validation', 'test')
 CAMERA = '525. 256. 256. 0.\n0. 0. 0.\n1.\n1.\n512 512\n'  # f cx cy 0, a grid's centre, near and scale, height width
@@ -155,11 +154,11 @@ def test_views_are_paired_and_ordered_by_name(write_scene):
 def test_testskip_thins_the_last_two_splits_and_the_render_path(write_scene, testskip, kept):
     scene = scene_of(write_scene(), '--testskip', str(testskip))
     i_split = scene.i_train, scene.i_val, scene.i_test
-    assert [scene.images[part, 0, 0, 0].tolist() for part in i_split] == kept
+    assert [[int(scene.images[i][0, 0, 0]) for i in part] for part in i_split] == kept
     assert np.concatenate(i_split).tolist() == list(range(len(scene.images)))
     cameras = np.stack(default_cameras((4, 3, 5)))[:, :3].astype(np.float32)
-    assert np.array_equal(scene.poses, cameras[[i for part in kept for i in part]])
-    assert np.array_equal(scene.render_poses, cameras[kept[-1]])
+    assert np.array_equal(scene.cameras.poses, cameras[[i for part in kept for i in part]])
+    assert np.array_equal(scene.render_cameras.poses, cameras[kept[-1]])
 
 
 # Intrinsics
@@ -175,8 +174,10 @@ def test_intrinsics_are_scaled_from_the_files_size_to_the_images(write_scene, li
     expected = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     np.testing.assert_allclose(load_intrinsics('cube', datadir, *size), expected, rtol=1e-12)
     scene = scene_of(datadir)
-    np.testing.assert_allclose(scene.K, expected, rtol=1e-12)
-    assert (scene.H, scene.W) == scene.images.shape[1:3] == size
+    for cameras in (scene.cameras, scene.render_cameras):
+        np.testing.assert_allclose(cameras.intrinsics, [[fx, fy, cx, cy]] * len(cameras), rtol=1e-12)
+        assert cameras.one_size() == size
+    assert scene.images.sizes.tolist() == [list(size)] * len(scene.cameras)
     assert load_dv_data('cube', datadir)[3] == pytest.approx([*size, fy], rel=1e-12)
 
 
@@ -188,15 +189,15 @@ def test_splits_without_intrinsics_have_those_of_train(write_scene, world_to_cam
     for split in ('validation', 'test'):
         (datadir / split / 'cube' / 'intrinsics.txt').unlink()
     scene = scene_of(datadir, '--testskip', '1')
-    np.testing.assert_allclose(scene.K, [[25, 0, 16.5], [0, 25, 11.5], [0, 0, 1]], rtol=1e-12)
-    assert np.array_equal(scene.poses, with_all.poses)
-    np.testing.assert_allclose(scene.poses, np.stack(default_cameras((4, 3, 5)))[:, :3], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scene.cameras.intrinsics, [[25, 25, 16.5, 11.5]] * 12, rtol=1e-12)
+    assert np.array_equal(scene.cameras.poses, with_all.cameras.poses)
+    np.testing.assert_allclose(scene.cameras.poses, np.stack(default_cameras((4, 3, 5)))[:, :3], rtol=0, atol=1e-6)
 
 
 def test_the_same_camera_may_be_given_for_another_size(write_scene):
     datadir = write_scene()
     (datadir / 'test' / 'cube' / 'intrinsics.txt').write_text('262.5 128 128\n0 0 0\n1\n1\n256 256\n')
-    assert scene_of(datadir).K[0].tolist() == [24.609375, 0, 12]
+    assert scene_of(datadir).cameras.intrinsics[0].tolist() == [24.609375, 24.609375, 12, 12]
 
 
 @pytest.mark.parametrize('split', ['validation', 'test'])
@@ -218,7 +219,7 @@ def test_a_point_is_on_the_ray_of_the_pixel_that_it_shows_in_by_hand(write_scene
     # OpenCV axes: the camera at (1, 2, -4) looks along the world's -x with its x along z and its y along the world's -y
     (datadir / 'train' / 'cube' / 'pose' / '000000.txt').write_text('0 0 -1 1  0 -1 0 2  1 0 0 -4  0 0 0 1')
     scene = scene_of(datadir)
-    origins, directions = get_rays(scene.H, scene.W, scene.K, torch.from_numpy(scene.poses[0]))
+    origins, directions = scene.cameras.view_rays(0)
     point = np.array([-2.0, 2.5, -2.5])  # in the camera: X = 1.5 (right), Y = -0.5 (up), Z = 3
     row, column = 11, 22  # v = 24 * -0.5 / 3 + 15, u = 24 * 1.5 / 3 + 10
     assert origins[row, column].tolist() == [1, 2, -4]
@@ -232,8 +233,9 @@ def test_the_points_of_every_ray_project_to_its_pixel(write_scene, size, world_t
                           world_to_camera=world_to_camera)
     scene = scene_of(datadir, '--testskip', '1')
     paths = [path for split in SPLITS for path in sorted((datadir / split / 'cube' / 'pose').iterdir())]
-    for pose, path in zip(scene.poses, paths):
-        origins, directions = get_rays(*size, scene.K, torch.from_numpy(pose))
+    assert len(paths) == len(scene.cameras)
+    for view, path in enumerate(paths):
+        origins, directions = scene.cameras.view_rays(view)
         for depth in (0.5, 4.0):
             points = (origins + depth * directions).double().numpy()
             matrix = np.loadtxt(path)
@@ -267,7 +269,7 @@ def test_white_bkgd_shows_white_through_what_is_transparent(write_scene, white):
     args = parse_flags(flags_of(write_scene(channels=4)))
     args.white_bkgd = white
     scene = load_scene(args)
-    assert scene.images.shape == (6, 24, 24, 4)
+    assert scene.images.pixels.shape == (6 * 24 * 24, 4)
     assert scene.white_bkgd == white
     np.testing.assert_allclose(scene.target(3), 1.0 if white else 3 / 255, atol=1e-6)
 
@@ -356,7 +358,7 @@ def test_what_other_systems_leave_behind_does_not_matter(write_scene):
     for name in ('pose/._000000.txt', 'rgb/._000000.png'):
         (datadir / 'train' / 'cube' / name).write_bytes(b'\0\5')
     expected = [default_cameras((4, 3, 5))[i] for i in (0, 1, 2, 3, 4, 7)]  # testskip 8
-    np.testing.assert_allclose(scene_of(datadir).poses, np.stack(expected)[:, :3], atol=1e-5)
+    np.testing.assert_allclose(scene_of(datadir).cameras.poses, np.stack(expected)[:, :3], atol=1e-5)
 
 
 def test_a_long_word_in_a_file_does_not_make_a_long_message(write_scene):

@@ -1,4 +1,4 @@
-"""load_llff.py and what run_nerf.py makes of its scenes: holdout, bounds, normalised device coordinates, disparity."""
+"""load_llff.py and what run_nerf.py makes of its scenes: holdout, bounds, normalised device coordinates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from PIL import Image
 
 import load_llff
 import run_nerf
-from nerf.runtime.errors import UserError
-from nerf.flags import parse_flags
-from nerf.files.images import write_png
 from load_llff import load_llff_data
-from run_nerf import Model, create_nerf, render_path
-from run_nerf_helpers import Composite, Sampling, bundle_rays, composite, get_rays, ndc_disparity, pixel_rays
-from nerf.scene import Scene, centred_intrinsics, check_forward_facing
+from nerf.cameras import Cameras
+from nerf.fields.paper import PaperModel
+from nerf.flags import parse_flags
+from nerf.ray_batcher import RayBatcher
+from nerf.rendering import render_path
+from nerf.runtime.errors import UserError
+from nerf.scene import Images, Scene, centred_intrinsics, check_forward_facing
+from run_nerf import create_nerf
+from run_nerf_helpers import Sampling, bundle_rays, get_rays, pixel_rays
 
 # Against the reference code
 
@@ -309,11 +312,13 @@ def test_a_run_that_finds_the_reduced_folder_made_by_another_meanwhile_uses_it(t
     folder = tiny_llff(tmp_path, forward_cameras(2), size=(12, 16), factor=2, reduced=False)
     expected = load_llff_data(tiny_llff(tmp_path / 'other', forward_cameras(2), reduced=False), 2)[0]
 
-    def slow(path, picture):
-        write_png(path, picture)
+    save = Image.Image.save
+
+    def slow(picture, path):
+        save(picture, path)
         if not (folder / 'images_2').exists():
             shutil.copytree(tmp_path / 'other' / 'images_2', folder / 'images_2', dirs_exist_ok=True)
-    monkeypatch.setattr(load_llff, 'write_png', slow)
+    monkeypatch.setattr(Image.Image, 'save', slow)
     assert np.array_equal(load_llff_data(folder, 2)[0], expected)
     assert names(folder) == ['images', 'images_2', 'other', 'poses_bounds.npy']
 
@@ -344,7 +349,7 @@ def test_a_broken_image_among_others_leaves_no_reduced_folder(tiny_llff, tmp_pat
     assert len(load_llff_data(folder, 2)[0]) == 5
 
 
-@pytest.mark.parametrize('moment', ['write_png', 'check_one_size'])
+@pytest.mark.parametrize('moment', ['save', 'check_one_size'])
 @pytest.mark.parametrize(('cause', 'error', 'words'), [
     (OSError(28, 'No space left on device'), UserError, ['No space left on device', 'images_2 cannot be written']),
     (KeyboardInterrupt(), KeyboardInterrupt, [])])
@@ -352,15 +357,15 @@ def test_a_failure_half_way_leaves_no_reduced_folder(tiny_llff, tmp_path, monkey
     folder = tiny_llff(tmp_path, reduced=False)
     calls = []
 
-    def fail(path, *rest):
-        if moment == 'write_png':
-            Path(path).write_bytes(b'half a picture')
-        calls.append(path)
+    def fail(*args):
+        if moment == 'save':
+            args[1].write_bytes(b'half a picture')
+        calls.append(args)
         if moment == 'check_one_size' or len(calls) > 2:
             raise cause
 
     with monkeypatch.context() as patch:
-        patch.setattr(load_llff, moment, fail)
+        patch.setattr(*((Image.Image, 'save') if moment == 'save' else (load_llff, moment)), fail)
         assert_reduces_nothing(folder, error, *words)
     assert calls
     assert len(load_llff_data(folder, 2)[0]) == 5
@@ -620,18 +625,19 @@ def test_the_scene_has_the_loaders_cameras_and_a_principal_point_in_the_middle(t
     folder = tiny_llff(tmp_path)
     images, poses, _, render_poses, _ = load_llff_data(folder, 2)
     scene = scene_of(folder, '--white_bkgd')
-    assert scene.K.tolist() == [[20, 0, 8], [0, 20, 6], [0, 0, 1]]
-    assert (scene.H, scene.W) == (12, 16)
     assert scene.white_bkgd
-    assert np.array_equal(scene.images, images)
-    assert np.array_equal(scene.poses, poses[:, :, :4])
-    assert np.array_equal(scene.render_poses, render_poses[:, :, :4])
+    assert len(scene.images) == len(images)
+    assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(images))
+    for cameras, expected in ((scene.cameras, poses), (scene.render_cameras, render_poses)):
+        assert cameras.intrinsics.tolist() == [[20, 20, 8, 6]] * len(expected)
+        assert cameras.one_size() == (12, 16)
+        assert np.array_equal(cameras.poses, expected[:, :, :4])
 
 
 def test_spherify_reaches_the_scene(tiny_llff, tmp_path):
     scene = scene_of(tiny_llff(tmp_path, ring(), bounds=(2.0, 9.0)), '--no_ndc', '--spherify')
     size = rms(ring()[:, :, 3] - [3.0, -2.0, 5.0])
-    assert rms(scene.poses[:, :, 3]) == pytest.approx(1.0, abs=1e-6)
+    assert rms(scene.cameras.poses[:, :, 3].numpy()) == pytest.approx(1.0, abs=1e-6)
     assert (scene.near, scene.far) == pytest.approx((0.9 * 2.0 / size, 9.0 / size), rel=1e-5)
 
 
@@ -659,7 +665,7 @@ def test_spherify_without_no_ndc_is_refused(tiny_llff, tmp_path):
 def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path, capsys):
     row = np.stack([np.column_stack([np.eye(3), [x, 0.0, 0.0]]) for x in np.linspace(-20, 20, 9)])
     scene = scene_of(tiny_llff(tmp_path, row, focal=12.0))
-    views = [get_rays(scene.H, scene.W, scene.K, torch.from_numpy(pose))[1] for pose in scene.render_poses]
+    views = [scene.render_cameras.view_rays(view)[1] for view in range(120)]
     count = sum(bool((directions[..., 2] >= 0).any()) for directions in views)
     assert count > 0
     assert f'{count} views of the render path look sideways' in capsys.readouterr().err
@@ -668,9 +674,10 @@ def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path,
 
 
 def ndc_scene(poses, H: int, W: int, focal: float) -> Scene:
-    poses, index = np.float32(poses), np.arange(len(poses))
-    return Scene(images=np.zeros(0), poses=poses, K=centred_intrinsics(H, W, focal), H=H, W=W, near=0.0,
-                 far=1.0, ndc=True, white_bkgd=False, render_poses=poses, i_train=index, i_val=index, i_test=index)
+    cameras, index = Cameras.of_one_kind(poses, centred_intrinsics(H, W, focal), H, W), np.arange(len(poses))
+    return Scene(images=Images.of_one_size(np.zeros((len(poses), H, W, 3), np.uint8)), cameras=cameras,
+                 render_cameras=cameras, near=0.0, far=1.0, ndc=True, white_bkgd=False, i_train=index, i_val=index,
+                 i_test=index)
 
 
 @pytest.mark.parametrize('axis', [(1, 1, 0), (1, -1, 0), (-1, 1, 0), (-1, -1, 0)])
@@ -684,43 +691,6 @@ def test_a_camera_is_sideways_where_one_corner_of_its_picture_is(axis):
         check_forward_facing(scene_turned(45.5), 'here')
 
 
-def composite_at(t: list[float], place: int, density: float = 1e9) -> Composite:
-    """What a ray in NDC shows whose only matter is at one of its samples."""
-    z_vals = torch.tensor([t])
-    densities = torch.zeros_like(z_vals)
-    densities[0, place] = density
-    return composite(torch.full((1, len(t), 3), 0.5), densities, z_vals, torch.tensor([[0.0, 0.0, 2.0]]))
-
-
-@pytest.mark.parametrize('place', [0, 1, 2, 3])
-def test_ndc_disparity_is_1_minus_t_of_what_was_hit(place):
-    t = [0.0, 0.25, 0.7, 1.0]
-    assert ndc_disparity(composite_at(t, place)).item() == pytest.approx(1 - t[place], abs=1e-6)
-
-
-def test_ndc_disparity_of_thin_and_of_empty_rays():
-    thin = composite_at([0.0, 0.25, 0.7, 1.0], 2, density=0.5)
-    assert thin.acc.item() == pytest.approx(1 - np.exp(-0.5 * 0.3 * 2), rel=1e-5)
-    assert ndc_disparity(thin).item() == pytest.approx(0.3, abs=1e-6)
-    assert ndc_disparity(composite_at([0.0, 0.5, 1.0], 1, density=0.0)).item() == 0.0
-
-
-@pytest.mark.parametrize('position', [(0.0, 0.0, 0.0), (0.3, -0.2, 0.5)])
-@pytest.mark.parametrize('z', [1.0, 1.5, 4.0, 100.0])
-def test_ndc_disparity_is_the_inverse_of_the_depth_in_the_world(position, z):
-    H, W, focal = 40, 60, 50.0
-    K = torch.from_numpy(centred_intrinsics(H, W, focal))
-    camera = torch.from_numpy(np.column_stack([np.eye(3), position])).float()
-    for row, column in ((3.0, 5.0), (20.0, 30.0), (33.0, 59.0)):
-        origins, directions = pixel_rays(torch.tensor([row]), torch.tensor([column]), K, camera)
-        x, y, _ = (origins + (z + position[2]) * directions)[0].tolist()
-        projected = torch.tensor([focal / (W / 2) * x / z, focal / (H / 2) * y / z, 1 - 2 / z])  # equation 25
-        rays = bundle_rays(origins, directions, 0.0, 1.0, ndc=(H, W, focal))
-        t = ((projected - rays.origins[0]) @ rays.directions[0] / rays.directions[0].square().sum()).item()
-        torch.testing.assert_close(rays.origins[0] + t * rays.directions[0], projected, rtol=0, atol=1e-5)
-        assert ndc_disparity(composite_at([t - 1e-3, t, t + 1e-3], 1)).item() == pytest.approx(1 / z, abs=1e-5)
-
-
 class Walls(torch.nn.Module):
     """Two opaque walls across the world's z axis, in NDC: at depth 1.5 left of x = -0.15 z, at depth 10 elsewhere."""
 
@@ -729,12 +699,12 @@ class Walls(torch.nn.Module):
     def __init__(self, W: int, focal: float):
         super().__init__()
         self.edge = -0.15 * focal / (W / 2)
-        self.unused = torch.nn.Parameter(torch.zeros(()))  # a model's device is its parameters'
+        self.network = torch.nn.Linear(1, 1)  # unused, but a model's device is its parameters'
 
     def forward(self, points, viewdirs, noise=None):
         x, _, z = points.unbind(-1)
         behind = 2.0 / (1.0 - z).clamp(min=1e-6) > torch.where(x < self.edge, 1.5, 10.0)
-        return torch.where(behind, 500.0, -20.0)[..., None].expand(*points.shape[:-1], 4)
+        return torch.ones_like(points), torch.where(behind, 500.0, 0.0)
 
 
 @pytest.mark.parametrize('factor', [0, 2])
@@ -742,10 +712,11 @@ def test_views_in_ndc_have_the_disparity_of_the_world_near_and_far(factor):
     H, W, focal = 12, 18, 16.0
     scene = ndc_scene([np.column_stack([turn([0.2, 1.0, 0.1], 3.0), [0.0, -0.1, 0.4]])], H, W, focal)
     walls = Walls(W, focal)
-    _, disps, accs = render_path(Model(walls, walls, Sampling(64, 64), chunk=100), scene, scene.poses, factor)
+    cameras = scene.cameras.scaled(factor)
+    _, disps, accs = render_path(PaperModel(walls, walls, Sampling(64, 64), chunk=100), scene, cameras)
 
-    h, w, K = scene.scaled(factor)
-    origins, directions = get_rays(h, w, K, torch.from_numpy(scene.poses[0]))
+    origins, directions = cameras.view_rays(0)
+    assert disps[0].shape == origins.shape[:2] == ((12, 18) if factor == 0 else (6, 9))
     x = (origins + (-1.5 - origins[..., 2:]) / directions[..., 2:] * directions)[..., 0]  # where depth is 1.5
     left = (x < -0.15 * 1.5).numpy()
     assert 0.2 < left.mean() < 0.8
@@ -755,14 +726,15 @@ def test_views_in_ndc_have_the_disparity_of_the_world_near_and_far(factor):
 
 def test_training_rays_of_a_forward_facing_scene_are_in_ndc(tiny_llff, tmp_path):
     scene = scene_of(tiny_llff(tmp_path))
-    rays, target = run_nerf.RayBatcher(scene, 50, False, 0, 0.5, torch.Generator()).next(1)
-    images = torch.tensor(scene.images) / 255.0
+    rays, target = RayBatcher(scene, 50, False, 0, 0.5, torch.Generator()).next(1)
+    images = torch.from_numpy(np.stack([scene.images[i] for i in range(5)])) / 255.0
+    K = centred_intrinsics(12, 16, 20.0)
     for i in range(50):
         n, row, column = (images == target[i]).all(-1).nonzero()[0].tolist()  # each colour is in one place only
         assert n in scene.i_train
-        origins, directions = get_rays(12, 16, scene.K, torch.from_numpy(scene.poses[n]))
+        origins, directions = get_rays(12, 16, K, scene.cameras.poses[n])
         expected = bundle_rays(origins[row, column], directions[row, column], 0.0, 1.0, ndc=(12, 16, 20.0))
-        for ours, theirs in zip(rays.slice(i, i + 1), expected):
+        for ours, theirs in zip(rays.part(slice(i, i + 1)), expected):
             torch.testing.assert_close(ours, theirs)
 
 

@@ -1,4 +1,4 @@
-"""extract_mesh.py and --mesh_only: surfaces, colours, NDC, files and pictures against known shapes."""
+"""nerf/mesh.py and --mesh_only: surfaces, colours, NDC and files against known shapes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from PIL import Image
 from skimage.measure import marching_cubes
 from torch import nn
 
-from nerf import mesh as extract_mesh
 import run_nerf
-from nerf.runtime.errors import UserError
-from nerf.mesh import (
-    coarsened, coloured_mesh, describe_mesh, draw_views, extract_surface, grid_axes, is_watertight, seen_box,
-    tighten, vertex_normals, without_floaters, write_mesh,
-)
 from load_blender import pose_spherical
-from nerf.fields.radiance_field import RadianceField
-from run_nerf_helpers import NeRF, bundle_rays, get_embedder, ndc_points, world_points
-from nerf.scene import Scene
+from nerf import mesh as mesh_module
+from nerf.cameras import Cameras
+from nerf.fields.mlp import FastMLPField
+from nerf.fields.model import Model
+from nerf.fields.paper import PaperModel
+from nerf.mesh import (
+    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, is_watertight, seen_box, tighten,
+    vertex_normals, without_floaters, write_mesh,
+)
+from nerf.runtime.errors import UserError
+from nerf.scene import Images, Scene, centred_intrinsics
+from run_nerf_helpers import NeRF, Sampling, bundle_rays, get_embedder, ndc_points, world_points
 
 THRESHOLD = 25.0
 BOX = np.array([[-1.5, -1.5, -1.5], [1.5, 1.5, 1.5]])
@@ -133,9 +136,9 @@ def test_a_small_thing_far_from_the_rest_is_found_where_a_coarse_point_meets_it(
 
 def test_fog_below_the_threshold_does_not_need_memory_for_all_blocks_at_once(monkeypatch):
     most = []
-    points_of = extract_mesh._points_of
-    monkeypatch.setattr(extract_mesh, 'BLOCKS_AT_ONCE', 1000)
-    monkeypatch.setattr(extract_mesh, '_points_of', lambda blocks, *rest: most.append(len(blocks)) or points_of(
+    points_of = mesh_module._points_of
+    monkeypatch.setattr(mesh_module, 'BLOCKS_AT_ONCE', 1000)
+    monkeypatch.setattr(mesh_module, '_points_of', lambda blocks, *rest: most.append(len(blocks)) or points_of(
         blocks, *rest))
 
     def foggy(points):
@@ -144,6 +147,7 @@ def test_fog_below_the_threshold_does_not_need_memory_for_all_blocks_at_once(mon
         np.testing.assert_array_equal(a, b)
     assert max(most) <= 1000
     assert sum(most) > 20000
+
 
 def test_densities_at_the_threshold_itself_leave_no_cracks():
     def steps(points):  # as of few bits
@@ -174,7 +178,7 @@ def test_the_far_end_in_ndc_stays_in_front_of_infinity():
 
 def test_the_box_is_tightened_to_the_density_with_a_margin():
     box = tighten(density_of(ball_distance), 2 * BOX, THRESHOLD)
-    step = 6.0 / (extract_mesh.SURVEY - 1)
+    step = 6.0 / (mesh_module.SURVEY - 1)
     assert (box[0] <= [0.2, -0.3, -0.4]).all()
     assert (box[1] >= [1.2, 0.7, 0.6]).all()
     assert (np.abs(box - [[0.2, -0.3, -0.4], [1.2, 0.7, 0.6]]) < 3.01 * step).all()
@@ -221,13 +225,13 @@ def test_floaters_are_dropped_and_counted():
 # Colours, on a network
 
 
-def fitted_field(use_viewdirs: bool) -> RadianceField:
+def fitted_field(use_viewdirs: bool) -> FastMLPField:
     """A small network fitted to the ball in red and the block in blue."""
     torch.manual_seed(0)
     embed, channels = get_embedder(4)
     embed_dirs, channels_views = get_embedder(1)
     network = NeRF(D=4, W=64, input_ch=channels, input_ch_views=channels_views, use_viewdirs=use_viewdirs)
-    field = RadianceField(network, embed, embed_dirs if use_viewdirs else None)
+    field = FastMLPField(network, embed, embed_dirs if use_viewdirs else None)
     optimizer = torch.optim.Adam(field.parameters(), lr=2e-3)
     rng = np.random.default_rng(0)
     steps = 1200
@@ -249,12 +253,11 @@ def fitted_field(use_viewdirs: bool) -> RadianceField:
 
 @pytest.mark.parametrize('use_viewdirs', [True, False])
 def test_the_mesh_of_a_fitted_network_has_the_shape_and_colours_that_it_was_fitted_to(use_viewdirs):
-    field = fitted_field(use_viewdirs)
-    model = run_nerf.Model(field, None, run_nerf.Sampling(8), chunk=1000)
-    box = tighten(model.density, BOX, THRESHOLD)
-    vertices, faces, _ = without_floaters(*extract_surface(model.density, box, 40, THRESHOLD))
+    model = PaperModel(fitted_field(use_viewdirs), None, Sampling(8), chunk=1000)
+    box = tighten(model.density_array, BOX, THRESHOLD)
+    vertices, faces, _ = without_floaters(*extract_surface(model.density_array, box, 40, THRESHOLD))
     step = (box[1] - box[0]).max() / 39
-    mesh = coloured_mesh(field, vertices, faces, 2 * step)
+    mesh = coloured_mesh(model, vertices, faces, 2 * step)
     assert np.abs(distance(mesh.vertices)).max() < step
     on_ball = ball_distance(mesh.vertices) < block_distance(mesh.vertices)
     assert 0.2 < on_ball.mean() < 0.8
@@ -263,16 +266,15 @@ def test_the_mesh_of_a_fitted_network_has_the_shape_and_colours_that_it_was_fitt
     assert mesh.volume > 0
 
 
-class Painted(nn.Module):
-    """A field in place of a network, whose colour is of the view: red where it goes to +x, green to +y, blue to +z."""
+class Painted(Model):
+    """A model whose colour is of the view: red where it goes to +x, green to +y, blue to +z."""
 
     def __init__(self):
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
+        self.unused = nn.Parameter(torch.zeros(1))  # a model's device is its parameters'
 
-    def forward(self, points, viewdirs, noise=None):
-        colours = torch.logit(viewdirs.clamp(0.01, 0.99))[:, None].expand_as(points)
-        return torch.cat([colours, torch.full_like(points[..., :1], 30.0)], -1)
+    def radiance(self, points, viewdirs):
+        return viewdirs.clamp(0.01, 0.99)[:, None].expand_as(points), torch.full_like(points[..., 0], 30.0)
 
 
 def test_a_vertex_is_seen_along_its_inward_normal():
@@ -325,8 +327,8 @@ def test_ndc_points_lie_on_ndc_rays():
 BALLS = [(np.array([0.2, 0.1, -1.8]), 0.3, RED), (np.array([-6.0, 2.0, -18.0]), 3.0, BLUE)]  # centre, radius, colour
 
 
-class BallsInNDC(nn.Module):
-    """The BALLS as a field in normalised device coordinates."""
+class BallsInNDC(Model):
+    """The BALLS in normalised device coordinates."""
 
     def __init__(self):
         super().__init__()
@@ -341,20 +343,16 @@ class BallsInNDC(nn.Module):
     def density(self, points: torch.Tensor) -> torch.Tensor:
         return (THRESHOLD * (1.0 + self.depths(points).amax(-1) / 0.2)).clamp(0.0, 100.0).float()
 
-    def forward(self, points, viewdirs, noise=None):
-        colours = torch.tensor([RED, BLUE])[self.depths(points).argmax(-1)].logit()
-        return torch.cat([colours, self.density(points)[..., None]], -1)
+    def radiance(self, points, viewdirs):
+        return torch.tensor([RED, BLUE])[self.depths(points).argmax(-1)], self.density(points)
 
 
 def test_a_surface_goes_through_ndc_and_back_within_a_grid_step_near_and_far():
-    field = BallsInNDC()
+    model = BallsInNDC()
     box = np.array([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0 - 2.0 / 30.0]])
-
-    def density(points):
-        return field.density(torch.from_numpy(points)).numpy()
-    grid_size = 160
+    grid_size, density = 160, model.density_array
     vertices, faces = extract_surface(density, tighten(density, box, THRESHOLD), grid_size, THRESHOLD)
-    mesh = coloured_mesh(field, vertices, faces, 0.02, (H, W, FOCAL))
+    mesh = coloured_mesh(model, vertices, faces, 0.02, (H, W, FOCAL))
     assert mesh.is_watertight
     assert mesh.body_count == 2
     for part, (centre, radius, colour) in zip(sorted(mesh.split(), key=lambda part: part.volume), BALLS):
@@ -370,10 +368,13 @@ def test_a_surface_goes_through_ndc_and_back_within_a_grid_step_near_and_far():
 # The box
 
 
-def scene_of(**changes) -> Scene:
-    values = dict(images=None, poses=np.stack([pose_spherical(a, -30.0, 4.0)[:3] for a in (0, 120, 240)]),
-                  K=np.array([[50.0, 0, 40], [0, 50, 30], [0, 0, 1]]), H=60, W=80, near=2.0, far=6.0, ndc=False,
-                  white_bkgd=False, render_poses=None, i_train=np.array([0, 1]), i_val=None, i_test=None)
+def scene_of(poses: np.ndarray | None = None, **changes) -> Scene:
+    """Three cameras, of which the last is not a training camera."""
+    poses = np.stack([pose_spherical(a, -30.0, 4.0)[:3] for a in (0, 120, 240)]) if poses is None else poses
+    cameras = Cameras.of_one_kind(poses, centred_intrinsics(60, 80, 50.0), 60, 80)
+    images = Images.of_one_size(np.zeros((len(poses), 60, 80, 3), np.uint8))
+    values = dict(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
+                  white_bkgd=False, i_train=np.array([0, 1]), i_val=np.array([2]), i_test=np.array([2]))
     return Scene(**values | changes)
 
 
@@ -398,7 +399,48 @@ def test_the_box_in_ndc_ends_at_the_farthest_thing():
     np.testing.assert_allclose(box[0, :2], expected[0, :2], atol=1e-6)
 
 
+def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
+    cameras = scene_of(np.eye(4)[None, :3].repeat(3, 0)).cameras
+    cameras.sizes[1] = torch.tensor([20, 60])
+    cameras.intrinsics[1] = torch.tensor([10.0, 50.0, 20.0, 10.0])  # fx, fy, cx, cy: from -2 to 3.9 in x / depth
+    cameras.intrinsics[2, 0] = 1.0  # not a training camera
+    box = seen_box(scene_of(cameras=cameras, around=False))
+    np.testing.assert_allclose(box, [[-12, -29 / 50 * 6, -6], [3.9 * 6, 3.6, -2]], rtol=1e-6)
+
+
 # Files
+
+
+class Ball(Model):
+    """The ball of `ball_distance` in red."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def density(self, points):
+        return torch.from_numpy(density_of(ball_distance)(points.numpy()))
+
+    def radiance(self, points, viewdirs):
+        return torch.tensor(RED).expand_as(points), torch.full_like(points[..., 0], 30.0)
+
+
+def test_an_exported_mesh_is_the_surface_in_its_colours_with_four_views_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mesh_module, 'SURVEY', 33)
+    small = export_mesh(Ball(), scene_of(), tmp_path / 'deep' / 'ball.obj', 40, THRESHOLD)
+    assert sorted(path.name for path in (tmp_path / 'deep').iterdir()) == ['ball.obj', 'ball_views.png']
+    mesh = trimesh.load(tmp_path / 'deep' / 'ball.obj', force='mesh', process=False)
+    assert np.abs(ball_distance(mesh.vertices)).max() < 0.01
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5 ** 3, rel=0.02)
+    np.testing.assert_allclose(np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0,
+                               np.tile(RED, (len(mesh.vertices), 1)), atol=0.01)
+    assert small.volume == pytest.approx(mesh.volume, rel=0.02)
+    picture = np.asarray(Image.open(tmp_path / 'deep' / 'ball_views.png').convert('RGB')).astype(int)
+    assert picture.shape == (300, 1600, 3)
+    assert all((view[..., 0] - view[..., 2] > 60).sum() > 500 for view in np.split(picture, 4, axis=1))
+    said = capsys.readouterr().out
+    assert f'{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, watertight, 0 floaters dropped' in said
+    assert f"mesh in {tmp_path / 'deep' / 'ball.obj'}, four views of it in" in said
 
 
 def painted_ball() -> trimesh.Trimesh:
@@ -441,7 +483,7 @@ def test_what_is_said_of_a_mesh():
 @pytest.mark.parametrize('mesh', [trimesh.creation.icosphere(2), trimesh.creation.box((1, 2, 3)),
                                   trimesh.creation.annulus(0.5, 1.0, 2.0)])
 def test_closedness_normals_and_area_are_trimeshs(mesh, monkeypatch):
-    monkeypatch.setattr(extract_mesh, 'FACES_AT_ONCE', 7)
+    monkeypatch.setattr(mesh_module, 'FACES_AT_ONCE', 7)
     faces = mesh.faces[np.random.default_rng(0).permutation(len(mesh.faces))]
     assert is_watertight(faces)
     assert not is_watertight(faces[1:])
@@ -451,31 +493,6 @@ def test_closedness_normals_and_area_are_trimeshs(mesh, monkeypatch):
     assert ((ours * theirs).sum(1) > 0.7).all()  # trimesh weighs by angle
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1.0, atol=1e-6)
     assert f'area {mesh.area:.4g}' in describe_mesh(trimesh.Trimesh(mesh.vertices, faces, process=False), 0)
-
-
-def test_the_picture_shows_the_mesh_as_each_camera_sees_it(tmp_path):
-    red, blue = trimesh.creation.icosphere(radius=0.4), trimesh.creation.icosphere(radius=0.4)
-    red.visual.vertex_colors, blue.visual.vertex_colors = [255, 0, 0, 255], [0, 0, 255, 255]
-    red.apply_translation([1.0, 0.0, 0.5])
-    mesh = red + blue
-    cameras = np.stack([pose_spherical(180.0, 0.0, 4.0)[:3], pose_spherical(0.0, 0.0, 4.0)[:3],
-                        pose_spherical(90.0, 0.0, 4.0)[:3]])  # at -y, +y and +x, where red is before blue
-    K = np.array([[200.0, 0, 80], [0, 200, 60], [0, 0, 1]])
-    draw_views(tmp_path / 'views.png', mesh, cameras, K, 120, 160)
-    picture = np.asarray(Image.open(tmp_path / 'views.png').convert('RGB')).astype(int)
-    views = np.split(picture, 3, axis=1)
-    scale = views[0].shape[1] / 160
-
-    def centre(view, channel):
-        others = [c for c in range(3) if c != channel]
-        rows, columns = np.nonzero((view[..., channel] > 100) & (view[..., others].max(-1) < 60))
-        return np.array([rows.mean(), columns.mean()]) / scale
-    np.testing.assert_allclose(centre(views[0], 0), [60 - 25, 80 + 50], atol=2)
-    np.testing.assert_allclose(centre(views[1], 0), [60 - 25, 80 - 50], atol=2)
-    np.testing.assert_allclose(centre(views[0], 2), [60, 80], atol=2)
-    np.testing.assert_allclose(centre(views[2], 0), [60 - 200 * 0.5 / 3, 80], atol=2)
-    assert views[2][round(scale * 40), round(scale * 80), 2] < 60  # where both are, red hides blue
-    assert (picture[0, 0] == 255).all()
 
 
 # The program
@@ -500,12 +517,12 @@ def threshold_within(flags: list[str]) -> str:
     args = run_nerf.parse_flags(flags)
     model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32)
     run_nerf.restore_model(args, run_nerf.Path(args.basedir) / 'run', model)
-    densities = model.density(np.random.default_rng(0).uniform(-2, 2, (2000, 3)).astype(np.float32))
+    densities = model.density_array(np.random.default_rng(0).uniform(-2, 2, (2000, 3)).astype(np.float32))
     return str(float(np.median(densities)))
 
 
 def test_mesh_only_writes_a_mesh_and_its_picture(trained, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract_mesh, 'SURVEY', 33)
+    monkeypatch.setattr(mesh_module, 'SURVEY', 33)
     flags, run_dir = trained
     threshold = threshold_within(flags)
     capsys.readouterr()
@@ -547,6 +564,6 @@ def test_ctrl_c_leaves_no_file(trained, monkeypatch):
 
     def interrupt(self, points):
         raise KeyboardInterrupt
-    monkeypatch.setattr(run_nerf.Model, 'density', interrupt)
+    monkeypatch.setattr(Model, 'density_array', interrupt)
     assert run_nerf.main([*flags, *MESH, '5']) == 130
     assert sorted(run_dir.iterdir()) == before

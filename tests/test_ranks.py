@@ -1,4 +1,4 @@
-"""Several processes that share a run, started by torchrun: the run of one; stopped, killed and gone on with."""
+"""nerf/runtime/ranks.py: several processes that torchrun starts share a run, which is that of one process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ import torch
 from kill_harness import FLAGS, same
 from PIL import Image
 
+import run_nerf
 from nerf.files import checkpoints
 from nerf.runtime import ranks
-import run_nerf
-from nerf.runtime import stop_signals
-from nerf.runtime.devices import choose_device
-from nerf.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 # Shares of 16 and 17 rays, in 2 and 3 tiles; 3 test views, so that the last has no other beside it.
@@ -130,9 +127,10 @@ def files(run_dir: Path) -> list[str]:
 
 
 def assert_same_training(ours: Path, wanted: Path, step: int) -> None:
-    """Weights, running means, colours that the guard has seen and the next draws."""
+    """Weights and their average, running means, colours that the guard has seen and the next draws."""
     a, b = (torch.load(checkpoints.checkpoint_path(run_dir, step), weights_only=True) for run_dir in (ours, wanted))
-    for key in ('network_fn_state_dict', 'network_fine_state_dict'):
+    assert a.keys() == b.keys()
+    for key in {'network_fn_state_dict', 'network_fine_state_dict', 'averaged'} & b.keys():
         torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-4)
     means = [{n: state['exp_avg'] for n, state in one['optimizer_state_dict']['state'].items()} for one in (a, b)]
     for n, mean in means[1].items():
@@ -192,7 +190,8 @@ def test_only_the_first_process_prints_and_writes(together):
 
 def test_a_test_set_that_cannot_be_written_leaves_two_processes_in_step_in_the_other_ray_mode(folder, two):
     flags = [flag for flag in PLAIN if flag != '--use_viewdirs'] + [
-        '--no_batching', '--precrop_iters', '10', '--raw_noise_std', '1', '--chunk', '1000', '--i_video', '1000']
+        '--no_batching', '--precrop_iters', '10', '--raw_noise_std', '1', '--chunk', '1000', '--i_video', '1000',
+        '--ema_decay', '0.9']
     for logs in ('blocked_alone', 'blocked'):
         (folder / logs / 'run').mkdir(parents=True)
         (folder / logs / 'run' / 'testset_000020').touch()
@@ -265,17 +264,6 @@ def test_two_processes_render_an_odd_number_of_views_as_one_does(folder, two, to
 # The functions
 
 
-@pytest.fixture
-def as_rank(monkeypatch):
-    """Makes this process one of several, as far as it can tell."""
-    def become(rank: int, count: int) -> None:
-        monkeypatch.setenv('RANK', str(rank))
-        monkeypatch.setenv('WORLD_SIZE', str(count))
-        monkeypatch.setenv('MASTER_ADDR', 'localhost')
-        monkeypatch.setenv('MASTER_PORT', '1')
-    return become
-
-
 @pytest.mark.parametrize('count', [1, 2, 3, 7, 8])
 @pytest.mark.parametrize('n', [0, 1, 7, 8, 4096])
 def test_shares_follow_each_other_cover_everything_and_differ_by_one_at_most(as_rank, count, n):
@@ -283,8 +271,8 @@ def test_shares_follow_each_other_cover_everything_and_differ_by_one_at_most(as_
     for rank in range(count):
         as_rank(rank, count)
         shares.append(ranks.share(n))
-    assert [0, *(end for _, end in shares)] == [*(start for start, _ in shares), n]
-    sizes = [end - start for start, end in shares]
+    assert [0, *(share.stop for share in shares)] == [*(share.start for share in shares), n]
+    sizes = [share.stop - share.start for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -295,42 +283,16 @@ def test_a_process_that_is_not_told_how_to_find_the_others_is_alone(as_rank, mon
     assert (ranks.count(), ranks.rank()) == (1, 0)
 
 
-def test_each_process_makes_its_gpu_the_current_one(as_rank, monkeypatch):
-    current = []
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(torch.cuda, 'set_device', current.append)
-    monkeypatch.setenv('LOCAL_RANK', '1')  # which counts for nothing where a process is alone
-    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda', 'cuda:1')] == [
-        'cpu', 'cuda:0', 'cuda:0', 'cuda:1']
-    as_rank(3, 4)  # the second on its machine
-    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda')] == ['cpu', 'cuda:1', 'cuda:1']
-    assert current == [0, 0, 1, 1, 1]
-    with pytest.raises(UserError, match='device is cuda:1'):
-        choose_device('cuda:1')
-    monkeypatch.setenv('LOCAL_RANK', '2')
-    with pytest.raises(UserError, match='2 GPUs here'):
-        choose_device('auto')
-
-
-def test_of_several_processes_the_first_alone_stops_at_once_at_a_signal(as_rank, monkeypatch):
-    monkeypatch.setattr(ranks, 'agreed', int)
-    before, step = signal.getsignal(signal.SIGTERM), 'not done'
-    as_rank(1, 2)
-    with stop_signals.handled(), pytest.raises(stop_signals.Stopped):  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGTERM)
-        step = 'done'
-        with stop_signals.deferred():
-            pass
-    assert step == 'done'
-    as_rank(0, 2)
-    with stop_signals.handled(), pytest.raises(stop_signals.Stopped):  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGTERM)
-        step = 'not done'
-    assert step == 'done'
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_a_mesh_is_made_by_the_first_process_alone(as_rank):
     as_rank(1, 2)
-    assert run_nerf.export_mesh(None, None, None, None) is None  # without a look at anything
+    assert run_nerf.mesh_only(None, None, None, None) is None  # without a look at anything
+
+
+def test_a_process_that_is_alone_exchanges_nothing():
+    x = torch.tensor([3.0, 4.0])
+    assert ranks.summed(x) is x
+    assert ranks.largest(x) is x
+    assert ranks.gathered(x) == [x]
+    assert ranks.maximum(5) == 5
+    assert ranks.broadcast(['a', 1]) == ['a', 1]
+    assert ranks.share(7) == slice(0, 7)

@@ -1,56 +1,34 @@
-"""Views of a field whose look is known, and the files that rendering leaves behind."""
+"""nerf/rendering.py: views of a field whose look is known, and the files that rendering leaves behind."""
+
+from __future__ import annotations
 
 import io
 import json
-import math
+from dataclasses import replace
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from known_fields import Balls, Shown, balls_model, mask_of, scene_of, shown_model
 from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from nerf import rendering
 import run_nerf
+from nerf.cameras import Cameras
+from nerf.fields.paper import PaperModel
+from nerf.rendering import as_view, draw_view, render_path, render_view, save_metrics, view_rays
 from nerf.runtime.errors import UserError
-from load_blender import pose_spherical
-from nerf.rendering import View, render_view, view_rays
-from run_nerf import Model, Scene, render_path, save_metrics
-from run_nerf_helpers import Rays, Sampling, bundle_rays, get_rays
+from nerf.scene import Images, Scene
+from run_nerf_helpers import Sampling, bundle_rays, get_rays, ndc_rays, render_rays
 
-
-class Balls(torch.nn.Module):
-    """Opaque balls of radius 0.2: red at the origin's left (-x), green up (+z), blue nearer to the camera (-y)."""
-
-    dtype = torch.float32
-    balls = (((-0.7, 0.0, 0.0), 0), ((0.0, 0.0, 0.7), 1), ((0.6, -0.9, -0.4), 2))
-
-    def __init__(self):
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(()))  # a model's device is its parameters'
-
-    def forward(self, points, viewdirs, noise=None):
-        raw = torch.full((*points.shape[:-1], 4), -20.0)
-        for centre, channel in self.balls:
-            inside = (points - torch.tensor(centre)).norm(dim=-1) < 0.2
-            raw[..., channel] = torch.where(inside, 20.0, raw[..., channel])
-            raw[..., 3] = torch.where(inside, 300.0, raw[..., 3])
-        return raw
-
-
-def scene_of(H: int, W: int, images=None, white_bkgd=True) -> Scene:
-    K = np.array([[1.4 * W, 0.0, 0.5 * W], [0.0, 1.4 * W, 0.5 * H], [0.0, 0.0, 1.0]])
-    pose = pose_spherical(180.0, 0.0, 4.0)[None, :3]  # at y = -4, looking along +y, x to the right
-    index = np.arange(0 if images is None else len(images))
-    return Scene(images=images, poses=np.repeat(pose, max(len(index), 1), 0), K=K, H=H, W=W, near=2.0, far=6.0,
-                 ndc=False, white_bkgd=white_bkgd, render_poses=pose, i_train=index, i_val=index, i_test=index)
+MIDWAY = 240  # rays of 480, half of a view of 20x24
 
 
 @pytest.fixture
-def model():
-    return Model(coarse=Balls(), fine=Balls(), sampling=Sampling(64, 64, white_bkgd=True), chunk=100)
+def model() -> PaperModel:
+    return balls_model()
 
 
 def centre_of(mask: np.ndarray) -> tuple[float, float]:
@@ -58,185 +36,215 @@ def centre_of(mask: np.ndarray) -> tuple[float, float]:
     return rows.mean(), columns.mean()
 
 
-def expected_pixel(scene: Scene, centre: tuple[float, float, float], factor: int = 1) -> tuple[float, float]:
+def expected_pixel(camera: Cameras, centre: tuple[float, float, float]) -> tuple[float, float]:
     """Row and column where a point shows in front of the camera of `scene_of`."""
     x, y, z = centre
-    depth, focal = 4.0 + y, scene.K[0, 0] / factor
-    return scene.H / factor / 2 - focal * z / depth, scene.W / factor / 2 + focal * x / depth
+    depth, (height, width) = 4.0 + y, camera.size(0)
+    return height / 2 - 1.4 * width * z / depth, width / 2 + 1.4 * width * x / depth
+
+
+def two_sizes(scene: Scene) -> Cameras:
+    """A camera of the scene, one of half its size and the first again."""
+    cameras, half = scene.cameras, scene.cameras.scaled(2)
+    return Cameras(*(torch.cat(parts) for parts in (
+        (cameras.poses, half.poses, cameras.poses), (cameras.intrinsics, half.intrinsics, cameras.intrinsics),
+        (cameras.sizes, half.sizes, cameras.sizes))))
+
+
+# Views
 
 
 @pytest.mark.parametrize('factor', [0, 1, 2])
 def test_things_show_where_the_camera_sees_them_at_every_render_factor(model, factor):
     scene = scene_of(48, 64)
-    rgbs, disps, accs = render_path(model, scene, scene.render_poses, factor)
+    camera = scene.cameras.scaled(factor)
+    (rgb,), (disp,), (acc,) = render_path(model, scene, camera)
     shrink = max(factor, 1)
-    assert rgbs.shape == (1, 48 // shrink, 64 // shrink, 3)
-    assert rgbs.dtype == np.uint8
+    assert rgb.shape == (48 // shrink, 64 // shrink, 3)
+    assert rgb.dtype == np.uint8
     for centre, channel in Balls.balls:
         others = [c for c in range(3) if c != channel]
-        mask = (rgbs[0, ..., channel] > 200) & (rgbs[0][..., others].max(-1) < 60)
-        assert centre_of(mask) == pytest.approx(expected_pixel(scene, centre, shrink), abs=0.7)
+        mask = (rgb[..., channel] > 200) & (rgb[..., others].max(-1) < 60)
+        assert centre_of(mask) == pytest.approx(expected_pixel(camera, centre), abs=0.7)
         row, column = (round(value) for value in centre_of(mask))
-        assert disps[0, row, column] == pytest.approx(1 / (4.0 + centre[1] - 0.2), rel=0.05)
-        assert accs[0, row, column] == pytest.approx(1.0, abs=1e-3)
-    assert (rgbs[0, 0, 0] == 255).all()
-    assert disps[0, 0, 0] == 0.0
-    assert accs[0, 0, 0] == 0.0
+        assert disp[row, column] == pytest.approx(1 / (4.0 + centre[1] - 0.2), rel=0.05)
+        assert acc[row, column] == pytest.approx(1.0, abs=1e-3)
+    assert (rgb[0, 0] == 255).all()
+    assert disp[0, 0] == 0.0
+    assert acc[0, 0] == 0.0
 
 
 def test_chunk_does_not_change_a_view(model):
     scene = scene_of(20, 30)
-    whole = render_path(model, scene, scene.render_poses)
-    model.chunk = 7
-    for a, b in zip(whole, render_path(model, scene, scene.render_poses)):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    whole, tiled = (render_path(each, scene, scene.cameras) for each in (model, balls_model(chunk=7)))
+    for a, b in zip(whole, tiled):
+        np.testing.assert_allclose(a[0], b[0], atol=1e-6)
 
 
-# What a view leaves out
-
-
-class Shown(torch.nn.Module):
-    """A slab, y = -0.1 to 0.1, that shows the pixels of a mask [H, W] to the camera of `scene_of`; counts points."""
-
-    dtype = torch.float32
-
-    def __init__(self, mask: np.ndarray, density: float = 100.0):
-        super().__init__()
-        self.unused, self.mask, self.density = torch.nn.Parameter(torch.zeros(())), torch.from_numpy(mask), density
-        self.asked, self.most, self.deepest = 0, 0, -math.inf
-
-    def forward(self, points, viewdirs, noise=None):
-        self.asked += points[..., 0].numel()
-        self.most = max(self.most, points[..., 0].numel())
-        self.deepest = max(self.deepest, points[..., 1].max().item())
-        H, W = self.mask.shape
-        x, y, z = points.unbind(-1)
-        row, column = (0.5 * side + sign * 1.4 * W * part / (4.0 + y) for side, sign, part in ((H, -1, z), (W, 1, x)))
-        shown = self.mask[row.round().long().clamp(0, H - 1), column.round().long().clamp(0, W - 1)] & (y.abs() < 0.1)
-        return torch.stack([x, z, y, torch.where(shown, self.density, -1.0)], -1)
-
-
-def model_of(coarse: np.ndarray, fine: np.ndarray | None = None, **kwargs) -> Model:
-    return Model(Shown(coarse, **kwargs), Shown(coarse if fine is None else fine, **kwargs),
-                 Sampling(64, 64, white_bkgd=True), chunk=100)
-
-
-def view_of(model: Model) -> View:
-    H, W = model.coarse.mask.shape
-    scene = scene_of(H, W)
-    return render_view(model, scene, scene.poses[0])
-
-
-def mask_of(*pixels: tuple[int, int], shape=(20, 24)) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    mask[tuple(np.transpose(pixels))] = True
-    return mask
-
-
-@pytest.mark.parametrize('density', [1.0, 100.0])
-def test_a_view_is_what_all_of_its_rays_show(density):
-    """Half of the picture, and a speck that the coarse field alone sees and one for the fine field."""
-    blocks = np.zeros((20, 24), bool)
-    blocks[:, 12:] = True
-    model = model_of(blocks | mask_of((4, 2), (4, 3), (5, 2), (5, 3), (3, 2)),
-                     blocks | mask_of((14, 2), (14, 3), (15, 2), (15, 3), (13, 2)), density=density)
-    view = view_of(model)
-    scene = scene_of(20, 24)
-    whole = model.render(view_rays(model, scene, scene.poses[0]))
-    for ours, theirs in ((view, whole.final), (view.coarse, whole.coarse)):
-        for name in ('rgb', 'disp', 'acc'):
-            np.testing.assert_allclose(getattr(ours, name).reshape(480, -1), getattr(theirs, name).reshape(480, -1),
-                                       atol=2e-4, err_msg=name)
-    np.testing.assert_allclose(view.z_std.ravel(), whole.z_std, atol=1e-6)
-
-
-@pytest.mark.parametrize('step', [(0, 1), (1, 0), (1, 1), (1, -1)])
-@pytest.mark.parametrize('start', range(5))
-@pytest.mark.parametrize('where', ['both', 'fine'])
-def test_five_pixels_in_a_line_are_found_by_either_field(step, start, where):
-    mask = mask_of(*((3 + i * step[0], 8 + start + i * step[1]) for i in range(5)))
-    model = model_of(mask if where == 'both' else np.zeros_like(mask), mask)
-    np.testing.assert_array_equal(view_of(model).acc > 0.5, mask)
-
-
-def test_what_is_found_is_followed_to_its_end():
-    spiral = mask_of(*((0, column) for column in range(24)), *((row, 23) for row in range(20)),
-                     *((19, column) for column in range(8, 24)), *((row, 8) for row in range(7, 19, 2)))
-    np.testing.assert_array_equal(view_of(model_of(spiral)).acc > 0.5, spiral)
-
-
-def test_an_empty_view_asks_a_fifth_of_its_rays_and_a_full_one_asks_each_once():
-    empty, full = model_of(np.zeros((20, 25), bool)), model_of(np.ones((20, 25), bool), density=0.1)
-    assert (view_of(empty).rgb == 1.0).all()
-    assert (empty.coarse.asked, empty.fine.asked) == (104 * 64, 104 * 64)  # filled to a multiple of 8
-    view_of(full)
-    assert (full.coarse.asked, full.fine.asked) == ((104 + 400) * 64, 500 * 128)
-
-
-def test_nothing_is_asked_behind_a_wall():
-    model = model_of(np.ones((20, 25), bool), density=1000.0)
-    view_of(model)
-    assert model.coarse.deepest > 1.9  # the coarse pass goes to the end of each ray
-    assert model.fine.deepest < 1.0
-    assert model.fine.asked < 500 * 90
-
-
-@pytest.mark.parametrize(('density', 'last'), [(25.0, 5.5), (50.0, 4.1)])  # optical depths of 5, and of 10
-def test_what_hides_the_rest_does_not_hang_on_how_long_directions_are(monkeypatch, density, last):
-    monkeypatch.setattr(rendering, 'STRETCHES', 50)
-    field = Shown(np.ones((20, 24), bool), density)
-    ahead = torch.tensor([[0.0, 1.0, 0.0]])
-    rays = Rays(-4.0 * ahead, 2.0 * ahead, viewdirs=ahead, near=torch.tensor([[1.0]]), far=torch.tensor([[3.0]]))
-    rendering._front_to_back(field, rays, torch.linspace(1.75, 2.75, 400)[None], True)
-    assert field.deepest + 4.0 == pytest.approx(last, abs=0.05)
-
-
-def test_a_broken_field_does_not_show_an_empty_view():
-    for broken in ('coarse', 'fine'):
-        model = model_of(np.zeros((20, 24), bool), np.zeros((20, 24), bool))
-        getattr(model, broken).density = math.nan
-        getattr(model, broken).mask[:] = True
-        assert np.isnan(view_of(model).coarse.acc if broken == 'coarse' else view_of(model).acc).all()
-
-
-def test_the_bar_counts_every_ray_and_view_chunk_is_the_most_at_once():
-    model = model_of(mask_of((4, 5)))
-    model.chunk, model.view_chunk = 7, 40
-    scene = scene_of(20, 24)
+def test_the_bar_counts_every_ray_once_as_it_is_done():
+    mask = np.zeros((20, 24), bool)
+    mask[:, 4:20] = True
+    scene, counts = scene_of(20, 24), []
     with tqdm(total=480, file=io.StringIO()) as bar:
-        render_view(model, scene, scene.poses[0], bar=bar)
-        assert bar.n == 480
-    assert model.coarse.most == 40 * 64
-    model.view_chunk = None
-    model.coarse.most = 0
-    view_of(model)
-    assert model.coarse.most == 7 * 64
+        update = bar.update
+        bar.update = lambda count: update(count) or counts.append(bar.n)
+        render_view(shown_model(mask, chunk=7, view_chunk=40), scene, scene.cameras, bar)
+    assert counts[-1] == 480
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 5
 
 
 def test_a_view_without_a_fine_pass_draws_every_ray():
     mask = mask_of((4, 5))
-    model = Model(Shown(mask), None, Sampling(64, 0, white_bkgd=True), chunk=100)
-    view = view_of(model)
+    model, scene = PaperModel(Shown(mask), None, Sampling(64, 0, white_bkgd=True), chunk=100), scene_of(20, 24)
+    view = render_view(model, scene, scene.cameras)
     np.testing.assert_array_equal(view.acc > 0.5, mask)
-    assert view.coarse is None
+    assert view.passes == {}
+    assert view.spread is None
     assert model.coarse.asked == 480 * 64
 
 
-# Files
+def test_disparity_in_ndc_is_that_of_the_world():
+    """A wall in NDC from z' = 0.5 on, a depth of 2 / (1 - 0.5) = 4; the first of 256 samples in it is the 193rd."""
+    class Wall(Shown):
+        def raw(self, points):
+            return torch.where(points[..., 2:] > 0.5, torch.full((4,), 3000.0), torch.full((4,), -1.0))
+    model = PaperModel(Wall(mask_of((0, 0))), None, Sampling(256, 0), chunk=100)
+    scene = scene_of(6, 8)
+    pose = torch.eye(4)[None, :3]
+    scene = replace(scene, cameras=replace(scene.cameras, poses=pose), near=0.0, far=1.0, ndc=True)
+    view = render_view(model, scene, scene.cameras)
+    np.testing.assert_allclose(view.disp, 1 - 192 / 255, rtol=1e-5)
+    origins, directions = scene.cameras.view_rays(0)
+    expected, _ = ndc_rays(6, 8, 1.4 * 8, 1.0, origins, directions)
+    torch.testing.assert_close(view_rays(model, scene, scene.cameras).origins, expected.reshape(-1, 3))
 
 
-def test_a_render_factor_that_leaves_nothing_is_an_error(model):
-    scene = scene_of(20, 30)
+# Pictures while they are drawn
+
+
+@pytest.fixture(params=['with a fine pass', 'without'])
+def drawn(request) -> tuple[PaperModel, Scene]:
+    """A model that shows most of the view of a scene, in tiles of 40 rays."""
+    mask = np.zeros((20, 24), bool)
+    mask[:, 4:20] = True
+    model = shown_model(mask, chunk=40)
+    if request.param == 'without':
+        model = PaperModel(Shown(mask), None, Sampling(64, 0, white_bkgd=True), chunk=40)
+    return model, scene_of(20, 24)
+
+
+def test_pictures_grow_until_all_rays_are_final(drawn):
+    model, scene = drawn
+    counts, whole = [], render_view(model, scene, scene.cameras)
+    for picture in draw_view(model, scene, scene.cameras):
+        counts.append(int(picture.final.sum()))
+        final, view = picture.final.reshape(20, 24).numpy(), as_view(picture, scene, 20, 24)
+        np.testing.assert_array_equal(view.rgb[final], whole.rgb[final])
+        np.testing.assert_array_equal(view.disp[final], whole.disp[final])
+    assert len(counts) > 5
+    assert counts == sorted(counts)
+    assert 0 < counts[len(counts) // 2 + 1] < 480
+    assert counts[-1] == 480
+
+
+def test_drawing_that_is_broken_off_asks_the_field_for_nothing_more(drawn):
+    model, scene = drawn
+    drawing = draw_view(model, scene, scene.cameras)
+    picture = next(picture for picture in drawing if picture.final.sum() >= MIDWAY)
+    fields = [field for field in (model.coarse, model.fine) if field is not None]
+    asked = [field.asked for field in fields]
+    drawing.close()
+    assert next(drawing, None) is None
+    assert [field.asked for field in fields] == asked
+    whole = render_view(model, scene, scene.cameras)
+    assert all(2 * before <= field.asked for before, field in zip(asked, fields))
+    assert any(2 * before < field.asked for before, field in zip(asked, fields))
+    view, final = as_view(picture, scene, 20, 24), picture.final.reshape(20, 24).numpy()
+    assert MIDWAY <= final.sum() < 480
+    np.testing.assert_array_equal(view.rgb[final], whole.rgb[final])
+    assert np.isfinite(view.rgb).all()
+    assert np.isfinite(view.disp).all()
+
+
+def test_a_view_taken_midway_stays_as_it_is_while_drawing_goes_on(drawn):
+    model, scene = drawn
+    drawing = draw_view(model, scene, scene.cameras)
+    picture = next(picture for picture in drawing if picture.final.sum() >= MIDWAY)
+    view, before = as_view(picture, scene, 20, 24), picture.acc.clone().numpy().reshape(20, 24)
+    picture = list(drawing)[-1]
+    assert (picture.acc.numpy().reshape(20, 24) != before).any()
+    np.testing.assert_array_equal(view.acc, before)
+
+
+def test_inference_mode_ends_with_each_picture(drawn):
+    model, scene = drawn
+    for _ in draw_view(model, scene, scene.cameras):
+        assert not torch.is_inference_mode_enabled()
+
+
+# Paths and their files
+
+
+def test_a_render_factor_that_leaves_nothing_is_an_error():
     with pytest.raises(UserError, match='render_factor 21 leaves nothing of 30x20 pixels'):
-        render_path(model, scene, scene.render_poses, 21)
+        scene_of(20, 30).cameras.scaled(21)
 
 
 def test_views_are_written_as_they_are_done(model, tmp_path):
     scene = scene_of(20, 30)
-    poses = np.repeat(scene.render_poses, 2, 0)
-    rgbs, _, _ = render_path(model, scene, poses, savedir=tmp_path / 'views')
+    rgbs = render_path(model, scene, scene.cameras.take([0, 0]), savedir=tmp_path / 'views').rgbs
     assert sorted(path.name for path in (tmp_path / 'views').iterdir()) == ['000.png', '001.png']
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'views' / '001.png')), rgbs[1])
+
+
+def test_the_files_of_an_earlier_render_are_removed(model, tmp_path):
+    for name in ('002.png', 'video.mp4', 'metrics.json', 'notes.txt'):
+        (tmp_path / name).write_text('earlier')
+    scene = scene_of(12, 16)
+    render_path(model, scene, scene.cameras, savedir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['000.png', 'notes.txt']
+
+
+def test_cameras_of_several_sizes_each_render_at_their_own(model, tmp_path):
+    scene = scene_of(40, 60)
+    cameras = two_sizes(scene)
+    rgbs, disps, accs = render_path(model, scene, cameras, savedir=tmp_path)
+    assert [rgb.shape for rgb in rgbs] == [(40, 60, 3), (20, 30, 3), (40, 60, 3)]
+    for i in range(3):
+        alone = render_view(model, scene, cameras.take([i]))
+        np.testing.assert_array_equal(disps[i], alone.disp)
+        np.testing.assert_array_equal(accs[i], alone.acc)
+        written = np.asarray(Image.open(tmp_path / f'{i:03d}.png'))
+        np.testing.assert_array_equal(written, rgbs[i])
+        np.testing.assert_array_equal(written, np.rint(255 * alone.rgb.clip(0, 1)))
+
+
+def test_a_path_becomes_a_video_of_its_views_in_order(tmp_path):
+    images = np.zeros((3, 32, 48, 3), np.uint8)
+    scene = scene_of(32, 48, images)
+    poses = scene.cameras.poses.clone()
+    poses[1, 0, 3], poses[2, 0, 3] = 0.6, 20.0  # the last looks past everything
+    cameras = replace(scene.cameras, poses=poses)
+    path = render_path(balls_model(), scene, cameras, video=tmp_path / 'v.mp4')
+    assert [file.name for file in tmp_path.iterdir()] == ['v.mp4']
+    frames = np.stack(imageio.mimread(tmp_path / 'v.mp4'))
+    assert frames.shape == (3, 32, 48, 3)
+    off = np.abs(frames[:, None].astype(float) - np.stack(path.rgbs)).mean((2, 3, 4))  # [frame, view]
+    assert off.argmin(1).tolist() == [0, 1, 2]
+    assert off.diagonal().max() < 3
+    assert (path.rgbs[2] == 255).all()
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_a_view_that_cannot_be_written_ends_the_render(model, tmp_path, count):
+    scene = scene_of(12, 16)
+    (tmp_path / 'file').write_text('in the way')
+    with pytest.raises(UserError, match=r'000\.png cannot be written'):
+        render_path(model, scene, scene.cameras.take([0] * count), savedir=tmp_path / 'file')
+
+
+# Test metrics
 
 
 def test_test_metrics_are_those_of_the_written_pictures_against_the_images_on_white(tmp_path):
@@ -259,6 +267,57 @@ def test_test_metrics_are_those_of_the_written_pictures_against_the_images_on_wh
         assert mean[key] == pytest.approx(np.mean([row[key] for row in written['images']]))
 
 
+def test_each_view_is_measured_against_the_test_image_of_its_own_number_and_size(tmp_path):
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((16, 20), (12, 14), (16, 20))]
+    scene = replace(scene_of(16, 20), images=Images.of_any_size(images), i_test=np.array([2, 1]))
+    save_metrics(tmp_path, 1, scene, [images[2], np.full_like(images[1], 128)])
+    rows = json.loads((tmp_path / 'metrics.json').read_text())['images']
+    assert rows[0]['psnr'] == 100.0
+    error = np.mean((images[1] / 255.0 - 128 / 255.0) ** 2)
+    assert rows[1]['psnr'] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+
+
+# The program
+
+
+def test_render_test_of_images_of_several_sizes_measures_them_and_writes_no_video(tmp_path, monkeypatch, capsys):
+    flags = ['--dataset_type', 'blender', '--white_bkgd', '--netdepth', '2', '--netwidth', '16', '--multires', '2',
+             '--N_samples', '8', '--N_rand', '32', '--device', 'cpu', '--expname', 'run', '--basedir', str(tmp_path),
+             '--N_iters', '3', '--i_testset', '3', '--i_video', '3', '--i_img', '2']
+    rng = np.random.default_rng(0)
+    sizes = [(16, 20), (12, 14), (16, 20), (12, 14)]
+    cameras = two_sizes(replace(scene_of(16, 20), cameras=scene_of(24, 28).cameras)).take([1, 0, 1, 0])
+    cameras = replace(cameras, sizes=torch.tensor(sizes))
+    everything = np.arange(4)
+    images = Images.of_any_size([rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes])
+    scene = Scene(images=images, cameras=cameras, render_cameras=cameras.take([1, 1]), near=2.0, far=6.0, ndc=False,
+                  white_bkgd=True, i_train=everything, i_val=everything, i_test=everything[:2])
+    monkeypatch.setattr(run_nerf, 'load_scene', lambda args: scene)
+    assert run_nerf.main(flags) == 0
+    said = capsys.readouterr().out
+    assert '4 images of 14x12 and 20x16, 4 train' in said
+    assert (tmp_path / 'run' / 'run_spiral_000003_rgb.mp4').is_file()  # the render path has one size
+
+    assert run_nerf.main([*flags, '--render_only', '--render_test']) == 0
+    folder = tmp_path / 'run' / 'renderonly_test_000003'
+    said = capsys.readouterr().out
+    assert f'2 views (of several sizes, so no video) are in {folder}' in said
+    assert '2 test views: psnr ' in said
+    assert sorted(path.name for path in folder.iterdir()) == [
+        '000.png', '001.png', 'disp_000.png', 'disp_001.png', 'metrics.json']
+    for i, (height, width) in enumerate(sizes[:2]):
+        assert Image.open(folder / f'{i:03d}.png').size == Image.open(folder / f'disp_{i:03d}.png').size == (
+            width, height)
+        shown = np.asarray(Image.open(folder / f'{i:03d}.png')) / 255.0
+        psnr = -10 * np.log10(np.mean((shown - images[i] / 255.0) ** 2))
+        assert json.loads((folder / 'metrics.json').read_text())['images'][i]['psnr'] == pytest.approx(psnr, abs=1e-4)
+
+    assert run_nerf.main([*flags, '--render_only']) == 0
+    assert '2 views and their videos are in ' in capsys.readouterr().out
+    assert (tmp_path / 'run' / 'renderonly_path_000003' / 'video_disp.mp4').is_file()
+
+
 def test_the_reference_codes_checkpoint_renders_as_it_does_there(shared):
     folder = shared / 'interop' / 'nerf_pytorch_small'
     if not folder.is_dir():
@@ -271,10 +330,12 @@ def test_the_reference_codes_checkpoint_renders_as_it_does_there(shared):
     assert own is None
     with np.load(folder / 'reference.npz') as reference:
         rays_o, rays_d = get_rays(50, 50, reference['K'], torch.from_numpy(reference['c2w']))
+        rays = bundle_rays(rays_o, rays_d, 2.0, 6.0)
         with torch.no_grad():
-            result = model.render(bundle_rays(rays_o, rays_d, 2.0, 6.0))
+            result, shown = render_rays(rays, model.coarse, model.fine, model.sampling), model.render(rays)
             points, viewdirs = (torch.from_numpy(reference[key]) for key in ('pts', 'viewdirs'))
-            raws = [field(points[:, None], viewdirs)[:, 0] for field in (model.coarse, model.fine)]
+            raws = [field.raw(points[:, None], viewdirs)[:, 0] for field in (model.coarse, model.fine)]
+        assert all(torch.equal(a, b) for a, b in zip(shown, result.final))
         ours = {'rgb': result.final.rgb, 'acc': result.final.acc, 'disp': result.final.disp, 'rgb0': result.coarse.rgb,
                 'z_std': result.z_std, 'raw_coarse': raws[0], 'raw_fine': raws[1]}
         for key, value in ours.items():
@@ -283,12 +344,3 @@ def test_the_reference_codes_checkpoint_renders_as_it_does_there(shared):
             known = np.isfinite(expected)  # the reference's disparity is 0/0 on empty rays
             np.testing.assert_allclose(value[known], expected[known], atol=1e-4, err_msg=key)
             assert (value[~known] == 0).all()
-
-
-def test_a_video_shows_the_frames_in_order(tmp_path):
-    frames = np.stack([np.full((32, 48, 3), level, np.uint8) for level in (20, 120, 220)])
-    run_nerf.save_video(tmp_path / 'v.mp4', frames)
-    assert [path.name for path in tmp_path.iterdir()] == ['v.mp4']
-    read = np.stack(imageio.mimread(tmp_path / 'v.mp4'))
-    assert read.shape == (3, 32, 48, 3)
-    np.testing.assert_allclose(read.mean((1, 2, 3)), [20, 120, 220], atol=4)

@@ -1,7 +1,8 @@
-"""What a run says: the terminal, TensorBoard, metrics.jsonl, summary.png and args.txt."""
+"""nerf/train_log.py: what a run says in the terminal, in metrics.jsonl and in TensorBoard."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -9,7 +10,6 @@ import math
 import os
 import pty
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,49 +26,26 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from conftest import LOGGED_RUN, ROOT
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nerf.files import run_folder
-from nerf.train_log import LARGEST_ERROR, TrainLog, draw_summary, error_map, log_mesh
+from nerf.train_log import TrainLog, log_mesh
 
-ROOT = Path(__file__).parents[1]
-STEPS, MORE = 30, 44
-
+CPU = torch.device('cpu')
 SCALARS = ['train/loss', 'train/psnr', 'train/psnr_coarse', 'train/lr', 'train/rays_per_second', 'memory/peak_mb',
            'val/psnr', 'test/psnr', 'test/ssim']
 IMAGES = [f'val/{name}' for name in ('rgb', 'disparity', 'opacity', 'target', 'error', 'rgb_coarse', 'disparity_coarse',
                                      'z_std')]
 HISTOGRAMS = ['val/density', 'val/weights']
 
-FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '2', '--netwidth', '16',
-         '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '3', '--multires_views', '2',
-         '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--lrate', '5e-3', '--testskip', '1',
-         '--device', 'cpu', '--i_print', '4', '--i_img', '10', '--i_weights', '10', '--i_testset', '20', '--i_video',
-         '1000', '--seed', '3']
+
+def scalars(mse: float, **others: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in (others | {'mse': mse}).items()}
 
 
-@pytest.fixture(scope='module')
-def run(tiny_scene, tmp_path_factory):
-    """The folder of a run that was cut off behind step 34, whose newest checkpoint is of step 30, and went on to 44;
-    what its two starts printed is beside it."""
-    folder = tmp_path_factory.mktemp('user')
-    scene = tiny_scene(folder / 'scene')
-    command = [sys.executable, ROOT / 'run_nerf.py', *FLAGS, '--datadir', scene, '--basedir', folder / 'logs',
-               '--expname', 'run']
-    for name, steps in (('first', 34), ('second', MORE)):
-        with open(folder / f'{name}.txt', 'wb') as out:  # as in: python run_nerf.py ... > first.txt 2>&1
-            subprocess.run([*command, '--N_iters', str(steps)], stdout=out, stderr=subprocess.STDOUT, check=True,
-                           env=os.environ | {'OMP_NUM_THREADS': '1'})
-        if name == 'first':
-            (folder / 'logs' / 'run' / '000034.tar').unlink()
-    return folder / 'logs' / 'run'
-
-
-@pytest.fixture(scope='module')
-def board(run) -> EventAccumulator:
-    events = EventAccumulator(str(run), size_guidance={'images': 0, 'scalars': 0, 'histograms': 0})
-    return events.Reload()
+def lines_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text().splitlines()]
 
 
 # TensorBoard
@@ -82,7 +59,7 @@ def test_every_tag_is_there(board):
     assert tags['tensors'] == ['flags/text_summary']
 
 
-def test_curves_are_unbroken_where_a_run_was_cut_off_and_went_on(board, run):
+def test_curves_are_unbroken_where_a_run_was_cut_off_and_went_on(board, logged_run):
     logged = [4 * i for i in range(1, 12)]
     for tag in ('train/loss', 'train/psnr', 'train/psnr_coarse', 'train/lr', 'memory/peak_mb'):
         assert [event.step for event in board.Scalars(tag)] == logged, tag
@@ -90,11 +67,11 @@ def test_curves_are_unbroken_where_a_run_was_cut_off_and_went_on(board, run):
     assert [event.step for event in board.Scalars('test/psnr')] == [20, 40]
     for tag in IMAGES:
         assert [event.step for event in board.Images(tag)] == [10, 20, 30, 40]
-    assert [json.loads(line)['step'] for line in (run / 'metrics.jsonl').read_text().splitlines()] == logged
+    assert [json.loads(line)['step'] for line in (logged_run / 'metrics.jsonl').read_text().splitlines()] == logged
 
 
-def test_scalars_are_those_of_metrics_jsonl(board, run):
-    lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+def test_scalars_are_those_of_metrics_jsonl(board, logged_run):
+    lines = [json.loads(line) for line in (logged_run / 'metrics.jsonl').read_text().splitlines()]
     for key, tag in (('loss', 'train/loss'), ('psnr', 'train/psnr'), ('psnr0', 'train/psnr_coarse'),
                      ('lr', 'train/lr'), ('rays_per_s', 'train/rays_per_second')):
         assert [event.value for event in board.Scalars(tag)] == pytest.approx([line[key] for line in lines])
@@ -105,39 +82,9 @@ def test_scalars_are_those_of_metrics_jsonl(board, run):
         assert line['rays_per_s'] > 0
     assert np.all(np.diff([line['seconds'] for line in lines]) > 0)
     assert all(event.value > 0 for event in board.Scalars('memory/peak_mb'))
-    test = json.loads((run / 'testset_000040' / 'metrics.json').read_text())['mean']
+    test = json.loads((logged_run / 'testset_000040' / 'metrics.json').read_text())['mean']
     for key in ('psnr', 'ssim'):
         assert board.Scalars(f'test/{key}')[-1].value == pytest.approx(test[key])
-
-
-def pictures(board: EventAccumulator, name: str) -> list[np.ndarray]:
-    return [np.asarray(Image.open(io.BytesIO(event.encoded_image_string))).astype(float)
-            for event in board.Images(f'val/{name}')]
-
-
-def test_held_out_pictures_are_of_the_view_and_its_error(board, run):
-    views = {name: pictures(board, name) for name in ('rgb', 'target', 'error', 'opacity', 'z_std', 'rgb_coarse')}
-    psnrs = [event.value for event in board.Scalars('val/psnr')]
-    for n, psnr in enumerate(psnrs):
-        rgb, target = views['rgb'][n], views['target'][n]
-        assert rgb.shape == target.shape == (16, 16, 3)
-        assert psnr == pytest.approx(-10 * math.log10(np.mean((rgb - target) ** 2) / 255 ** 2), abs=0.05)
-        off = np.abs(rgb - target).mean(-1) / 255 / LARGEST_ERROR
-        np.testing.assert_allclose(views['error'][n][..., 0] / 255, off.clip(0, 1), atol=0.02)
-        assert views['z_std'][n].max() == 255
-        assert views['rgb_coarse'][n].shape == (16, 16, 3)
-    held_out = Image.open(run.parents[1] / 'scene' / 'val' / 'r_0.png')
-    on_white = Image.alpha_composite(Image.new('RGBA', (16, 16), 'white'), held_out).convert('RGB')
-    np.testing.assert_allclose(views['target'][0], np.asarray(on_white), atol=1)
-
-
-def test_histograms_are_of_densities_and_of_weights(board):
-    for event in board.Histograms('val/weights'):
-        assert 0.0 <= event.histogram_value.min <= event.histogram_value.max <= 1.0
-        assert event.histogram_value.num == 256 * 16  # all rays of this small view, coarse and fine samples
-    for event in board.Histograms('val/density'):
-        assert event.histogram_value.min >= 0.0
-        assert event.histogram_value.num == 256 * 8
 
 
 def test_the_flags_are_a_table(board):
@@ -159,10 +106,10 @@ def test_a_mesh_is_added(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def server(run):
+def server(logged_run):
     """The address of a TensorBoard on the folder of runs, on a free port of the loopback device."""
-    process = subprocess.Popen([sys.executable, '-m', 'tensorboard.main', '--logdir', run.parent, '--host', '127.0.0.1',
-                                '--port', '0', '--load_fast', 'false'], stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, '-m', 'tensorboard.main', '--logdir', logged_run.parent, '--host',
+                                '127.0.0.1', '--port', '0', '--load_fast', 'false'], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
     try:
         said = []
@@ -193,11 +140,11 @@ def get_when_loaded(server: str, path: str, **query):
     raise AssertionError(f'no answer to {path} {query}')
 
 
-def test_a_browser_gets_scalars_and_pictures_from_tensorboard(server, run):
+def test_a_browser_gets_scalars_and_pictures_from_tensorboard(server, logged_run):
     assert get_when_loaded(server, 'runs') == ['run']
     get_when_loaded(server, 'plugin/scalars/scalars', run='run', tag='test/ssim')  # written last
     losses = get_when_loaded(server, 'plugin/scalars/scalars', run='run', tag='train/loss')
-    lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    lines = [json.loads(line) for line in (logged_run / 'metrics.jsonl').read_text().splitlines()]
     assert [step for _, step, _ in losses] == [line['step'] for line in lines]
     assert [value for _, _, value in losses] == pytest.approx([line['loss'] for line in lines])
     listed = get_when_loaded(server, 'plugin/images/images', run='run', tag='val/rgb', sample='0')
@@ -209,8 +156,8 @@ def test_a_browser_gets_scalars_and_pictures_from_tensorboard(server, run):
 # The terminal
 
 
-def test_output_to_a_file_has_one_line_per_i_print_and_no_control_characters(run):
-    folder = run.parents[1]
+def test_output_to_a_file_has_one_line_per_i_print_and_no_control_characters(logged_run):
+    folder = logged_run.parents[1]
     for name, steps in (('first', [*range(4, 33, 4), 34]), ('second', range(32, 45, 4))):
         text = (folder / f'{name}.txt').read_bytes().decode()
         assert not re.search(r'[^\x20-\x7e\n]', text)
@@ -220,26 +167,26 @@ def test_output_to_a_file_has_one_line_per_i_print_and_no_control_characters(run
             assert re.search(r'loss \d.*psnr \d.* dB.*coarse.*lr \d.*rays/s', line)
 
 
-def test_a_run_begins_with_what_it_is_and_ends_with_where_it_is(run):
-    folder = run.parents[1]
+def test_a_run_begins_with_what_it_is_and_ends_with_where_it_is(logged_run):
+    folder = logged_run.parents[1]
     first, second = ((folder / f'{name}.txt').read_text() for name in ('first', 'second'))
     for word in (f'{folder / "scene"}: 8 images of 16x16, 4 train / 2 val / 2 test, near 2, far 6', 'coarse ',
                  'fine ', 'parameters', 'device    cpu', 'seed 3'):
         assert word in first
     assert 'starting at step 0' in first
     assert 'going on at step 30' in second
-    args = run / 'args.txt'
+    args = logged_run / 'args.txt'
     for text in (first, second):
-        assert f'everything is in {run}' in text
+        assert f'everything is in {logged_run}' in text
         assert f'python run_nerf.py --config {args} --render_only' in text
         assert f'python run_nerf.py --config {args} --mesh_only' in text
 
 
-def test_a_terminal_gets_a_bar_with_speed_psnr_and_rate(run, tmp_path):
-    folder = run.parents[1]
+def test_a_terminal_gets_a_bar_with_speed_psnr_and_rate(logged_run, tmp_path):
+    folder = logged_run.parents[1]
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('4H', 40, 150, 0, 0))
-    process = subprocess.Popen([sys.executable, ROOT / 'run_nerf.py', *FLAGS, '--datadir', folder / 'scene',
+    process = subprocess.Popen([sys.executable, ROOT / 'run_nerf.py', *LOGGED_RUN, '--datadir', folder / 'scene',
                                 '--basedir', tmp_path, '--expname', 'bar', '--N_iters', '400', '--i_print', '1000',
                                 '--i_img', '1000', '--i_weights', '1000', '--i_testset', '1000'],
                                stdout=theirs, stderr=theirs, env=os.environ | {'OMP_NUM_THREADS': '1'})
@@ -257,7 +204,7 @@ def test_a_terminal_gets_a_bar_with_speed_psnr_and_rate(run, tmp_path):
 
 
 def test_the_bars_psnr_is_smoothed_and_read_once_a_second_at_most(tmp_path, monkeypatch):
-    log = TrainLog(tmp_path, 0, 1000, 1000, torch.device('cpu'))
+    log = TrainLog(tmp_path, 0, 1000, 1000, CPU)
     shown = []
     log.bar.close()
     log.bar = SimpleNamespace(disable=False, update=lambda: None, format_dict={'rate': 10.0}, close=lambda: None,
@@ -267,7 +214,7 @@ def test_the_bars_psnr_is_smoothed_and_read_once_a_second_at_most(tmp_path, monk
     for step in range(1, 101):
         now[0] += 0.1
         error = math.nan if step in (1, 2, 50) else 0.01 if step % 2 else 0.03
-        log.step(step, torch.tensor([0.5, error]), 1e-3, 64)
+        log.step(step, scalars(error, mse0=0.5), 1e-3, 64)
     assert 9 <= len(shown) <= 11
     assert all(re.match(r'psnr 1[78]\.\d\d dB, 640 rays/s, lr 1\.0e-03', text) for text in shown[3:])  # 0.02: 17 dB
     log.close()
@@ -276,42 +223,8 @@ def test_the_bars_psnr_is_smoothed_and_read_once_a_second_at_most(tmp_path, monk
 # On disk
 
 
-def test_summary_is_redrawn_with_curves_and_views(run, tmp_path):
-    picture = np.asarray(Image.open(run / 'summary.png').convert('RGB')).astype(int)
-    assert picture.shape == (1200, 1200, 3)
-    assert (picture < 128).any(-1)[:400].mean() > 0.01  # curves
-    # The second row of views is the targets': orange discs on white.
-    orange = (np.abs(picture - [230, 120, 40]).max(-1) < 12)
-    rows = np.nonzero(orange.any(1))[0]
-    assert 700 < rows.mean() < 950
-
-
-def test_summary_of_a_known_run(tmp_path):
-    lines = [{'step': 100 * n, 'seconds': 6.0 * n, 'psnr': 10.0 + n} for n in range(1, 11)]
-    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    targets = [np.full((12, 16, 3), 0.2), np.full((12, 16, 3), 0.6)]
-    draw_summary(tmp_path, 1000, 2, targets.__getitem__)  # no test set yet
-    assert Image.open(tmp_path / 'summary.png').size == (1200, 400)
-    folder = tmp_path / 'testset_001000'
-    folder.mkdir()
-    for n in range(2):
-        Image.new('RGB', (16, 12), (0, 255, 0)).save(folder / f'{n:03d}.png')
-    (folder / 'metrics.json').write_text(json.dumps(
-        {'step': 1000, 'mean': {'psnr': 18.0}, 'images': [{'file': f'{n:03d}.png', 'psnr': 17.0} for n in range(2)]}))
-    draw_summary(tmp_path, 1000, 2, targets.__getitem__)
-    picture = np.asarray(Image.open(tmp_path / 'summary.png').convert('RGB')).astype(int)
-    for colour, row in (((0, 255, 0), 0), ((51, 51, 51), 1), ((153, 153, 153), 1)):
-        where = np.nonzero((np.abs(picture - colour).max(-1) <= 1).sum(1) > 100)[0]
-        assert 400 + 260 * row < where.mean() < 400 + 270 * (row + 1), (colour, row)
-    assert [path.name for path in tmp_path.glob('*.png')] == ['summary.png']
-    for step, count, target in ((900, 2, targets.__getitem__), (1000, 3, targets.__getitem__),
-                                (1000, 2, lambda n: np.zeros((6, 8, 3)))):  # later, of other images, of another size
-        draw_summary(tmp_path, step, count, target)
-        assert Image.open(tmp_path / 'summary.png').size == (1200, 400)
-
-
 def test_a_histogram_leaves_out_what_is_no_number(tmp_path):
-    log = TrainLog(tmp_path, 0, 10, 10, torch.device('cpu'))
+    log = TrainLog(tmp_path, 0, 10, 10, CPU)
     log.histogram('some', torch.tensor([1.0, math.nan, 3.0, math.inf]), 1)
     log.histogram('none', torch.full((5,), math.nan), 1)
     log.close()
@@ -321,50 +234,137 @@ def test_a_histogram_leaves_out_what_is_no_number(tmp_path):
     assert (values.min, values.max, values.num) == (1.0, 3.0, 2)
 
 
-def test_an_error_map_shows_the_mean_absolute_error():
-    target = np.zeros((1, 3, 3))
-    rendered = np.array([[[0, 0, 0], [0.3, 0, 0], [0.5, 0.5, 0.5]]])
-    np.testing.assert_allclose(error_map(rendered, target), [[0.0, 0.1 / LARGEST_ERROR, 1.0]])
-
-
 def test_lines_that_a_crash_cut_short_are_dropped(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     whole = [{'step': 4, 'seconds': 1.5, 'loss': 0.5}, {'step': 8, 'seconds': 2.5, 'loss': 0.25}]
     path.write_text(''.join(json.dumps(line) + '\n' for line in whole) + '{"step": 12, "loss": 0.')
-    TrainLog(tmp_path, 100, 200, 4, torch.device('cpu')).close()
+    TrainLog(tmp_path, 100, 200, 4, CPU).close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == whole
 
 
-# args.txt
+# Losses by name
 
 
-def test_args_txt_says_what_ran_it(run):
-    lines = (run / 'args.txt').read_text().splitlines()
-    assert lines[0] == f'# python {sys.version.split()[0]}'
-    assert lines[1] == f'# torch {torch.__version__}'
-    assert re.fullmatch(r'# code ([0-9a-f]{40}(-dirty)?|unknown)', lines[2])
-    assert all(' = ' in line for line in lines[3:])
+def logged(tmp_path: Path, losses: dict[str, torch.Tensor]) -> tuple[dict, EventAccumulator]:
+    """The line of metrics.jsonl and what TensorBoard shows of one step."""
+    log = TrainLog(tmp_path, 0, 4, 4, CPU)
+    log.step(4, losses, 2e-3, 64)
+    log.close()
+    (line,) = lines_of(tmp_path)
+    return line, EventAccumulator(str(tmp_path)).Reload()
 
 
-def test_code_version_tells_a_changed_tree_and_a_copy_without_history(tmp_path, monkeypatch):
-    copy = tmp_path / 'run_folder.py'
-    copy.write_text('print()\n')
-    monkeypatch.setattr(run_folder, '__file__', str(copy))
-    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
-    assert run_folder.code_version() == 'unknown'
-    if not shutil.which('git'):
-        pytest.skip('needs git')
+def test_a_coarse_loss_is_psnr0_and_in_the_line_as_coarse(tmp_path, capsys):
+    line, board = logged(tmp_path, scalars(0.01, mse0=0.1))
+    assert list(line) == ['step', 'loss', 'psnr', 'psnr0', 'lr', 'rays_per_s', 'seconds']
+    assert (line['psnr'], line['psnr0'], line['loss']) == pytest.approx((20.0, 10.0, 0.11), rel=1e-6)
+    assert sorted(board.Tags()['scalars']) == sorted(name for name in SCALARS if name[:4] in ('trai', 'memo'))
+    assert board.Scalars('train/psnr_coarse')[0].value == pytest.approx(10.0)
+    assert 'loss 0.11000  psnr 20.00 dB (coarse 10.00)  lr 2.00e-03' in capsys.readouterr().out
 
-    def git(*words: str) -> str:
-        settings = ['user.name=a', 'user.email=a@b.c', 'commit.gpgsign=false', 'tag.gpgsign=false']
-        command = ['git', *[word for setting in settings for word in ('-c', setting)], *words]
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
-    git('init', '-q')
-    git('add', '.')
-    git('commit', '-q', '-m', 'first')
-    git('tag', 'v1')
-    assert run_folder.code_version() == git('rev-parse', 'HEAD')
-    copy.write_text('print(1)\n')
-    assert run_folder.code_version() == git('rev-parse', 'HEAD') + '-dirty'
-    monkeypatch.setenv('PATH', '')
-    assert run_folder.code_version() == 'unknown'
+
+def test_without_a_coarse_loss_there_is_no_psnr0(tmp_path, capsys):
+    line, board = logged(tmp_path, scalars(0.01))
+    assert list(line) == ['step', 'loss', 'psnr', 'lr', 'rays_per_s', 'seconds']
+    assert (line['psnr'], line['loss']) == pytest.approx((20.0, 0.01), rel=1e-6)
+    assert 'train/psnr_coarse' not in board.Tags()['scalars']
+    assert 'coarse' not in capsys.readouterr().out
+
+
+def test_any_other_loss_is_logged_under_its_own_name_and_is_part_of_the_sum(tmp_path):
+    line, board = logged(tmp_path, scalars(0.01, distortion=0.25, mse0=0.1, total_variation=0.5))
+    assert (line['distortion'], line['total_variation']) == (0.25, 0.5)
+    assert (line['loss'], line['psnr'], line['psnr0']) == pytest.approx((0.86, 20.0, 10.0), rel=1e-6)
+    assert board.Scalars('train/distortion')[0].value == 0.25
+    assert board.Scalars('train/total_variation')[0].value == 0.5
+    assert 'train/mse' not in board.Tags()['scalars']
+
+
+def test_a_perfect_fit_has_a_psnr_of_100_which_json_can_hold(tmp_path):
+    line, _ = logged(tmp_path, scalars(0.0, mse0=0.0))
+    assert (line['psnr'], line['psnr0'], line['loss']) == (100.0, 100.0, 0.0)
+
+
+@pytest.mark.parametrize('broken', [{'mse': math.nan}, {'mse0': math.inf}, {'distortion': math.nan}])
+def test_a_step_with_a_loss_that_is_no_number_leaves_no_line(tmp_path, broken):
+    log = TrainLog(tmp_path, 0, 8, 4, CPU)
+    for step in range(1, 9):
+        losses = {'mse': 0.01, 'mse0': 0.1, 'distortion': 0.0}
+        log.step(step, scalars(**losses | (broken if step == 4 else {})), 1e-3, 64)
+    log.close()
+    assert [line['step'] for line in lines_of(tmp_path)] == [8]
+
+
+def test_the_last_step_has_a_line_whatever_i_print(tmp_path):
+    log = TrainLog(tmp_path, 0, 7, 5, CPU)
+    for step in range(1, 8):
+        log.step(step, scalars(0.01), 1e-3, 64)
+    log.close()
+    assert [line['step'] for line in lines_of(tmp_path)] == [5, 7]
+
+
+def test_what_is_paused_does_not_count_as_training(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
+    log = TrainLog(tmp_path, 0, 20, 10, CPU)
+    for step in range(1, 21):
+        now[0] += 0.5
+        log.step(step, scalars(0.01), 1e-3, 64)
+        if step in (5, 10):
+            with log.paused():
+                now[0] += 1000.0
+    log.close()
+    assert [line['seconds'] for line in lines_of(tmp_path)] == pytest.approx([5.0, 10.0])
+    assert [line['rays_per_s'] for line in lines_of(tmp_path)] == pytest.approx([128.0, 128.0])
+
+
+def test_a_run_that_goes_on_keeps_its_lines_up_to_there_and_counts_its_seconds_on(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
+    for start, end in ((0, 15), (8, 16)):
+        log = TrainLog(tmp_path, start, 100, 4, CPU)
+        for step in range(start + 1, end + 1):
+            now[0] += 1.0
+            log.step(step, scalars(0.01), 1e-3, 64)
+        log.close()
+    assert [(line['step'], line['seconds']) for line in lines_of(tmp_path)] == [(n, float(n)) for n in (4, 8, 12, 16)]
+
+
+def test_a_log_without_a_folder_prints_and_writes_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    log = TrainLog(None, 0, 4, 4, CPU)
+    log.step(4, scalars(0.01), 1e-3, 64)
+    log.picture('val/rgb', np.zeros((4, 4, 3), np.uint8), 4)
+    log.close()
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ('', '')
+
+
+def test_a_line_that_finds_the_disk_full_is_reported_and_not_half_written(tmp_path, monkeypatch, capsys):
+    @contextmanager
+    def nearly_full(*args, **kwargs):
+        with open(*args, **kwargs) as file:
+            yield SimpleNamespace(tell=file.tell, truncate=file.truncate, write=lambda data: file.write(data[:20]))
+    log = TrainLog(tmp_path, 0, 12, 4, CPU)
+    log.step(4, scalars(0.01), 1e-3, 64)
+    monkeypatch.setattr('nerf.train_log.open', nearly_full, raising=False)
+    log.step(8, scalars(0.01), 1e-3, 64)
+    monkeypatch.undo()
+    log.step(12, scalars(0.01), 1e-3, 64)
+    log.close()
+    assert f'warning: {tmp_path}/metrics.jsonl cannot be written ([Errno 28]' in capsys.readouterr().out
+    assert [line['step'] for line in lines_of(tmp_path)] == [4, 12]
+
+
+def test_a_board_that_finds_the_disk_full_is_given_up_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    log = TrainLog(tmp_path, 0, 8, 4, CPU)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(log.board, 'add_image', full)
+    for _ in range(2):
+        log.picture('val/rgb', np.zeros((4, 4, 3), np.uint8), 4)
+    log.step(8, scalars(0.01), 1e-3, 64)
+    log.close()
+    assert capsys.readouterr().out.count('TensorBoard cannot be written to any more ([Errno 28]') == 1
+    assert [line['step'] for line in lines_of(tmp_path)] == [8]

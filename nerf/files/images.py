@@ -1,14 +1,15 @@
-"""Picture and video files: read, resized, compared and written. Heavy libraries are imported where they are used."""
+"""Picture and video files: read, resized and written. Heavy libraries are imported where they are used."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
@@ -118,48 +119,37 @@ def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
     return total
 
 
-def compare(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """PSNR in dB (at most 100, so that it stays a number) and SSIM of two [H, W, 3] float pictures in [0, 1].
-
-    SSIM is that of Wang et al. 2004: Gaussian window, sigma 1.5, on the three channels' mean.
-    """
-    from skimage.metrics import structural_similarity
-
-    mse = max(float(np.mean((rendered - target) ** 2)), 1e-10)
-    ssim = structural_similarity(rendered, target, channel_axis=-1, gaussian_weights=True, sigma=1.5,
-                                 use_sample_covariance=False, data_range=1.0)
-    return {'psnr': -10.0 * np.log10(mse), 'ssim': float(ssim)}
-
-
-def disparity_pictures(disps: np.ndarray, accs: np.ndarray) -> np.ndarray:
+def disparity_pictures(disps: Sequence[np.ndarray], accs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Disparity to grey pictures: nearest white, farthest dark grey, nothing hit black.
 
     One scale serves all pictures of a path, so that a video does not flicker; it leaves out the extreme 1% at either
     end, which a few floaters would stretch it to.
 
     Args:
-        disps, accs: [N, H, W] disparity and opacity.
+        disps, accs: disparity and opacity, [H, W] each.
 
     Returns:
-        [N, H, W] uint8.
+        [H, W] uint8 each.
     """
-    hit = disps[accs > 0.5]
+    hit = np.concatenate([disp[acc > 0.5] for disp, acc in zip(disps, accs)])
     low, high = np.percentile(hit, [1, 99]) if hit.size else (0.0, 1.0)
-    grey = np.clip((disps - low) / max(high - low, 1e-6), 0.0, 1.0)
-    return np.rint(255.0 * accs.clip(0.0, 1.0) * (0.1 + 0.9 * grey)).astype(np.uint8)
+    return [np.rint(255.0 * acc.clip(0.0, 1.0) * (
+        0.1 + 0.9 * np.clip((disp - low) / max(high - low, 1e-6), 0.0, 1.0))).astype(np.uint8)
+        for disp, acc in zip(disps, accs)]
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
+def save_png(path: Path, picture: np.ndarray) -> None:
     """Writes [H, W] or [H, W, 3] uint8."""
     from PIL import Image
 
-    Image.fromarray(picture).save(path, 'PNG')
+    with whole_file(path) as partial:
+        Image.fromarray(picture).save(partial, 'PNG')
 
 
 @contextmanager
-def video_writer(path: Path):
-    """Yields a function that takes the next frame, [H, W] or [H, W, 3] uint8, of an H.264 video; an odd height or width
-    repeats its last row or column."""
+def video_file(path: Path):
+    """Yields a function that takes the next frame, [H, W] or [H, W, 3] uint8, of an H.264 video, which is there once it
+    is whole; an odd height or width repeats its last row or column."""
     import imageio.v2 as imageio
 
     def append(frame: np.ndarray) -> None:
@@ -167,5 +157,13 @@ def video_writer(path: Path):
             frame = np.repeat(frame[..., None], 3, -1)
         writer.append_data(np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], 'edge'))
 
-    with imageio.get_writer(path, format='FFMPEG', fps=VIDEO_FPS, quality=8, macro_block_size=2) as writer:
+    with whole_file(path) as partial, imageio.get_writer(
+            partial, format='FFMPEG', fps=VIDEO_FPS, quality=8, macro_block_size=2) as writer:
         yield append
+
+
+def save_video(path: Path, frames: Iterable[np.ndarray]) -> None:
+    """Writes frames, all [H, W] or [H, W, 3] uint8, as a video."""
+    with video_file(path) as append:
+        for frame in frames:
+            append(frame)

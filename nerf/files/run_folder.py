@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from nerf.files.checkpoints import PARTIAL, whole_file
+from nerf.files.whole_file import PARTIAL, whole_file
 from nerf.runtime.errors import UserError
 
 LOCK = '.lock'

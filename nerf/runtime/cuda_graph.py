@@ -17,16 +17,16 @@ class CapturedStep:
     numbers among its arguments, and all that it changes changed in place.
 
     Args:
-        function: called with tensors, or None where there is nothing to pass; returns a tuple of tensors.
-        failed: called with the reason where it cannot be captured, once; calls go on as the first ones.
+        function: called with tensors, or None where there is nothing to pass; returns tensors by name.
+        failed: called once, with the reason, where it cannot be captured; later calls then run like the first ones.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], failed: Callable[[str], None]):
+    def __init__(self, function: Callable[..., dict[str, Tensor]], failed: Callable[[str], None]):
         self.function, self.failed = function, failed
         self.calls, self.graph, self.inputs, self.outputs = 0, None, None, None
         self.stream = torch.cuda.Stream()
 
-    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls == EAGER_CALLS + 1:
             self._capture(inputs)
@@ -36,9 +36,9 @@ class CapturedStep:
             if kept is not None:
                 kept.copy_(new)
         self.graph.replay()
-        return tuple(x.clone() for x in self.outputs)  # the next replay overwrites them
+        return {name: x.clone() for name, x in self.outputs.items()}  # the next replay overwrites them
 
-    def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
         """On the stream of the capture, so that memory which one call leaves behind is the next one's too."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):

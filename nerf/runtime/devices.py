@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     if name == 'cpu':
         return torch.device(name)
-    index = int(name.partition(':')[2] or ranks.place())
+    index = int(name.partition(':')[2] or ranks.local_rank())
     if ranks.count() > 1 and (name != 'cuda' or index >= torch.cuda.device_count()):
         raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
                         'processes; give --device auto, and nproc_per_node no more processes than GPUs')

@@ -1,47 +1,48 @@
 """The processes that share a run: `torchrun --nproc_per_node=N run_nerf.py ...` starts N of them, each on its device.
 
-A process that was started alone is the first and only one, and nothing here costs it anything.
+A process that was started alone has rank 0 of 1, and nothing here costs it anything. Only rank 0 writes files and
+prints.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-TOLD = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # to each process by torchrun, and how they find each other
-PATIENCE = timedelta(hours=12)  # that the others wait while the first renders a view or saves
+VARIABLES = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # that torchrun sets for each process
+TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 renders a view or saves
 
 
 def count() -> int:
-    return int(os.environ['WORLD_SIZE']) if os.environ.keys() >= TOLD else 1
+    return int(os.environ['WORLD_SIZE']) if os.environ.keys() >= VARIABLES else 1
 
 
 def rank() -> int:
     return int(os.environ['RANK']) if count() > 1 else 0
 
 
-def place() -> int:
-    """This process's number among those on its machine."""
+def local_rank() -> int:
+    """This process's rank among those on its machine."""
     return int(os.environ.get('LOCAL_RANK', 0)) if count() > 1 else 0
 
 
 def first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
 def joined(device: torch.device):
-    """Within, the processes of a run can exchange tensors: over NCCL where they train on CUDA, else over gloo."""
+    """In this context the processes can exchange tensors: over NCCL where they train on CUDA, else over gloo."""
     if count() == 1:
         yield
         return
-    dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=PATIENCE)
+    dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -50,8 +51,8 @@ def joined(device: torch.device):
 
 
 def leave(code: int) -> None:
-    """Ends the process. One of several does so at once: DistributedDataParallel keeps gloo's threads beyond its own
-    end, and one that lets go of a tensor while the interpreter shuts down would abort the process."""
+    """Ends the process. One of several skips the interpreter's shutdown: DistributedDataParallel leaves gloo's threads
+    running, and one that frees a tensor during the shutdown would abort the process."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -61,7 +62,7 @@ def leave(code: int) -> None:
 
 @contextmanager
 def one_voice():
-    """Within, only the first process prints."""
+    """In this context only rank 0 prints."""
     with ExitStack() as opened:
         if not first():
             nowhere = opened.enter_context(open(os.devnull, 'w', encoding='utf-8'))
@@ -71,13 +72,26 @@ def one_voice():
 
 
 def say_error(message: str) -> None:
-    """A line on standard error, written at once, so that several do not mix; the others say who they are."""
+    """One line on standard error, in one write, so that those of several processes do not mix; ranks other than 0 are
+    named."""
     sys.stderr.write(f'error{"" if first() else f" (process {rank()})"}: {message}\n')
 
 
-def share(n: int) -> tuple[int, int]:
-    """(start, end) of this process's part of n things."""
-    return n * rank() // count(), n * (rank() + 1) // count()
+def share(n: int) -> slice:
+    """This process's part of n rows: all of them where it is the only one."""
+    return slice(n * rank() // count(), n * (rank() + 1) // count())
+
+
+def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it is, or of several processes one whose gradients are averaged over them."""
+    if count() == 1:
+        return model
+    return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def gradients_stay(model: torch.nn.Module, stay: bool):
+    """A context in which the gradients of `data_parallel`'s model are not averaged yet, where `stay` is set."""
+    return model.no_sync() if stay and count() > 1 else nullcontext()
 
 
 def summed(x: torch.Tensor) -> torch.Tensor:
@@ -88,14 +102,14 @@ def summed(x: torch.Tensor) -> torch.Tensor:
 
 
 def largest(x: torch.Tensor) -> torch.Tensor:
-    """The largest of x over all processes, element by element, in its place."""
+    """The maximum of x over all processes, element by element, in its place."""
     if count() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
 
 
-def agreed(number: int) -> int:
-    """The largest of the processes' numbers, which all get."""
+def maximum(number: int) -> int:
+    """The maximum of the processes' numbers, on all of them."""
     return int(largest(torch.tensor(number))) if count() > 1 else number
 
 
@@ -104,8 +118,8 @@ def lost_one(error: RuntimeError) -> bool:
     return count() > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error) or 'Connection' in str(error))
 
 
-def told(value: list) -> list:
-    """The first process's value, which all get."""
+def broadcast(value: list) -> list:
+    """Rank 0's value, on all processes."""
     values = [value]
     if count() > 1:
         dist.broadcast_object_list(values)
@@ -113,7 +127,7 @@ def told(value: list) -> list:
 
 
 def gathered(x: torch.Tensor) -> list[torch.Tensor]:
-    """The processes' tensors of one shape, in the order of their ranks; all get them."""
+    """The processes' tensors of one shape, in the order of their ranks, on all of them."""
     if count() == 1:
         return [x]
     parts = [torch.empty_like(x) for _ in range(count())]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once or, within a training step, at its end; a second one ends the process there and then."""
+"""SIGINT and SIGTERM stop the program: at once or, during a training step, after it; a second one exits at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nerf.runtime import ranks
 
 
 class Stopped(BaseException):
-    """A signal asked the program to stop. As KeyboardInterrupt it can come anywhere, and is no error to be handled."""
+    """A signal asked the program to stop. Like KeyboardInterrupt it can be raised anywhere and is not an error."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -25,7 +25,7 @@ _deferred = False
 
 @contextmanager
 def handled():
-    """Within, the two signals raise `Stopped`, or wait for the end of `deferred`."""
+    """In this context the two signals raise `Stopped`; during `deferred` they wait for its end."""
     global _requested
     if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
         yield
@@ -41,16 +41,19 @@ def handled():
 
 @contextmanager
 def deferred():
-    """A signal that comes within raises `Stopped` at the end, when what is inside is whole; of several processes that
-    share a run in all, whichever it came to. Those behind the first stop only here: it could not save without them."""
+    """A signal that arrives in this context raises `Stopped` at its end.
+
+    Where several processes share a run, a signal to any of them raises it in all. Ranks other than 0 stop only here,
+    because rank 0 could not finish its step and save without them.
+    """
     global _deferred
     _deferred = True
     try:
         yield
     finally:
         _deferred = False
-    if requested := ranks.agreed(_requested or 0):
-        if ranks.count() > 1:  # torchrun sends one to those that still save when the first of them has ended
+    if requested := ranks.maximum(_requested or 0):
+        if ranks.count() > 1:  # torchrun sends it to those still saving when one has ended
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped(requested)
 

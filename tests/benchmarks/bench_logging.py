@@ -18,7 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import run_nerf
+from nerf import outputs, rendering
+from nerf.fields.paper import PaperModel
 from nerf.train_log import TrainLog
+from nerf.training import Trainer
 
 SPENT = Counter()
 INSIDE = []  # names of the measured calls under way: only the outermost counts
@@ -44,11 +47,12 @@ def main() -> None:
     """Runs run_nerf.main with its functions measured."""
     for method in ('step', 'scalar', 'picture', 'histogram', 'table', 'say'):
         setattr(TrainLog, method, measured(getattr(TrainLog, method), 'logging'))
-    for function in ('draw_summary', 'compare', 'error_map', 'disparity_pictures'):
-        setattr(run_nerf, function, measured(getattr(run_nerf, function), 'logging'))
-    run_nerf.Outputs.histograms = measured(run_nerf.Outputs.histograms, 'logging')
-    run_nerf.render_view = measured(run_nerf.render_view, 'views')
-    run_nerf.Trainer.step = measured(run_nerf.Trainer.step, 'training')
+    for function in ('draw_summary', 'psnr', 'error_map', 'disparity_pictures'):
+        setattr(outputs, function, measured(getattr(outputs, function), 'logging'))
+    rendering.compare = measured(rendering.compare, 'logging')
+    PaperModel.histograms = measured(PaperModel.histograms, 'logging')
+    outputs.render_view = measured(outputs.render_view, 'views')
+    Trainer.step = measured(Trainer.step, 'training')
     flags = sys.argv[1:] or ['--config', str(Path(__file__).parents[2] / 'configs' / 'toy_chair.txt'), '--N_iters',
                              '2000', '--i_testset', '50000', '--i_video', '50000']
     with tempfile.TemporaryDirectory() as logs:

@@ -30,9 +30,12 @@ def held_out_psnr(flags: list[str], factor: int) -> float:
     scene, device = run_nerf.load_scene(args), run_nerf.choose_device(args.device)
     model = run_nerf.create_nerf(args, device, run_nerf.choose_precision(args.precision, device))
     run_nerf.restore_trained(args, Path(args.basedir) / args.expname, model)
-    height, width = (side // factor * factor for side in (scene.H, scene.W))
-    errors = [np.mean((render_view(model, scene, scene.poses[i], factor).rgb
-                       - scene.target(i)[:height:factor, :width:factor]) ** 2) for i in scene.i_test]
+    errors = []
+    for i in scene.i_test:
+        camera = scene.cameras.take([i])
+        height, width = (side // factor * factor for side in camera.size(0))
+        shown = render_view(model, scene, camera.scaled(factor)).rgb
+        errors.append(np.mean((shown - scene.target(i)[:height:factor, :width:factor]) ** 2))
     return -10.0 * float(np.log10(np.mean(errors)))
 
 

@@ -134,7 +134,9 @@ def our_trainer(flags: list[str], precision: str):
     run_nerf.keep_freed_memory()
     device = run_nerf.choose_device(args.device)
     model = run_nerf.create_nerf(args, device, run_nerf.choose_precision(args.precision, device))
-    trainer = run_nerf.Trainer(args, run_nerf.load_scene(args), model)
+    batcher = run_nerf.RayBatcher(run_nerf.load_scene(args), args.N_rand, args.no_batching, args.precrop_iters,
+                                  args.precrop_frac, torch.Generator(device).manual_seed(args.seed))
+    trainer = run_nerf.Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
     run_nerf.restore_model(args, Path(args.basedir) / args.expname, model)
     return args, trainer
 
@@ -155,7 +157,8 @@ def job(kind: str, name: str, flags: list[str]):
     steps = iter(range(args.precrop_iters + 1, 2 ** 31))
     if kind == 'render':
         from nerf.rendering import view_rays
-        rays = view_rays(trainer.model, scene, scene.poses[scene.i_test[0]])
+        camera = scene.cameras.take(scene.i_test[:1])
+        rays = view_rays(trainer.model, scene, camera)
         n_rays = len(rays.near)
     if name not in RIVALS:
         def train() -> None:
@@ -164,7 +167,7 @@ def job(kind: str, name: str, flags: list[str]):
 
         def render() -> None:
             from nerf.rendering import render_view
-            render_view(trainer.model, scene, scene.poses[scene.i_test[0]])
+            render_view(trainer.model, scene, camera)
     else:
         rival = RIVALS[name](
             trainer.model.coarse.network, trainer.model.fine.network, args, scene.near, scene.far)
@@ -178,7 +181,7 @@ def job(kind: str, name: str, flags: list[str]):
         @torch.no_grad()
         def render() -> None:
             for start in range(0, n_rays, args.chunk):
-                some = rays.slice(start, start + args.chunk)
+                some = rays.part(slice(start, start + args.chunk))
                 with trainer.model.device:
                     rival.render(some.origins, some.directions, some.viewdirs, False)
             synchronised(trainer)

@@ -1,4 +1,4 @@
-"""A network with its encodings in front, as the renderer asks for it; its products by hand, forward and backward."""
+"""The MLP as a field: points and directions to colour and density, through the module or by hand and faster."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from run_nerf_helpers import NeRF, filled_rows
+from run_nerf_helpers import NeRF
 
-FUSED = ()  # the precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
+FUSED = ()  # precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
 if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise'):
     FUSED = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
-ALIGN = 8  # a multiple of this are an encoding's channels in the products: GPUs are slow with odd ones in 16 bits
-ROWS = 512  # where points are left out, a multiple of this stays: each new size costs oneDNN new code, time and memory
+ALIGN = 8  # an encoding's channels are padded to a multiple of this: GPUs are slow with odd numbers in 16 bits
+ROWS = 512  # kept points are padded to a multiple of this: each new size costs oneDNN new code, time and memory
 
 
-class RadianceField(nn.Module):
-    """F(x, d) -> (raw colour, raw density), equation 2's c and sigma.
-
-    It computes what the network's own `forward` does, but faster: the feature layer, which has no activation, is merged
-    with the layer behind it; what a direction adds to that layer is computed once a ray; and on a CPU, points without
-    density get no colour, which nobody would see, and points without a gradient are left out of the backward pass.
+class MLPField(nn.Module):
+    """F(x, d) -> (c, sigma) of section 3, computed by the network's own `forward`.
 
     Args:
         network: the MLP.
@@ -37,9 +33,80 @@ class RadianceField(nn.Module):
         self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
         self.netchunk, self.dtype = netchunk, dtype
 
-    def forward(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """points [R, S, 3], unit viewdirs [R, 3] (None: not used) and noise [R, S] that is added to raw density (None:
-        none) to raw [R, S, 4 or 5], float32. Colours of points whose raw density is not positive mean nothing."""
+    def forward(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Colour in [0, 1] and density in 1/scene unit.
+
+        Args:
+            points: [R, S, 3].
+            viewdirs: [R, 3] of unit length; None where the network does not use them.
+            noise: [R, S], added to raw density; None: none.
+
+        Returns:
+            [R, S, 3] and [R, S], float32. The colour of a point without density means nothing.
+        """
+        raw = self.raw(points, viewdirs, noise)
+        return torch.sigmoid(raw[..., :3]), raw[..., 3].relu()
+
+    def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        """What `forward` has before sigmoid and ReLU: [R, S, 4 or 5] float32."""
+        n_samples, flat = points.shape[-2], points.reshape(-1, 3)
+        dirs = self.embed_dirs(viewdirs) if self.embed_dirs is not None else None
+        parts = []
+        for rows in torch.arange(len(flat), device=points.device).split(self.netchunk):
+            x = self.embed_points(flat[rows])
+            if dirs is not None:
+                x = torch.cat([x, dirs[rows // n_samples]], -1)
+            with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                parts.append(self.network(x).float())
+        raw = torch.cat(parts).reshape(*points.shape[:-1], -1)
+        return raw if noise is None else torch.cat([raw[..., :3], (raw[..., 3] + noise)[..., None], raw[..., 4:]], -1)
+
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
+        return self.raw(points[:, None], torch.zeros_like(points))[:, 0, 3].relu()
+
+
+def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype) -> MLPField:
+    """The field of a network on the CPU: the fast one, unless the network's `forward` or layers were edited.
+
+    Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
+    these with the present weights is not noticed.
+    """
+    fields = [kind(network, embed_points, embed_dirs, netchunk) for kind in (MLPField, FastMLPField)]
+    generator = torch.Generator().manual_seed(0)
+    points = 2.0 * torch.rand(16, 8, 3, generator=generator) - 1.0
+    viewdirs = F.normalize(torch.randn(16, 3, generator=generator), dim=-1)
+    noise = 20.0 * torch.rand(16, 8, generator=generator) - 10.0  # so that half of the points have density
+    try:
+        plain, fast = (_answers(field, points, viewdirs, noise) for field in fields)
+        same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()) + 1e-9)
+                   for a, b in zip(plain, fast))
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # layers that the fast field cannot use
+        same = False
+    return (FastMLPField if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype)
+
+
+def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -> list[Tensor]:
+    """Densities, colours where there is density, and the gradients of a mixture of both for all weights."""
+    rgb, density = field(points, viewdirs, noise)
+    seen = torch.where(density[..., None] > 0, rgb, 0.0)
+    weights = [parameter for parameter in field.parameters() if parameter.requires_grad]
+    mixture = (density * torch.sin(3.0 * points[..., 0])).sum() + (seen * torch.cos(3.0 * points)).sum()
+    gradients = torch.autograd.grad(mixture, weights, allow_unused=True)
+    return [density.detach(), seen.detach(),
+            *(torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients))]
+
+
+class FastMLPField(MLPField):
+    """The same field with its products by hand, forward and backward.
+
+    The feature layer, which has no activation, is merged with the layer behind it; what a direction adds to that layer
+    is computed once per ray; and on a CPU, points without density get no colour, which nobody would see, and points
+    without a gradient are left out of the backward pass.
+    """
+
+    def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         weights, terms = self._weights(), self._ray_terms(viewdirs)
         depth, keep = len(self.network.pts_linears), torch.is_grad_enabled()
         flat, n_samples = points.reshape(-1, 3), points.shape[-2]
@@ -54,7 +121,6 @@ class RadianceField(nn.Module):
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
         weights, depth = self._weights(), len(self.network.pts_linears)
         density = 0 if self.network.use_viewdirs else 3  # its row of the first head's outputs
         parts = []
@@ -193,8 +259,14 @@ def _needed_rows(mask: Tensor) -> Tensor | None:
     which would have to be waited for)."""
     if mask.device.type != 'cpu':
         return None
-    rows = filled_rows(mask, ROWS)
+    rows = padded_rows(mask, ROWS)
     return rows if len(rows) <= len(mask) - ROWS else None
+
+
+def padded_rows(mask: Tensor, multiple: int) -> Tensor:
+    """Indices of the rows that a mask [N] keeps, padded by others until they are a multiple of `multiple` or all N."""
+    rows = mask.nonzero()[:, 0]
+    return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])
 
 
 def _take(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerf.fields.radiance_field import RadianceField
+from nerf.fields.mlp import FastMLPField
 from run_nerf_helpers import (
-    NO_DRAWS, Embedder, NeRF, Rays, Sampling, bundle_rays, composite, draw, get_embedder, get_rays,
-    get_rays_np, img2mse, invert_cdf, mse2psnr, ndc_rays, pixel_rays, raw2outputs, render_rays, sample_pdf,
-    stratified_z, to8b,
+    NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, composite, composite_packed, disparity,
+    draw, get_embedder, get_rays, get_rays_np, img2mse, invert_cdf, mse2psnr, ndc_disparity, ndc_rays, pixel_rays,
+    raw2outputs, render_rays, sample_pdf, stratified_z, to8b,
 )
 
 
@@ -30,18 +30,18 @@ def some_rays(n: int, near: float = 2.0, far: float = 6.0) -> Rays:
     return bundle_rays(rand(n, 3, low=-1.0), rand(n, 3, low=-1.0, seed=1), near, far)
 
 
-def small_field(seed: int = 0, use_viewdirs: bool = True, **kwargs) -> RadianceField:
+def small_field(seed: int = 0, use_viewdirs: bool = True, **kwargs) -> FastMLPField:
     points, n_points = get_embedder(4)
     dirs, n_dirs = get_embedder(2) if use_viewdirs else (None, 0)
     network = NeRF(D=3, W=16, input_ch=n_points, input_ch_views=n_dirs, skips=[1], use_viewdirs=use_viewdirs,
                    generator=seeded(seed))
-    return RadianceField(network, points, dirs, **kwargs)
+    return FastMLPField(network, points, dirs, **kwargs)
 
 
-def ball(points: torch.Tensor, viewdirs: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """The raw output of an opaque ball of radius 1 at the origin, with colour (1, 0.5, 0)."""
-    density = torch.where(points.norm(dim=-1) < 1.0, 1e4, -1.0)
-    return torch.cat([torch.tensor([50.0, 0.0, -50.0]).expand(points.shape), density[..., None]], -1)
+def ball(points: torch.Tensor, viewdirs: torch.Tensor,
+         noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """An opaque ball of radius 1 at the origin, with colour (1, 0.5, 0)."""
+    return torch.tensor([1.0, 0.5, 0.0]).expand(points.shape), torch.where(points.norm(dim=-1) < 1.0, 1e4, 0.0)
 
 
 class Recorder:
@@ -158,9 +158,10 @@ def test_network_agrees_with_figure_7_written_out(use_viewdirs):
 
 def test_density_does_not_depend_on_the_view_direction_but_colour_does():
     field, points = small_field(), rand(4, 5, 3)
-    one, other = field(points, rand(4, 3)), field(points, rand(4, 3, seed=1))
-    assert torch.equal(one[..., 3], other[..., 3])
-    assert not torch.allclose(one[..., :3], other[..., :3], atol=1e-3)
+    (rgb, density), (other_rgb, other_density) = field(points, rand(4, 3)), field(points, rand(4, 3, seed=1))
+    assert density.max() > 0
+    assert torch.equal(density, other_density)
+    assert not torch.allclose(rgb, other_rgb, atol=1e-3)
 
 
 def test_initial_weights_follow_from_the_generator():
@@ -170,6 +171,17 @@ def test_initial_weights_follow_from_the_generator():
         assert not torch.equal(parameter, different)
     other.reset_parameters(seeded(0))
     assert torch.equal(other.output_linear.weight, first.output_linear.weight)
+
+
+@pytest.mark.parametrize('use_viewdirs', [True, False])
+def test_lifting_density_adds_to_raw_density_everywhere_and_to_nothing_else(use_viewdirs):
+    network = NeRF(D=3, W=16, input_ch=9, input_ch_views=6, output_ch=5, use_viewdirs=use_viewdirs, generator=seeded())
+    x = rand(11, 15)
+    before = network(x)
+    network.lift_density(0.75)
+    expected = before.clone()
+    expected[:, 3] += 0.75
+    torch.testing.assert_close(network(x), expected)
 
 
 # Precision
@@ -188,7 +200,7 @@ def test_compositing_of_a_bf16_network_is_float32():
         assert torch.equal(ours, expected)
     result = render_rays(some_rays(5), small_field(dtype=torch.bfloat16), small_field(1, dtype=torch.bfloat16),
                          Sampling(8, 8))
-    assert {part.dtype for one in result.passes() for part in one} == {torch.float32}
+    assert {part.dtype for one in (result.coarse, result.final) for part in one} == {torch.float32}
 
 
 # Rays
@@ -248,8 +260,11 @@ def test_bundled_rays_have_unit_view_directions_and_bounds():
     torch.testing.assert_close(rays.viewdirs * directions.reshape(-1, 3).norm(dim=-1, keepdim=True), rays.directions)
     assert (rays.near == 2.0).all()
     assert (rays.far == 6.0).all()
-    for part, whole in zip(rays.slice(3, 9), rays):
+    for part, whole in zip(rays.part(slice(3, 9)), rays):
         assert torch.equal(part, whole[3:9])
+    rows = torch.tensor([70, 2, 2])
+    for part, whole in zip(rays.part(rows), rays):
+        assert torch.equal(part, whole[rows])
 
 
 # Normalised device coordinates
@@ -369,7 +384,6 @@ def test_random_samples_follow_from_the_generator():
 def test_draws_have_the_shapes_of_what_was_asked_for_and_are_none_else():
     draws = draw(5, Sampling(8, 4, perturb=True, raw_noise_std=2.0), seeded())
     assert [tuple(part.shape) for part in draws] == [(5, 8), (5, 4), (5, 8), (5, 12)]
-    assert draws.slice(1, 3).noise_fine.shape == (2, 12)
     assert draw(5, Sampling(8, 4), seeded()) == NO_DRAWS
     assert [part is None for part in draw(5, Sampling(8, 0, True, False, 1.0), seeded())] == [False, True, False, True]
     assert [part is None for part in draw(5, Sampling(8, 4, True), seeded())] == [False, False, True, True]
@@ -500,6 +514,206 @@ def test_an_empty_ray_has_the_gradient_of_finite_differences_and_it_is_finite():
     assert (density.grad[0, :4] != 0).all()
 
 
+# Disparity
+
+
+def test_disparity_is_opacity_over_depth_and_0_on_an_empty_ray():
+    depth, acc = torch.tensor([6.0, 1.5, 0.0, 0.0]), torch.tensor([1.0, 0.5, 0.0, 0.5])
+    depth.requires_grad_()
+    shown = disparity(depth, acc)
+    torch.testing.assert_close(shown, torch.tensor([1 / 6, 1 / 3, 0.0, 1e10]))  # the last one was hit at no distance
+    shown.sum().backward()
+    torch.testing.assert_close(depth.grad, torch.tensor([-1 / 36, -2 / 9, 0.0, 0.0]))  # of acc / depth: -acc / depth^2
+
+
+def composite_at(t: list[float], place: int, density: float = 1e9) -> Composite:
+    """What a ray in NDC shows whose only matter is at one of its samples."""
+    z_vals = torch.tensor([t])
+    densities = torch.zeros_like(z_vals)
+    densities[0, place] = density
+    return composite(torch.full((1, len(t), 3), 0.5), densities, z_vals, torch.tensor([[0.0, 0.0, 2.0]]))
+
+
+def ndc_disparity_of(shown: Composite) -> float:
+    return ndc_disparity(shown.depth, shown.acc).item()
+
+
+@pytest.mark.parametrize('place', [0, 1, 2, 3])
+def test_ndc_disparity_is_1_minus_t_of_what_was_hit(place):
+    t = [0.0, 0.25, 0.7, 1.0]
+    assert ndc_disparity_of(composite_at(t, place)) == pytest.approx(1 - t[place], abs=1e-6)
+
+
+def test_ndc_disparity_of_thin_and_of_empty_rays():
+    thin = composite_at([0.0, 0.25, 0.7, 1.0], 2, density=0.5)
+    assert thin.acc.item() == pytest.approx(1 - math.exp(-0.5 * 0.3 * 2), rel=1e-5)
+    assert ndc_disparity_of(thin) == pytest.approx(0.3, abs=1e-6)
+    assert ndc_disparity_of(composite_at([0.0, 0.5, 1.0], 1, density=0.0)) == 0.0
+
+
+@pytest.mark.parametrize('position', [(0.0, 0.0, 0.0), (0.3, -0.2, 0.5)])
+@pytest.mark.parametrize('z', [1.0, 1.5, 4.0, 100.0])
+def test_ndc_disparity_is_the_inverse_of_the_depth_in_the_world(position, z):
+    H, W, focal = 40, 60, 50.0
+    centred = torch.tensor([[focal, 0.0, W / 2], [0.0, focal, H / 2], [0.0, 0.0, 1.0]])
+    c2w = torch.cat([torch.eye(3), torch.tensor(position)[:, None]], -1)
+    for row, column in ((3.0, 5.0), (20.0, 30.0), (33.0, 59.0)):
+        origins, directions = pixel_rays(torch.tensor([row]), torch.tensor([column]), centred, c2w)
+        x, y, _ = (origins + (z + position[2]) * directions)[0].tolist()
+        projected = torch.tensor([focal / (W / 2) * x / z, focal / (H / 2) * y / z, 1 - 2 / z])  # equation 25
+        rays = bundle_rays(origins, directions, 0.0, 1.0, ndc=(H, W, focal))
+        t = ((projected - rays.origins[0]) @ rays.directions[0] / rays.directions[0].square().sum()).item()
+        torch.testing.assert_close(rays.origins[0] + t * rays.directions[0], projected, rtol=0, atol=1e-5)
+        assert ndc_disparity_of(composite_at([t - 1e-3, t, t + 1e-3], 1)) == pytest.approx(1 / z, abs=1e-5)
+
+
+# Compositing of packed samples
+
+
+def packed_leaves(density: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colours [..., 3] for densities [...], both of which take gradients."""
+    return rand(*density.shape, 3, seed=seed).requires_grad_(), density.clone().requires_grad_()
+
+
+def mixture(shown: Composite) -> torch.Tensor:
+    """A number to which every part of what rays show adds, each value with another factor."""
+    return sum((part.flatten() * rand(part.numel(), low=0.5, high=1.5, seed=7)).sum() for part in shown)
+
+
+@pytest.mark.parametrize('white_bkgd', [False, True])
+@pytest.mark.parametrize('high', [0.5, 3.0, 1e4])
+def test_packed_rays_of_equal_length_show_what_they_show_in_a_dense_array(white_bkgd, high):
+    colours, density = packed_leaves(rand(50, 20, low=-high, high=high, seed=1).relu())
+    with torch.no_grad():
+        density[:25, -1] = 0.0  # else the last sample makes every ray opaque
+        density[7] = 0.0
+    z, rays_d = rand(50, 20, low=2.0, high=6.0, seed=2).sort(-1).values, rand(50, 3, low=-2.0, high=2.0, seed=3)
+    ray = torch.arange(50).repeat_interleave(20)
+    packed = composite_packed(colours.reshape(-1, 3), density.flatten(), z.flatten(), ray, rays_d, white_bkgd)
+    dense = composite(colours, density, z, rays_d, white_bkgd)
+    packed = packed._replace(weights=packed.weights.reshape(50, 20))
+    for ours, expected in zip(packed, dense, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    grads, expected = (torch.autograd.grad(mixture(shown), (colours, density)) for shown in (packed, dense))
+    assert all(grad.abs().max() > 0 for grad in expected)
+    for grad, value in zip(grads, expected):
+        torch.testing.assert_close(grad, value, rtol=1e-4, atol=1e-5)
+
+
+def packed_loop(colours, density, z, ray, rays_d, white_bkgd=False, deltas=None):
+    """Equation 3, one sample after the other, in Python floats: rgb, disp, acc, weights, depth."""
+    rows, all_weights = [], []
+    for number, direction in enumerate(rays_d.tolist()):
+        mine = [i for i, owner in enumerate(ray.tolist()) if owner == number]
+        light, rgb, acc, depth = 1.0, [0.0] * 3, 0.0, 0.0
+        for i in mine:
+            length = 1e10 if i == mine[-1] else z[i + 1].item() - z[i].item()
+            length = length if deltas is None else deltas[i].item()
+            alpha = 1.0 - math.exp(-density[i].item() * length * math.hypot(*direction))
+            all_weights.append(light * alpha)
+            rgb = [c + all_weights[-1] * x for c, x in zip(rgb, colours[i].tolist())]
+            acc, depth = acc + all_weights[-1], depth + all_weights[-1] * z[i].item()
+            light *= 1.0 - alpha
+        rows.append(([c + (1.0 - acc) * white_bkgd for c in rgb], acc / depth if acc else 0.0, acc, depth))
+    rgb, disp, acc, depth = (torch.tensor(column) for column in zip(*rows))
+    return rgb, disp, acc, torch.tensor(all_weights), depth
+
+
+def ragged(counts: list[int], seed: int = 0):
+    """Colours, densities, depths and rays of samples, so many on each ray; directions of the rays."""
+    n = sum(counts)
+    ray = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    z = torch.cat([rand(count, low=2.0, high=6.0, seed=seed + i).sort().values for i, count in enumerate(counts)])
+    density = rand(n, low=-1.0, high=2.0, seed=seed + 104).relu()
+    return rand(n, 3, seed=seed), density, z, ray, rand(len(counts), 3, low=-2.0, high=2.0, seed=seed + 200)
+
+
+COUNTS = {'some empty': [3, 0, 5, 1, 0, 0, 7, 2], 'first empty': [0, 0, 4, 2], 'last empty': [4, 2, 0, 0],
+          'both ends empty': [0, 3, 0, 1, 0], 'one ray': [6], 'one sample': [1], 'one sample each': [1, 1, 1]}
+
+
+@pytest.mark.parametrize('counts', COUNTS.values(), ids=COUNTS)
+@pytest.mark.parametrize('white_bkgd', [False, True])
+@pytest.mark.parametrize('explicit', [False, True])
+def test_packed_rays_agree_with_a_loop_over_samples(counts, white_bkgd, explicit):
+    colours, density, z, ray, rays_d = ragged(counts)
+    if not explicit:  # else the last sample, which reaches to infinity, makes every ray opaque
+        density[::2] = 0.0
+    deltas = rand(len(z), low=0.1, high=0.8, seed=9) if explicit else None
+    shown = composite_packed(colours, density, z, ray, rays_d, white_bkgd, deltas)
+    expected = packed_loop(colours, density, z, ray, rays_d, white_bkgd, deltas)
+    assert expected[2].max() > 0.1 or not explicit
+    for ours, value in zip(shown, expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, value, rtol=1e-5, atol=1e-6)
+    for i, count in enumerate(counts):
+        if count == 0:
+            assert shown.rgb[i].tolist() == [float(white_bkgd)] * 3
+            assert shown.disp[i] == shown.acc[i] == shown.depth[i] == 0
+
+
+@pytest.mark.parametrize('n_rays', [0, 3])
+@pytest.mark.parametrize('explicit', [False, True])
+def test_packed_rays_without_any_sample_show_the_background(n_rays, explicit):
+    colours, density = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, requires_grad=True)
+    empty = torch.zeros(0)
+    shown = composite_packed(colours, density, empty, torch.zeros(0, dtype=torch.int64), rand(n_rays, 3), True,
+                             empty if explicit else None)
+    assert [tuple(part.shape) for part in shown] == [(n_rays, 3), (n_rays,), (n_rays,), (0,), (n_rays,)]
+    assert (shown.rgb == 1).all()
+    assert all((part == 0).all() for part in (shown.disp, shown.acc, shown.depth))
+    mixture(shown).backward()
+    assert density.grad.shape == (0,)
+
+
+def test_packed_compositing_has_the_gradient_of_finite_differences():
+    colours, density, z, ray, rays_d = (part.double() if part.is_floating_point() else part
+                                        for part in ragged([3, 0, 4, 1, 0]))
+    density = 0.3 + density
+    deltas = rand(len(z), low=0.1, high=0.8, seed=9, dtype=torch.float64)
+
+    def shown(colours, density, z):
+        return tuple(composite_packed(colours, density, z, ray, rays_d, True, deltas))
+
+    # float32 in between, so wide differences and wide bounds
+    assert torch.autograd.gradcheck(shown, [part.requires_grad_() for part in (colours, density, z)],
+                                    eps=1e-3, atol=2e-3, rtol=2e-2)
+
+
+def test_packed_rays_whose_light_runs_out_do_not_dim_the_rays_behind_them():
+    n_rays, n_samples = 2000, 16
+    colours, density, z, ray, rays_d = ragged([n_samples] * n_rays)
+    density[:-n_samples] *= 1e6  # all rays but the last
+    last = ray == n_rays - 1
+    shown = composite_packed(colours, density, z, ray, rays_d)
+    alone = composite_packed(colours[last], density[last], z[last], torch.zeros(n_samples, dtype=torch.int64),
+                             rays_d[-1:])
+    torch.testing.assert_close(shown.weights[last], alone.weights, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(shown.rgb[-1:], alone.rgb, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('spoilt', [0, 1, 4, 6])
+@pytest.mark.parametrize('place', ['first', 'last'])
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_a_packed_ray_with_a_density_that_is_not_finite_spoils_no_other_ray(spoilt, place, value):
+    counts = [4, 3, 0, 2, 5, 0, 3]
+    colours, density, z, ray, rays_d = ragged(counts)
+    whole = composite_packed(colours, density, z, ray, rays_d)
+    start = sum(counts[:spoilt])
+    density[start if place == 'first' else start + counts[spoilt] - 1] = value
+    shown = composite_packed(colours, density.requires_grad_(), z, ray, rays_d)
+    others = torch.arange(len(counts)) != spoilt
+    for name in ('rgb', 'disp', 'acc', 'depth'):
+        torch.testing.assert_close(getattr(shown, name)[others], getattr(whole, name)[others])
+    torch.testing.assert_close(shown.weights[ray != spoilt], whole.weights[ray != spoilt])
+    if math.isnan(value):
+        assert shown.rgb[spoilt].isnan().all()  # and it does not go unnoticed
+    else:
+        assert shown.acc[spoilt].item() == pytest.approx(1.0)
+        mixture(shown).backward()
+        assert density.grad.isfinite().all()
+
+
 # Rendering
 
 
@@ -510,8 +724,8 @@ def test_tiles_of_rays_render_as_all_rays_at_once():
     rays, coarse, fine = some_rays(23), small_field(0), small_field(1)
     draws = draw(23, FULL, seeded())
     whole = render_rays(rays, coarse, fine, FULL, draws)
-    tiles = [render_rays(rays.slice(start, start + 7), coarse, fine, FULL, draws.slice(start, start + 7))
-             for start in range(0, 23, 7)]
+    tiles = [render_rays(rays.part(rows), coarse, fine, FULL, Draws(*(part[rows] for part in draws)))
+             for rows in torch.arange(23).split(7)]
     for get_pass in ('final', 'coarse'):
         for ours, expected in zip(zip(*(getattr(tile, get_pass) for tile in tiles)), getattr(whole, get_pass)):
             torch.testing.assert_close(torch.cat(ours), expected, rtol=1e-6, atol=1e-6)
@@ -548,8 +762,8 @@ def test_an_opaque_ball_is_seen_at_its_depth_in_its_colour_on_white():
     c2w = torch.eye(4)
     c2w[2, 3] = 4.0
     rays = bundle_rays(*get_rays(9, 9, np.array([[9.0, 0.0, 4.0], [0.0, 9.0, 4.0], [0.0, 0.0, 1.0]]), c2w), 2.0, 6.0)
-    coarse, final = render_rays(rays, ball, ball, Sampling(64, 128, white_bkgd=True)).passes()
-    for one, slack in ((coarse, 4 / 63), (final, 0.01)):
+    result = render_rays(rays, ball, ball, Sampling(64, 128, white_bkgd=True))
+    for one, slack in ((result.coarse, 4 / 63), (result.final, 0.01)):
         centre = 4 * 9 + 4
         assert one.depth[centre].item() == pytest.approx(3.0, abs=slack)
         assert one.disp[centre].item() == pytest.approx(1 / 3.0, abs=slack)
@@ -565,14 +779,12 @@ def test_without_a_fine_field_there_is_one_pass():
     result = render_rays(some_rays(4), small_field(), None, Sampling(8))
     assert result.coarse is None
     assert result.z_std is None
-    assert result.passes() == [result.final]
     assert result.final.weights.shape == (4, 8)
 
 
-def test_with_a_fine_field_there_are_two_passes_coarse_first():
+def test_with_a_fine_field_the_coarse_pass_is_what_it_would_show_alone():
     result = render_rays(some_rays(4), small_field(0), small_field(1), Sampling(8, 5))
-    assert [one.weights.shape[1] for one in result.passes()] == [8, 13]
-    assert result.passes()[1] is result.final
+    assert [one.weights.shape[1] for one in (result.coarse, result.final)] == [8, 13]
     alone = render_rays(some_rays(4), small_field(0), None, Sampling(8)).final
     assert torch.equal(result.coarse.rgb, alone.rgb)
 

@@ -1,0 +1,101 @@
+"""Weights of the original TensorFlow code: Keras' lists of arrays in .npy files, read without running their pickles."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nerf.runtime.errors import UserError
+
+
+def read_keras_checkpoint(path: Path) -> dict:
+    """model_NNNNNN.npy and, where it is there, its sibling model_fine_NNNNNN.npy, as the dictionary of a checkpoint.
+
+    Raises:
+        UserError: broken, or holding more than numbers.
+    """
+    step = re.search(r'(\d+)$', path.stem)
+    sibling = path.with_name(path.name.replace('model_', 'model_fine_', 1))
+    has_fine = sibling != path and sibling.is_file()
+    return {'global_step': int(step.group()) if step else 0,
+            'network_fn_state_dict': _keras_to_state_dict(path),
+            'network_fine_state_dict': _keras_to_state_dict(sibling) if has_fine else None}
+
+
+def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """A list [kernel, bias, kernel, bias, ...] in Keras' order to parameters of `NeRF`."""
+    arrays = _read_array_list(path)
+    n_layers = len(arrays) // 2
+    # With view directions the last layer is density alone, one output.
+    heads = (['feature_linear', 'views_linears.0', 'rgb_linear', 'alpha_linear'] if arrays[-1].shape == (1,)
+             else ['output_linear'])
+    if n_layers <= len(heads):
+        raise UserError(f'{path} has {n_layers} layers, too few for a NeRF; replace it')
+    names = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
+    state = {}
+    for i, name in enumerate(names):
+        state[f'{name}.weight'] = torch.tensor(arrays[2 * i].T, dtype=torch.float32)
+        state[f'{name}.bias'] = torch.tensor(arrays[2 * i + 1], dtype=torch.float32)
+    return state
+
+
+def _read_array_list(path: Path) -> list[np.ndarray]:
+    """The float arrays in an object array's .npy, which is a pickle: only arrays of numbers are admitted."""
+    try:
+        with open(path, 'rb') as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
+                np.lib.format.read_array_header_2_0)
+            dtype = read_header(file)[2]
+            arrays = list(_ArrayUnpickler(file).load().value) if dtype.hasobject else []
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise UserError(f'{path} cannot be read as Keras weights ({error}); replace it') from error
+    if len(arrays) < 4 or len(arrays) % 2 or not all(
+            isinstance(a, np.ndarray) and a.dtype.kind == 'f' and a.ndim == 2 - i % 2 for i, a in enumerate(arrays)):
+        raise UserError(f'{path} is not a list of kernels and biases as Keras saves it; replace it')
+    return arrays
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Rebuilds arrays of floats and lists of them; whatever else a pickle asks for is refused before it runs.
+
+    It is the unpickler in Python, as that in C allots memory for whatever memo index a file claims.
+    """
+
+    def find_class(self, module: str, name: str):
+        if name == '_reconstruct' and module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            return lambda *_: _PickledArray()  # its state follows
+        if (module, name) == ('numpy', 'ndarray'):
+            return None  # _reconstruct's argument
+        if (module, name) == ('numpy', 'dtype'):
+            return _PickledType
+        if (module, name) == ('_codecs', 'encode'):
+            return lambda text, _: text.encode('latin1')  # how protocol 2 spells bytes
+        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no array of numbers')
+
+
+class _PickledType:
+    """NumPy's own would take sizes and flags from the file as they are."""
+
+    def __init__(self, name: str, *_):
+        self.name, self.order = name, ''
+
+    def __setstate__(self, state: tuple):
+        self.order = state[1]
+
+
+class _PickledArray:
+    """An array: `value` is the list that an object array holds, or the numbers."""
+
+    value = None
+
+    def __setstate__(self, state: tuple):
+        _, shape, dtype, fortran, content = state
+        if dtype.name in ('f2', 'f4', 'f8'):
+            self.value = np.frombuffer(content, dtype.order + dtype.name).reshape(shape, order='F' if fortran else 'C')
+        elif isinstance(content, list):
+            self.value = [part.value if isinstance(part, _PickledArray) else part for part in content]

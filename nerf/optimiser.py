@@ -1,0 +1,191 @@
+"""Adam for any model: rates that change, steps that are skipped, and an average of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from operator import itemgetter
+
+import torch
+from torch import Tensor, nn
+
+from nerf.runtime.errors import UserError
+
+BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, after which a run ends
+
+
+class Optimiser:
+    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16.
+
+    A step whose losses or gradient are not finite changes no weights: a flag on the device tells the fused Adam, so
+    nothing waits for the GPU.
+
+    Args:
+        model: its parameter groups are optimised.
+        ema_decay: decay of the exponential moving average of the weights; 0: no average.
+    """
+
+    def __init__(self, model: nn.Module, ema_decay: float = 0.0):
+        self.model, self.ema_decay, device = model, ema_decay, model.device
+        groups = model.parameter_groups()
+        self.multiples = [group.pop('rate') for group in groups]
+        self.rates = [torch.zeros((), device=device) for _ in groups]  # tensors: a captured step reads them
+        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
+        self.scaler = torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16)
+        self.broken = torch.zeros(len(model.loss_names) + 1, device=device)  # steps in a row: of each loss, of gradient
+        self.averages = [p.detach().clone() for p in self._parameters()] if ema_decay else []
+        self.share = torch.zeros((), device=device)  # of the newest weights in the average
+        self.replaced = False  # a parameter is another one than before; whoever relies on them clears this
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.adam.param_groups for parameter in group['params']]
+
+    def prepare(self, step: int, rate: float) -> None:
+        """Sets what depends on the step, counted from 1: the learning rate, and the average's share, which is larger
+        in the first steps so that the initial weights are soon forgotten."""
+        for tensor, multiple in zip(self.rates, self.multiples):
+            tensor.fill_(rate * multiple)
+        self.share.fill_(1.0 - min(self.ema_decay, step / (step + 9.0)))
+
+    def zero_grad(self) -> None:
+        self.adam.zero_grad()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a scalar's gradient to that of the weights."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, losses: dict[str, Tensor]) -> None:
+        """Changes the weights by their gradient, unless it or a loss is not finite."""
+        values = torch.stack([losses[name] for name in self.model.loss_names])
+        gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+        size = torch.stack(torch._foreach_norm(gradients)).sum()
+        if self.scaler.is_enabled():  # it meets overflows in the gradient itself: they are how it finds its scale
+            size = torch.zeros_like(size)
+        else:
+            self.adam.found_inf = (~torch.isfinite(values.sum() + size)).float()
+        self.broken.copy_((self.broken + 1) * ~torch.isfinite(torch.cat([values, size[None]])))
+        for group, rate in zip(self.adam.param_groups, self.rates):
+            group['lr'] = rate
+        self.scaler.step(self.adam)
+        self.scaler.update()
+        for average, parameter in zip(self.averages, self._parameters()):
+            average.lerp_(parameter.detach(), self.share)
+
+    def check(self, step: int) -> list[str]:
+        """A line where the last step was skipped; on a GPU, which this waits for, only every BROKEN_STEPS steps.
+
+        Raises:
+            UserError: it is the BROKEN_STEPS-th in a row.
+        """
+        if self.broken.device.type != 'cpu' and step % BROKEN_STEPS:
+            return []
+        names = [*(f'the loss {name}' for name in self.model.loss_names), 'the gradient']
+        count, name = max(zip(self.broken.tolist(), names), key=itemgetter(0))  # waits for the GPU
+        if count >= BROKEN_STEPS:
+            raise UserError(f'step {step}: {name} was not finite {count:.0f} times in a row; the newest checkpoint is '
+                            f'good: start again with a lower lrate, or in fp32')
+        return [f'step {step}: {name} is not finite; the step was skipped'] if count else []
+
+    def capture_failed(self) -> None:
+        """Clears what a step that was broken off between scaler and Adam has left there."""
+        for name in ('grad_scale', 'found_inf'):
+            vars(self.adam).pop(name, None)
+        state = self.scaler.state_dict()
+        self.scaler = torch.amp.GradScaler(self.broken.device.type, enabled=self.scaler.is_enabled())
+        if state:
+            self.scaler.load_state_dict(state)
+
+    # Parameters that a model changes itself
+
+    @torch.no_grad()
+    def forget(self, module: nn.Module) -> None:
+        """Clears the running means of a module's parameters and begins their average anew, from the present weights,
+        all in place: a captured step holds on to them."""
+        averages = self._averages_by_id()
+        for parameter in module.parameters():
+            for mean in self.adam.state.get(parameter, {}).values():
+                mean.zero_()
+            if id(parameter) in averages:
+                averages[id(parameter)].copy_(parameter)
+
+    def replace(self, old: nn.Parameter, new: nn.Parameter, carry: Callable[[Tensor], Tensor]) -> None:
+        """Goes on with a parameter of another shape.
+
+        Args:
+            old: the parameter so far.
+            new: the one that takes its place.
+            carry: what turns a tensor of the old shape into one of the new shape; it is applied to the running means
+                and to the average.
+        """
+        place = next(i for i, parameter in enumerate(self._parameters()) if parameter is old)
+        for group in self.adam.param_groups:
+            group['params'] = [new if parameter is old else parameter for parameter in group['params']]
+        self.adam.state[new] = {name: carry(value) if value.shape == old.shape else value
+                                for name, value in self.adam.state.pop(old, {}).items()}
+        if self.averages:
+            self.averages[place] = carry(self.averages[place])
+        self.replaced = True
+
+    # The average
+
+    @torch.no_grad()
+    def averaged_model(self) -> nn.Module:
+        """A copy of the model with the averaged weights; the model itself where there is no average."""
+        if not self.averages:
+            return self.model
+        model, averages = copy.deepcopy(self.model), self._averages_by_id()
+        for ours, theirs in zip(self.model.parameters(), model.parameters()):
+            theirs.copy_(averages.get(id(ours), ours))  # a parameter in no group is not trained
+        return model
+
+    def _averages_by_id(self) -> dict[int, Tensor]:
+        """The averages by the id of their parameter; empty where there are none."""
+        return dict(zip(map(id, self._parameters()), self.averages))
+
+    @torch.no_grad()
+    def load_average(self, checkpoint: dict) -> None:
+        """Takes the average that a checkpoint holds under 'averaged', or starts one from the present weights."""
+        if not self.averages:
+            return
+        model = copy.deepcopy(self.model)
+        if isinstance(averaged := checkpoint.get('averaged'), dict):
+            model.load_weights(averaged)
+        theirs = dict(zip(map(id, self.model.parameters()), model.parameters()))
+        self.averages = [theirs[id(parameter)].detach().clone() for parameter in self._parameters()]
+
+    # What checkpoints hold
+
+    def state_dict(self) -> dict:
+        """Adam's state with plain numbers as rates, as the reference code reads it."""
+        state = self.adam.state_dict()
+        for group in state['param_groups']:
+            group['lr'] = float(group['lr'])  # a tensor in training
+        return state
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Restores Adam's running means.
+
+        Raises:
+            ValueError, LookupError, TypeError, ...: they are broken or of other weights.
+        """
+        state, parameters = {}, self._parameters()
+        ours = self.adam.state_dict()['param_groups']
+        keys = [key for group in saved['param_groups'] for key in group['params']]
+        if len(keys) != len(parameters):
+            raise ValueError(f'it has {len(keys)} parameters, not {len(parameters)}')
+        for i, (key, parameter) in enumerate(zip(keys, parameters)):
+            if key not in saved['state']:
+                continue
+            mean, square, step = (saved['state'][key][name] for name in ('exp_avg', 'exp_avg_sq', 'step'))
+            if not all(is_real(part) and part.shape == parameter.shape for part in (mean, square)):
+                raise ValueError(f'parameter {i} is not of shape {tuple(parameter.shape)}')
+            if not 0 <= (step := float(step)) < 2 ** 31:
+                raise ValueError(f'parameter {i} has step {step}')
+            state[i] = {'step': torch.tensor(step), 'exp_avg': mean, 'exp_avg_sq': square}
+        self.adam.load_state_dict({'state': state, 'param_groups': ours})
+
+
+def is_real(value) -> bool:
+    """Whether it is a plain tensor of real numbers in memory: fused Adam does not look and would overwrite others."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided and (
+        value.device.type == 'cpu')

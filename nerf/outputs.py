@@ -1,0 +1,145 @@
+"""What a training run makes at its intervals: held-out views for TensorBoard, test sets, videos and the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nerf.fields.model import Model
+from nerf.files.images import disparity_pictures, save_video
+from nerf.metrics import in_words, psnr
+from nerf.plots import draw_summary, error_map
+from nerf.rendering import View, render_path, render_view, save_metrics, view_rays
+from nerf.runtime import ranks
+from nerf.runtime.errors import UserError
+from nerf.scene import Scene
+from nerf.train_log import TrainLog
+from run_nerf_helpers import to8b
+
+HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Steps between outputs of a kind."""
+
+    view: int
+    test_set: int
+    video: int
+    n_iters: int  # the last step
+
+
+class Outputs:
+    """Makes the outputs of a run.
+
+    Args:
+        scene: the scene.
+        shown_model: gives the model to show, which has averaged weights where there are any.
+        run_dir: the run's folder, whose name the videos bear.
+        log: says and shows what was made; the time that it takes does not count as training. None: it is set later,
+            before anything is made.
+        intervals: when each output is due.
+        render_factor: videos are at 1/N of the size.
+        viewed: the last step whose held-out view was logged. No file tells of it, so the checkpoint does.
+    """
+
+    def __init__(self, scene: Scene, shown_model: Callable[[], Model], run_dir: Path, log: TrainLog | None,
+                 intervals: Intervals, render_factor: int = 0, viewed: int = 0):
+        self.scene, self.shown_model, self.run_dir, self.log = scene, shown_model, run_dir, log
+        self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
+        self.makers = {'view': self.view, 'test_set': self.test_set, 'video': self.video, 'summary': self.summary}
+
+    def due(self, step: int) -> list[str]:
+        """Names of the outputs of a step, in the order in which they are made."""
+        every = self.intervals
+        due = {'view': step % every.view == 0, 'test_set': step % every.test_set == 0,
+               'video': step % every.video == 0, 'summary': step % every.test_set == 0 or step == every.n_iters}
+        return [name for name in self.makers if due[name] and step > 0]
+
+    def missing(self, step: int) -> list[str]:
+        """Those of `due` that an interrupted run has not made."""
+        made = {'view': self.viewed >= step, 'test_set': (self._test_folder(step) / 'metrics.json').exists(),
+                'video': self._video(step, 'disp').exists(), 'summary': (self.run_dir / 'summary.png').exists()}
+        return [name for name in self.due(step) if not made[name]]
+
+    def make(self, names: Iterable[str], step: int) -> None:
+        """Makes outputs by name; one that cannot be written is reported, and training goes on.
+
+        Of several processes, those other than rank 0 help with test sets and videos only.
+        """
+        names = [name for name in names if ranks.first() or name in ('test_set', 'video')]
+        if not names:
+            return
+        with self.log.paused():
+            model = self.shown_model()
+            for name in names:
+                attempt(self.log, self.makers[name], model, step)
+
+    def view(self, model: Model, step: int) -> None:
+        """Renders a held-out image for TensorBoard."""
+        scene = self.scene
+        i = scene.i_val[step // self.intervals.view % len(scene.i_val)]
+        camera = scene.cameras.take([i])
+        view, target = render_view(model, scene, camera), scene.target(i)
+        rgb = to8b(view.rgb)
+        shown = rgb.astype(np.float32) / 255.0
+        pictures = {'rgb': rgb, 'disparity': _disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
+                    'error': error_map(shown, target)}
+        for name, one in view.passes.items():
+            pictures |= {f'rgb_{name}': to8b(one.rgb), f'disparity_{name}': _disparity(one)}
+        if view.spread is not None:
+            pictures['z_std'] = view.spread / max(view.spread.max(), 1e-10)
+        for name, picture in pictures.items():
+            self.log.picture(f'val/{name}', picture, step)
+        self.log.scalar('val/psnr', psnr(shown, target), step)
+        rays = view_rays(model, scene, camera)
+        some = rays.part(slice(None, None, max(1, len(rays.near) // HISTOGRAM_RAYS)))
+        for name, values in model.histograms(some).items():
+            self.log.histogram(f'val/{name}', values, step)
+        self.viewed = step
+
+    def test_set(self, model: Model, step: int) -> None:
+        """Renders and measures the test views."""
+        folder, scene = self._test_folder(step), self.scene
+        rgbs = render_path(model, scene, scene.cameras.take(scene.i_test), savedir=folder).rgbs
+        if not ranks.first():
+            return
+        mean = save_metrics(folder, step, scene, rgbs)
+        for name, value in mean.items():
+            self.log.scalar(f'test/{name}', value, step)
+        self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
+
+    def video(self, model: Model, step: int) -> None:
+        """Renders the path: a video of what is seen and one of disparity."""
+        path = render_path(model, self.scene, self.scene.render_cameras.scaled(self.render_factor),
+                           video=self._video(step, 'rgb'))
+        if ranks.first():
+            save_video(self._video(step, 'disp'), disparity_pictures(path.disps, path.accs))
+
+    def summary(self, model: Model, step: int) -> None:
+        """Draws summary.png of the steps so far, from the files of the run."""
+        i_test = self.scene.i_test
+        draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))
+
+    def _test_folder(self, step: int) -> Path:
+        return self.run_dir / f'testset_{step:06d}'
+
+    def _video(self, step: int, kind: str) -> Path:
+        return self.run_dir / f'{self.run_dir.name}_spiral_{step:06d}_{kind}.mp4'
+
+
+def _disparity(view: View) -> np.ndarray:
+    return disparity_pictures([view.disp], [view.acc])[0]
+
+
+def attempt(log: TrainLog, job: Callable, *args) -> bool:
+    """Whether a job that writes files could be done: training goes on where a disk is full for a while."""
+    try:
+        job(*args)
+    except (UserError, OSError) as error:
+        log.say(f'warning: {error}; training goes on')
+        return False
+    return True

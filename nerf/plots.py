@@ -1,0 +1,120 @@
+"""Figures that matplotlib draws: a run's summary, and views of a mesh."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nerf.cameras import Cameras
+from nerf.files.images import read_image
+from nerf.files.whole_file import whole_file
+
+SUMMARY_VIEWS = 4  # test views in summary.png
+LARGEST_ERROR = 0.25  # mean over the channels, which an error map shows white
+
+
+def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """[H, W] in [0, 1]: the mean over channels of the absolute difference of pictures [H, W, 3] in [0, 1], where 1 is
+    LARGEST_ERROR or more."""
+    return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
+
+
+def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> None:
+    """Draws summary.png from the files of a run: PSNR over steps and over time, and views of the newest test set.
+
+    Args:
+        run_dir: its metrics.jsonl and testset_NNNNNN folders are read.
+        step: test sets of later steps, which a run that started again from before them left, are not shown.
+        n_views: test views that the run has now.
+        target: what the nth of them should be, [H, W, 3] in [0, 1].
+    """
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
+    tests = [json.loads(path.read_text(encoding='utf-8')) for path in run_dir.glob('testset_*/metrics.json')]
+    tests = sorted((test for test in tests if test['step'] <= step), key=lambda test: test['step'])
+    views = _test_views(run_dir, tests[-1], n_views, target) if tests else []
+    figure = Figure(figsize=(12, 12 if views else 4), layout='constrained')
+    top, *below = figure.subfigures(2, 1, height_ratios=(1, 2)) if views else [figure]
+    _draw_curves(top, lines, tests)
+    if views:
+        below[0].suptitle(f"test set of step {tests[-1]['step']}: rendered, target, and error (white: {LARGEST_ERROR} "
+                          'or more)')
+        grid = below[0].subplots(3, len(views), squeeze=False)
+        for column, (psnr, *pictures) in zip(grid.T, views):
+            column[0].set_title(f'{psnr:.2f} dB')
+            for axes, picture in zip(column, pictures):
+                axes.imshow(picture, cmap='magma', vmin=0.0, vmax=1.0)
+                axes.axis('off')
+    with whole_file(run_dir / 'summary.png') as partial:
+        figure.savefig(partial, format='png', dpi=100)
+
+
+def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
+    """PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
+    steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
+    for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
+        if any('psnr0' in line for line in lines):
+            axes.plot(x, [line.get('psnr0', math.nan) for line in lines], ':', label='training, coarse', linewidth=1)
+        axes.plot(x, [line['psnr'] for line in lines], label='training', linewidth=1)
+        if tests and lines:
+            axes.plot(np.interp([test['step'] for test in tests], steps, x),
+                      [test['mean']['psnr'] for test in tests], 'o', label='test views, mean')
+        axes.set(xlabel=label, ylabel='PSNR in dB')
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+
+def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:
+    """(PSNR, rendered, target, error map) of the first views of a test set; none where it is of other images."""
+    if len(test['images']) != n_views:
+        return []
+    views = []
+    for n, row in enumerate(test['images'][:SUMMARY_VIEWS]):
+        rendered = read_image(run_dir / f"testset_{test['step']:06d}" / row['file'])[..., :3] / 255.0
+        wanted = target(n)
+        if rendered.shape != wanted.shape:
+            return []
+        views.append((row['psnr'], rendered, wanted, error_map(rendered, wanted)))
+    return views
+
+
+def draw_mesh_views(path: Path, mesh, cameras: Cameras) -> None:
+    """Draws the mesh as cameras see it, side by side into one PNG, with light from the camera; lenses do not bend.
+
+    Args:
+        path: the PNG.
+        mesh: a trimesh.Trimesh with vertex colours.
+        cameras: of one size.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import TriMesh
+    from matplotlib.figure import Figure
+    from matplotlib.tri import Triangulation
+
+    H, W = cameras.size(0)
+    figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
+    FigureCanvasAgg(figure)
+    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
+    for i, (camera, (fx, fy, cx, cy)) in enumerate(zip(cameras.poses.numpy(), cameras.intrinsics.tolist())):
+        axes = figure.add_axes((i / len(cameras), 0.0, 1.0 / len(cameras), 1.0), xlim=(0, W), ylim=(H, 0))
+        axes.axis('off')
+        to_camera = mesh.vertices - camera[:, 3]
+        x, y, z = (to_camera @ camera[:, :3]).T
+        depth = np.maximum(-z, 1e-6)
+        distance = np.linalg.norm(to_camera, axis=1)
+        facing = -(to_camera * mesh.vertex_normals).sum(1) / distance
+        visible = (z[mesh.faces] < 0).all(1) & (facing[mesh.faces] > 0).any(1)
+        faces = mesh.faces[visible]
+        if not len(faces):
+            continue
+        faces = faces[np.argsort(-distance[faces].mean(1))]  # far ones first
+        plane = Triangulation(fx * x / depth + cx, fy * -y / depth + cy, faces)
+        shaded = colours * (0.35 + 0.65 * np.abs(facing[:, None]))
+        axes.add_collection(TriMesh(plane, facecolors=np.column_stack([shaded, np.ones(len(shaded))]), rasterized=True))
+    with whole_file(path) as partial:
+        figure.savefig(partial, format='png')

@@ -1,0 +1,110 @@
+"""A training step, and all that it changes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nerf.fields.model import Model, Numbers
+from nerf.optimiser import Optimiser
+from nerf.ray_batcher import RayBatcher
+from nerf.runtime import ranks
+from nerf.runtime.cuda_graph import CapturedStep
+
+
+class Trainer:
+    """Takes training steps: draw, losses, backward, optimiser.
+
+    Args:
+        model: what is trained.
+        batcher: draws each step's pixels; its generator draws the model's numbers too.
+        lrate: the initial learning rate.
+        lrate_decay: thousand steps in which it falls to a tenth.
+        ema_decay: of the average of the weights; 0: none.
+    """
+
+    def __init__(self, model: Model, batcher: RayBatcher, lrate: float, lrate_decay: int, ema_decay: float = 0.0):
+        self.model, self.batcher, self.lrate, self.lrate_decay = model, batcher, lrate, lrate_decay
+        self.optimiser = Optimiser(model, ema_decay)
+        self._use_parameters()
+
+    def _use_parameters(self) -> None:
+        """Sets up what holds on to the model's parameters as they are now: data parallelism and the captured step."""
+        self.parallel_model = ranks.data_parallel(self.model)
+        self.update = self._update
+        if self.model.device.type == 'cuda' and ranks.count() == 1:
+            self.update = CapturedStep(self._update, self._capture_failed)
+        elif self.model.device.type == 'cuda':
+            print('steps are not captured in a CUDA graph, as several processes share them')
+        self.optimiser.replaced = False
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of a step: it falls to a tenth in lrate_decay thousand steps."""
+        return self.lrate * 0.1 ** (step / (1000 * self.lrate_decay))
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One training step, counted from 1: the losses by name. Nothing waits for the GPU.
+
+        Each process draws all rays, so that the run is the same on any number of them, and takes its share.
+        """
+        pixels = self.batcher.pixels(step)
+        numbers = self.model.random_numbers(self.batcher.n_rays, self.batcher.generator)
+        self.optimiser.prepare(step, self.learning_rate(step))
+        return self.update(*pixels, *numbers)
+
+    def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
+        """The step from its pixels [R] and random numbers on; on a GPU it runs as a captured CUDA graph."""
+        share = ranks.share(len(image))
+        rays, target = self.batcher.rays(image[share], row[share], column[share])
+        numbers = rows_of(numbers, share)
+        self.optimiser.zero_grad()
+        losses = dict.fromkeys(self.model.loss_names, 0.0)
+        tiles = self.model.tiles(len(target))
+        for tile in tiles:  # their gradients add up
+            with ranks.gradients_stay(self.parallel_model, tile != tiles[-1]):
+                parts = self.parallel_model(rays.part(tile), rows_of(numbers, tile), target[tile])
+                parts = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in parts.items()}
+                self.optimiser.backward(ranks.count() * sum(parts.values()))  # data parallelism takes the mean
+            losses = {name: losses[name] + parts[name].detach() for name in losses}
+        losses = {name: ranks.summed(loss) for name, loss in losses.items()}
+        self.optimiser.step(losses)  # skipped where a loss or the gradient is not finite
+        return losses
+
+    def after_step(self, step: int) -> list[str]:
+        """What is to be done and said about a step that was taken: lines for the log.
+
+        Raises:
+            UserError: training cannot go on.
+        """
+        lines = [*self.optimiser.check(step), *self.model.after_step(step, self.optimiser)]
+        if self.optimiser.replaced:
+            self._use_parameters()
+        return lines
+
+    def _capture_failed(self, reason: str) -> None:
+        print(f'steps are not captured in a CUDA graph ({reason}); they are as right but slower')
+        self.optimiser.capture_failed()
+
+    def checkpoint(self, step: int) -> dict:
+        """All that decides the next steps, as a checkpoint's dictionary."""
+        checkpoint = {'global_step': step, **self.model.weights(), 'optimizer_state_dict': self.optimiser.state_dict(),
+                      'run_state': {'scaler': self.optimiser.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
+                                    **self.model.training_state()}}
+        if self.optimiser.averages:
+            checkpoint['averaged'] = self.optimiser.averaged_model().weights()
+        return checkpoint
+
+    def load_state(self, state: dict, step: int) -> None:
+        """Takes the 'run_state' of a checkpoint of that step.
+
+        Raises:
+            ValueError, LookupError, TypeError, ...: it is broken.
+        """
+        if state['scaler']:  # empty where the run was not in fp16
+            self.optimiser.scaler.load_state_dict(state['scaler'])
+        self.batcher.load_state_dict(state['batcher'], step)
+        self.model.load_training_state(state)
+
+
+def rows_of(numbers: Numbers, rows: slice) -> Numbers:
+    """The same rows of each tensor; None stays None."""
+    return tuple(part if part is None else part[rows] for part in numbers)

@@ -1,0 +1,178 @@
+"""nerf/plots.py: the summary of a run, error maps, and pictures of meshes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from matplotlib.figure import Figure
+from PIL import Image
+
+from load_blender import pose_spherical
+from nerf.cameras import Cameras
+from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_mesh_views, draw_summary, error_map
+from nerf.scene import centred_intrinsics
+
+
+def picture_of(path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert('RGB')).astype(int)
+
+
+def test_an_error_map_shows_the_mean_absolute_error():
+    target = np.zeros((1, 3, 3))
+    rendered = np.array([[[0, 0, 0], [0.3, 0, 0], [0.5, 0.5, 0.5]]])
+    np.testing.assert_allclose(error_map(rendered, target), [[0.0, 0.1 / LARGEST_ERROR, 1.0]])
+    np.testing.assert_allclose(error_map(target, rendered), [[0.0, 0.1 / LARGEST_ERROR, 1.0]])
+
+
+# The summary
+
+
+def write_lines(run_dir, **others) -> None:
+    """metrics.jsonl of steps 100 to 1000."""
+    lines = [{'step': 100 * n, 'seconds': 6.0 * n, 'psnr': 10.0 + n, **others} for n in range(1, 11)]
+    (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def write_test_set(run_dir, step: int, colours) -> None:
+    folder = run_dir / f'testset_{step:06d}'
+    folder.mkdir()
+    for n, colour in enumerate(colours):
+        Image.new('RGB', (16, 12), colour).save(folder / f'{n:03d}.png')
+    (folder / 'metrics.json').write_text(json.dumps({
+        'step': step, 'mean': {'psnr': 18.0},
+        'images': [{'file': f'{n:03d}.png', 'psnr': 17.0} for n in range(len(colours))]}))
+
+
+def rows_of(picture: np.ndarray, colour) -> np.ndarray:
+    """Rows of a picture that have a lot of a colour."""
+    return np.nonzero((np.abs(picture - colour).max(-1) <= 1).sum(1) > 100)[0]
+
+
+def test_summary_is_redrawn_with_curves_and_views(logged_run):
+    picture = picture_of(logged_run / 'summary.png')
+    assert picture.shape == (1200, 1200, 3)
+    assert (picture < 128).any(-1)[:400].mean() > 0.01  # curves
+    # The second row of views is the targets': orange discs on white.
+    orange = (np.abs(picture - [230, 120, 40]).max(-1) < 12)
+    rows = np.nonzero(orange.any(1))[0]
+    assert 700 < rows.mean() < 950
+
+
+def test_summary_of_a_known_run(tmp_path):
+    write_lines(tmp_path)
+    targets = [np.full((12, 16, 3), 0.2), np.full((12, 16, 3), 0.6)]
+    draw_summary(tmp_path, 1000, 2, targets.__getitem__)  # no test set yet
+    assert Image.open(tmp_path / 'summary.png').size == (1200, 400)
+    write_test_set(tmp_path, 1000, [(0, 255, 0)] * 2)
+    draw_summary(tmp_path, 1000, 2, targets.__getitem__)
+    picture = picture_of(tmp_path / 'summary.png')
+    for colour, row in (((0, 255, 0), 0), ((51, 51, 51), 1), ((153, 153, 153), 1)):
+        where = rows_of(picture, colour)
+        assert 400 + 260 * row < where.mean() < 400 + 270 * (row + 1), (colour, row)
+    assert [path.name for path in tmp_path.glob('*.png')] == ['summary.png']
+    for step, count, target in ((900, 2, targets.__getitem__), (1000, 3, targets.__getitem__),
+                                (1000, 2, lambda n: np.zeros((6, 8, 3)))):  # later, of other images, of another size
+        draw_summary(tmp_path, step, count, target)
+        assert Image.open(tmp_path / 'summary.png').size == (1200, 400)
+
+
+def test_the_summary_shows_the_newest_test_set_up_to_its_step(tmp_path):
+    write_lines(tmp_path)
+    for step, colour in ((200, (0, 255, 0)), (600, (255, 0, 255)), (800, (0, 255, 255))):
+        write_test_set(tmp_path, step, [colour])
+    for step, seen, colours in ((700, (255, 0, 255), ((0, 255, 0), (0, 255, 255))),
+                                (800, (0, 255, 255), ((0, 255, 0), (255, 0, 255)))):
+        draw_summary(tmp_path, step, 1, lambda n: np.zeros((12, 16, 3)))
+        picture = picture_of(tmp_path / 'summary.png')
+        assert len(rows_of(picture, seen)) > 50
+        assert not any(len(rows_of(picture, other)) for other in colours)
+
+
+def test_the_summary_has_the_first_views_alone(tmp_path):
+    write_lines(tmp_path)
+    write_test_set(tmp_path, 1000, [(0, 255, 0)] * SUMMARY_VIEWS + [(255, 0, 255)])
+    asked = []
+    draw_summary(tmp_path, 1000, SUMMARY_VIEWS + 1, lambda n: asked.append(n) or np.zeros((12, 16, 3)))
+    assert asked == list(range(SUMMARY_VIEWS))
+    picture = picture_of(tmp_path / 'summary.png')
+    assert len(rows_of(picture, (0, 255, 0))) > 50
+    assert not (np.abs(picture - [255, 0, 255]).max(-1) <= 1).any()
+
+
+def test_the_curve_of_the_coarse_pass_is_there_where_there_is_one(tmp_path, monkeypatch):
+    labels, write = [], Figure.savefig
+
+    def note(figure, *args, **kwargs):
+        labels.append([[line.get_label() for line in axes.lines] for axes in figure.axes])
+        write(figure, *args, **kwargs)
+    monkeypatch.setattr(Figure, 'savefig', note)
+    for others in ({}, {'psnr0': 5.0}):
+        write_lines(tmp_path, **others)
+        draw_summary(tmp_path, 1000, 1, None)
+    assert labels == [[['training']] * 2, [['training, coarse', 'training']] * 2]
+
+
+def test_a_summary_before_the_first_line_is_drawn_too(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text('')
+    write_test_set(tmp_path, 10, [(0, 255, 0)])
+    draw_summary(tmp_path, 10, 1, lambda n: np.zeros((12, 16, 3)))
+    assert Image.open(tmp_path / 'summary.png').size == (1200, 1200)
+
+
+# Meshes
+
+
+def test_the_picture_shows_the_mesh_as_each_camera_sees_it(tmp_path):
+    red, blue = trimesh.creation.icosphere(radius=0.4), trimesh.creation.icosphere(radius=0.4)
+    red.visual.vertex_colors, blue.visual.vertex_colors = [255, 0, 0, 255], [0, 0, 255, 255]
+    red.apply_translation([1.0, 0.0, 0.5])
+    mesh = red + blue
+    poses = np.stack([pose_spherical(180.0, 0.0, 4.0)[:3], pose_spherical(0.0, 0.0, 4.0)[:3],
+                      pose_spherical(90.0, 0.0, 4.0)[:3]])  # at -y, +y and +x, where red is before blue
+    draw_mesh_views(tmp_path / 'views.png', mesh,
+                    Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160))
+    picture = picture_of(tmp_path / 'views.png')
+    views = np.split(picture, 3, axis=1)
+    scale = views[0].shape[1] / 160
+
+    def centre(view, channel):
+        others = [c for c in range(3) if c != channel]
+        rows, columns = np.nonzero((view[..., channel] > 100) & (view[..., others].max(-1) < 60))
+        return np.array([rows.mean(), columns.mean()]) / scale
+    np.testing.assert_allclose(centre(views[0], 0), [60 - 25, 80 + 50], atol=2)
+    np.testing.assert_allclose(centre(views[1], 0), [60 - 25, 80 - 50], atol=2)
+    np.testing.assert_allclose(centre(views[0], 2), [60, 80], atol=2)
+    np.testing.assert_allclose(centre(views[2], 0), [60 - 200 * 0.5 / 3, 80], atol=2)
+    assert views[2][round(scale * 40), round(scale * 80), 2] < 60  # where both are, red hides blue
+    assert (picture[0, 0] == 255).all()
+
+
+def test_each_view_of_a_mesh_has_the_intrinsics_of_its_own_camera(tmp_path):
+    ball = trimesh.creation.icosphere(radius=0.4)
+    ball.visual.vertex_colors = [255, 0, 0, 255]
+    poses = np.repeat(pose_spherical(180.0, 0.0, 4.0)[None, :3], 3, 0)
+    cameras = Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160)
+    cameras.intrinsics[1, :2] *= 2
+    cameras.intrinsics[2, 2:] += torch.tensor([30.0, -20.0])
+    draw_mesh_views(tmp_path / 'views.png', ball, cameras)
+    whole = picture_of(tmp_path / 'views.png')
+    assert whole.shape[:2] == (300, 1200)
+    views = [np.argwhere(view[..., 2] < 60) / 2.5 for view in np.split(whole, 3, axis=1)]
+    for view, expected in zip(views, ([60, 80], [60, 80], [40, 110])):
+        np.testing.assert_allclose(view.mean(0), expected, atol=1)
+    assert len(views[1]) == pytest.approx(4 * len(views[0]), rel=0.05)
+    assert len(views[2]) == pytest.approx(len(views[0]), rel=0.05)
+
+
+def test_what_is_behind_the_camera_is_not_drawn(tmp_path):
+    ball = trimesh.creation.icosphere(radius=0.4)
+    ball.visual.vertex_colors = [255, 0, 0, 255]
+    ball.apply_translation([0.0, -8.0, 0.0])
+    poses = pose_spherical(180.0, 0.0, 4.0)[None, :3]
+    draw_mesh_views(tmp_path / 'views.png', ball,
+                    Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160))
+    assert (picture_of(tmp_path / 'views.png') == 255).all()

@@ -1,0 +1,280 @@
+"""Each step's pixels: which are drawn, the rays through them, and the colours that they should have."""
+
+import numpy as np
+import pytest
+import torch
+
+from nerf.cameras import Cameras
+from nerf.ray_batcher import RayBatcher
+from nerf.runtime.errors import UserError
+from nerf.scene import Images, Scene, target_colours
+from run_nerf_helpers import get_rays
+
+K = np.array([[10.0, 0, 4], [0, 10, 3], [0, 0, 1]])
+SIZES = [(6, 8), (3, 5), (9, 4), (6, 8)]  # of the images of several sizes; image 1 is held out
+
+
+def numbered(n: int, height: int, width: int) -> np.ndarray:
+    """An image whose colours are (n, row, column)."""
+    row, column = np.indices((height, width))
+    return np.stack([np.full_like(row, n), row, column], -1).astype(np.uint8)
+
+
+def scene_of(images: Images, cameras: Cameras) -> Scene:
+    return Scene(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
+                 white_bkgd=False, i_train=np.array([0, 2, 3]), i_val=np.array([1]), i_test=np.array([1]))
+
+
+def some_poses() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(4, 3, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def one_size() -> Scene:
+    """Four numbered images of 6x8, each with a pose of its own."""
+    return scene_of(Images.of_one_size(np.stack([numbered(n, 6, 8) for n in range(4)])),
+                    Cameras.of_one_kind(some_poses(), K, 6, 8))
+
+
+def scene_of_several_sizes(masks: list[np.ndarray] | None = None) -> Scene:
+    """Four numbered images of SIZES, each with a pose and intrinsics of its own."""
+    intrinsics = torch.tensor([[10.0, 11, 4, 3], [7, 7, 2.5, 1.5], [9, 8, 2, 4.5], [5, 6, 3, 2]], dtype=torch.float64)
+    cameras = Cameras(torch.from_numpy(some_poses()), intrinsics, torch.tensor(SIZES))
+    return scene_of(Images.of_any_size([numbered(n, *size) for n, size in enumerate(SIZES)], masks), cameras)
+
+
+def all_pixels(images: tuple[int, ...] = (0, 2, 3)) -> set[tuple[int, int, int]]:
+    """(image, row, column) of every pixel of images of SIZES."""
+    return {(n, row, column) for n in images for row in range(SIZES[n][0]) for column in range(SIZES[n][1])}
+
+
+def chequered() -> list[np.ndarray]:
+    """Masks that keep the pixels whose row and column have an even sum."""
+    return [np.indices(size).sum(0) % 2 == 0 for size in SIZES]
+
+
+def batcher_of(scene: Scene, n_rays: int, no_batching: bool = False, precrop_iters: int = 0, precrop_frac: float = 0.5,
+               seed: int = 0) -> RayBatcher:
+    return RayBatcher(scene, n_rays, no_batching, precrop_iters, precrop_frac, torch.Generator().manual_seed(seed))
+
+
+def pixels(target: torch.Tensor) -> list[tuple[int, ...]]:
+    """(image, row, column) of the numbered pixels that have these colours."""
+    return [tuple(pixel) for pixel in (255 * target).round().int().tolist()]
+
+
+def drawn(batcher: RayBatcher, steps: range) -> list[tuple[int, ...]]:
+    return [pixel for step in steps for pixel in pixels(batcher.next(step)[1])]
+
+
+# Images of one size
+
+
+@pytest.mark.parametrize('no_batching', [False, True])
+def test_each_ray_is_that_of_the_pixel_whose_colour_it_should_have(one_size, no_batching):
+    rays, target = batcher_of(one_size, 20, no_batching).next(1)
+    for i, (image, row, column) in enumerate(pixels(target)):
+        origins, directions = get_rays(6, 8, K, one_size.cameras.poses[image])
+        torch.testing.assert_close(rays.origins[i], origins[row, column])
+        torch.testing.assert_close(rays.directions[i], directions[row, column])
+    assert (rays.near == 2).all()
+    assert (rays.far == 6).all()
+
+
+def test_all_images_give_each_training_pixel_once_per_epoch_in_an_order_that_changes(one_size):
+    found = drawn(batcher_of(one_size, 10), range(1, 44))  # 430 of 3 epochs of 144
+    first, second = found[:144], found[144:288]
+    everything = {(image, row, column) for image in (0, 2, 3) for row in range(6) for column in range(8)}
+    assert set(first) == set(second) == everything
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_one_image_a_step_gives_no_pixel_twice_and_visits_every_training_image(one_size):
+    batcher = batcher_of(one_size, 48, no_batching=True)
+    images = set()
+    for step in range(1, 30):
+        found = pixels(batcher.next(step)[1])
+        assert len(set(found)) == 48
+        assert len({image for image, _, _ in found}) == 1
+        images.add(found[0][0])
+    assert images == {0, 2, 3}
+
+
+def test_the_centre_crop_ends_after_precrop_iters(one_size):
+    batcher = batcher_of(one_size, 12, no_batching=True, precrop_iters=10)
+    cropped = {pixel[1:] for pixel in drawn(batcher, range(1, 11))}
+    assert cropped == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4, 5)}
+    later = {pixel[1:] for pixel in drawn(batcher, range(11, 60))}
+    assert later == {(row, column) for row in range(6) for column in range(8)}
+
+
+@pytest.mark.parametrize(('no_batching', 'n_rays', 'precrop_iters'), [(False, 145, 0), (True, 49, 0), (True, 13, 5)])
+def test_more_rays_than_pixels_is_an_error(one_size, no_batching, n_rays, precrop_iters):
+    batcher_of(one_size, n_rays - 1, no_batching, precrop_iters)
+    with pytest.raises(UserError, match=rf'N_rand is {n_rays} but a step can draw only {n_rays - 1} pixels'):
+        batcher_of(one_size, n_rays, no_batching, precrop_iters)
+
+
+def test_pixels_of_all_images_are_those_of_one_shuffled_list_of_images_rows_and_columns(one_size):
+    generator = torch.Generator().manual_seed(7)
+    orders = []
+    for _ in range(2):  # the order of an epoch comes from a seed that the run's generator gives
+        epoch_seed = torch.randint(2 ** 62, (), generator=generator).item()
+        orders.append(torch.randperm(3 * 6 * 8, generator=torch.Generator().manual_seed(epoch_seed), dtype=torch.int32))
+    flat, batcher = torch.cat(orders).long(), batcher_of(one_size, 10, seed=7)
+    for step in range(1, 29):
+        pixel = flat[10 * (step - 1):10 * step]
+        image, row, column = batcher.pixels(step)
+        assert torch.equal(image, pixel // 48)
+        assert torch.equal(row, pixel // 8 % 6)
+        assert torch.equal(column, pixel % 8)
+
+
+def test_pixels_of_one_image_are_an_image_and_a_shuffle_of_its_centre_or_of_all_of_it(one_size):
+    generator, batcher = torch.Generator().manual_seed(7), batcher_of(one_size, 9, True, precrop_iters=3, seed=7)
+    for step in range(1, 8):
+        (height, width), (top, left) = ((3, 4), (1, 2)) if step <= 3 else ((6, 8), (0, 0))
+        expected = torch.randint(3, (1,), generator=generator)
+        pixel = torch.randperm(height * width, generator=generator)[:9]
+        image, row, column = batcher.pixels(step)
+        assert torch.equal(image, expected.expand(9))
+        assert torch.equal(row, top + pixel // width)
+        assert torch.equal(column, left + pixel % width)
+
+
+# Images of several sizes, and masks
+
+
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('no_batching', [False, True])
+def test_images_of_several_sizes_give_each_pixel_its_own_cameras_ray(no_batching, masked):
+    scene = scene_of_several_sizes(chequered() if masked else None)
+    batcher, images = batcher_of(scene, 20, no_batching), set()
+    for step in range(1, 20):
+        rays, target = batcher.next(step)
+        for i, (image, row, column) in enumerate(pixels(target)):
+            fx, fy, cx, cy = scene.cameras.intrinsics[image].tolist()
+            origins, directions = get_rays(*SIZES[image], np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
+                                           scene.cameras.poses[image])
+            torch.testing.assert_close(rays.origins[i], origins[row, column])
+            torch.testing.assert_close(rays.directions[i], directions[row, column])
+            images.add(image)
+    assert images == {0, 2, 3}
+
+
+def test_images_of_several_sizes_give_each_training_pixel_once_per_epoch():
+    n_pixels = 48 + 36 + 48
+    found = drawn(batcher_of(scene_of_several_sizes(), 12), range(1, 23))  # two epochs
+    first, second = found[:n_pixels], found[n_pixels:]
+    assert sorted(first) == sorted(second) == sorted(all_pixels())
+    assert first != second
+
+
+def test_masked_pixels_are_never_drawn_and_all_others_once_per_epoch():
+    allowed = {(n, row, column) for n, row, column in all_pixels() if (row + column) % 2 == 0}
+    found = drawn(batcher_of(scene_of_several_sizes(chequered()), 11), range(1, 13))  # 132 of two epochs of 66
+    assert sorted(found[:66]) == sorted(found[66:]) == sorted(allowed)
+
+
+def test_masks_that_keep_everything_change_no_pixel_of_all_images(one_size):
+    everything = np.ones(len(one_size.images.pixels), bool)
+    masked = scene_of(Images(one_size.images.pixels, one_size.images.sizes, everything), one_size.cameras)
+    steps = range(1, 40)
+    assert drawn(batcher_of(masked, 10), steps) == drawn(batcher_of(one_size, 10), steps)
+
+
+def test_masks_of_images_of_one_size_are_kept_too(one_size):
+    masks = np.indices((4, 6, 8)).sum(0) % 3 == 0
+    scene = scene_of(Images(one_size.images.pixels, one_size.images.sizes, masks.ravel()), one_size.cameras)
+    allowed = sorted((n, row, column) for n, row, column in np.argwhere(masks).tolist() if n != 1)
+    assert sorted(drawn(batcher_of(scene, len(allowed)), range(1, 2))) == allowed
+    assert set(drawn(batcher_of(scene, 40, no_batching=True), range(1, 40))) == set(allowed)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_one_image_of_several_sizes_a_step_visits_every_pixel_of_every_training_image(masked):
+    allowed = {pixel for pixel in all_pixels() if not masked or sum(pixel[1:]) % 2 == 0}
+    batcher, found = batcher_of(scene_of_several_sizes(chequered() if masked else None), 60, no_batching=True), set()
+    for step in range(1, 40):
+        now = pixels(batcher.next(step)[1])
+        assert len(now) == 60  # more than an image has pixels: some repeat
+        assert len({image for image, _, _ in now}) == 1
+        found.update(now)
+    assert found == allowed
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_centre_crop_of_images_of_several_sizes_is_a_part_of_each(masked):
+    def centre(size: tuple[int, int]) -> tuple[range, range]:
+        return {(6, 8): (range(1, 4), range(2, 6)), (9, 4): (range(2, 6), range(1, 3))}[size]
+
+    batcher = batcher_of(scene_of_several_sizes(chequered() if masked else None), 50, True, precrop_iters=40)
+    cropped, later = set(drawn(batcher, range(1, 41))), set(drawn(batcher, range(41, 80)))
+    allowed = {pixel for pixel in all_pixels() if not masked or sum(pixel[1:]) % 2 == 0}
+    assert cropped == {(n, row, column) for n, row, column in allowed
+                       if row in centre(SIZES[n])[0] and column in centre(SIZES[n])[1]}
+    assert later == allowed
+
+
+def test_without_no_batching_there_is_no_centre_crop():
+    found = drawn(batcher_of(scene_of_several_sizes(), 12, precrop_iters=40), range(1, 12))
+    assert sorted(found) == sorted(all_pixels())
+
+
+def test_too_many_rays_for_the_pixels_that_masks_leave_is_an_error():
+    scene = scene_of_several_sizes(chequered())
+    batcher_of(scene, 66)
+    with pytest.raises(UserError, match=r'N_rand is 67 but a step can draw only 66 pixels; lower N_rand$'):
+        batcher_of(scene, 67)
+
+
+def test_an_empty_mask_is_an_error_only_where_its_image_must_be_drawn_from():
+    masks = chequered()
+    masks[2][:] = False  # the second of the training images
+    scene = scene_of_several_sizes(masks)
+    assert {image for image, _, _ in drawn(batcher_of(scene, 12), range(1, 10))} == {0, 3}
+    with pytest.raises(UserError, match=r'training image 1 has no pixel .* its mask is empty; remove it'):
+        batcher_of(scene, 12, no_batching=True)
+
+
+def test_a_mask_that_is_empty_at_the_centre_is_an_error_only_with_a_centre_crop():
+    masks = chequered()
+    masks[3][1:4, 2:6] = False
+    scene = scene_of_several_sizes(masks)
+    batcher_of(scene, 12, no_batching=True)
+    batcher_of(scene, 12, precrop_iters=5)
+    with pytest.raises(UserError, match=r'training image 2 has no pixel .* at its centre; set precrop_iters = 0'):
+        batcher_of(scene, 12, no_batching=True, precrop_iters=5)
+
+
+# Going on, and colours
+
+
+@pytest.mark.parametrize('masked', [None, False, True])  # None: one size
+@pytest.mark.parametrize('no_batching', [False, True])
+@pytest.mark.parametrize('steps', [3, 17])  # in the first and in a later epoch
+def test_a_restored_batcher_goes_on_with_the_same_pixels(one_size, no_batching, steps, masked):
+    scene = one_size if masked is None else scene_of_several_sizes(chequered() if masked else None)
+    batcher, other = (batcher_of(scene, 10, no_batching, precrop_iters=8, seed=seed) for seed in (0, 5))
+    drawn(batcher, range(1, steps + 1))
+    other.load_state_dict(batcher.state_dict(), steps)
+    following = range(steps + 1, steps + 21)
+    assert drawn(other, following) == drawn(batcher, following)
+
+
+def test_a_state_that_has_used_more_pixels_than_there_are_is_an_error():
+    batcher = batcher_of(scene_of_several_sizes(chequered()), 10)
+    drawn(batcher, range(1, 3))
+    state = batcher.state_dict()
+    batcher.load_state_dict(state | {'used': 66}, 2)
+    with pytest.raises(ValueError, match='67 pixels used of 66'):
+        batcher.load_state_dict(state | {'used': 67}, 2)
+
+
+def test_a_white_background_is_composited_on_the_sampled_pixels():
+    pixel = torch.tensor([[100, 200, 0, 51], [9, 9, 9, 0]], dtype=torch.uint8)
+    on_white = target_colours(pixel, white_bkgd=True)
+    expected = torch.tensor([[100 / 255 * 0.2 + 0.8, 200 / 255 * 0.2 + 0.8, 0.8], [1, 1, 1]])
+    torch.testing.assert_close(on_white, expected)
+    torch.testing.assert_close(target_colours(pixel, white_bkgd=False), pixel[:, :3] / 255)

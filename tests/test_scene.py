@@ -1,0 +1,269 @@
+"""nerf/scene.py: images of any sizes, targets, and the checksum by which a run knows its scene."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import forward_cameras
+
+from nerf.cameras import Cameras
+from nerf.scene import Images, Scene, centred_intrinsics, target_colours
+from run_nerf_helpers import ndc_rays
+
+SIZES = [(4, 6), (5, 3), (1, 7)]
+OF_FIRST_CHECKPOINTS = 352494364  # the fingerprint of one scene, by the code that wrote them
+
+
+def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def several_sizes(channels: int = 3) -> list[np.ndarray]:
+    return [random_pixels(*size, channels, seed=i) for i, size in enumerate(SIZES)]
+
+
+def some_masks() -> list[np.ndarray]:
+    return [random_pixels(*size, seed=10 + i) > 100 for i, size in enumerate(SIZES)]
+
+
+# Images
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+def test_images_of_one_size_are_not_copied(channels):
+    array = random_pixels(3, 4, 6, channels)
+    images = Images.of_one_size(array)
+    assert np.shares_memory(images.pixels, array)
+    assert images.pixels.shape == (72, channels)
+    assert len(images) == 3
+    assert images.sizes.tolist() == [[4, 6]] * 3
+    assert images.starts.tolist() == [0, 24, 48, 72]
+    assert images.masks is None
+    for i in range(3):
+        assert np.array_equal(images[i], array[i])
+        assert np.shares_memory(images[i], array)
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+@pytest.mark.parametrize('masked', [False, True])
+def test_images_of_any_size_are_one_list_of_pixels_and_come_out_whole(channels, masked):
+    arrays, masks = several_sizes(channels), some_masks()
+    images = Images.of_any_size(arrays, masks if masked else None)
+    assert len(images) == 3
+    assert images.pixels.shape == (24 + 15 + 7, channels)
+    assert images.pixels.dtype == np.uint8
+    assert images.sizes.tolist() == [list(size) for size in SIZES]
+    assert images.starts.tolist() == [0, 24, 39, 46]
+    for i, array in enumerate(arrays):
+        assert np.array_equal(images[i], array)
+        if masked:
+            assert np.array_equal(images.masks[images.starts[i]:images.starts[i + 1]].reshape(SIZES[i]), masks[i])
+    assert masked or images.masks is None
+
+
+def test_a_pixels_place_in_the_list_is_row_after_row():
+    images = Images.of_any_size(several_sizes())
+    assert np.array_equal(images.pixels[24 + 3 * 4 + 2], images[1][4, 2])  # image 1, row 4 of 3 columns, column 2
+
+
+@pytest.mark.parametrize('index', [[2, 0], np.array([1]), np.array([0, 1, 2]), [1, 1]])
+@pytest.mark.parametrize('masked', [False, True])
+def test_take_gives_the_images_and_masks_asked_for_in_that_order(index, masked):
+    arrays, masks = several_sizes(), some_masks()
+    images = Images.of_any_size(arrays, masks if masked else None).take(index)
+    assert len(images) == len(index)
+    assert images.sizes.tolist() == [list(SIZES[i]) for i in index]
+    for n, i in enumerate(index):
+        assert np.array_equal(images[n], arrays[i])
+    if masked:
+        assert np.array_equal(images.masks, np.concatenate([masks[i].ravel() for i in index]))
+    else:
+        assert images.masks is None
+
+
+def test_one_size_may_have_masks_too():
+    array, masks = random_pixels(2, 4, 6, 3), random_pixels(2, 4, 6) > 100
+    images = Images.of_any_size(list(array), list(masks))
+    assert np.array_equal(images.masks, masks.ravel())
+    assert np.array_equal(images.take([1]).masks, masks[1].ravel())
+
+
+# Target colours
+
+
+@pytest.mark.parametrize(('pixel', 'white', 'expected'), [
+    ([51, 102, 255], False, [0.2, 0.4, 1.0]), ([51, 102, 255], True, [0.2, 0.4, 1.0]),
+    ([51, 102, 255, 0], False, [0.2, 0.4, 1.0]), ([51, 102, 255, 0], True, [1.0, 1.0, 1.0]),
+    ([51, 102, 255, 255], True, [0.2, 0.4, 1.0]), ([51, 102, 255, 51], True, [0.84, 0.88, 1.0])])
+def test_white_shows_through_what_is_transparent_where_asked(pixel, white, expected):
+    colours = target_colours(torch.tensor([[pixel]], dtype=torch.uint8), white)
+    assert colours.dtype == torch.float32
+    torch.testing.assert_close(colours, torch.tensor([[expected]]))
+
+
+@pytest.mark.parametrize('white', [False, True])
+def test_a_target_is_its_image_at_its_own_size(white):
+    images = Images.of_any_size(several_sizes(4))
+    scene = a_scene(images, sizes=SIZES, white_bkgd=white)
+    for i, size in enumerate(SIZES):
+        target, pixels = scene.target(i), images[i].astype(np.float64) / 255
+        assert target.shape == (*size, 3)
+        assert target.dtype == np.float32
+        alpha = pixels[..., 3:] if white else 1.0
+        np.testing.assert_allclose(target, pixels[..., :3] * alpha + 1.0 - alpha, rtol=0, atol=1e-6)
+
+
+# Rays
+
+
+def a_scene(images: Images | None = None, sizes=None, **changes) -> Scene:
+    """Three views; of one size and without masks or distortion where nothing else is said. Two are trained on."""
+    images = Images.of_one_size(random_pixels(3, 12, 16, 3)) if images is None else images
+    cameras = Cameras.of_one_kind(forward_cameras(3), centred_intrinsics(12, 16, 20.0), 12, 16)
+    if sizes is not None:
+        cameras = replace(cameras, sizes=torch.tensor(sizes))
+    scene = Scene(images=images, cameras=cameras, render_cameras=cameras.take([0]), near=2.0, far=6.0, ndc=False,
+                  white_bkgd=False, i_train=np.array([0, 2]), i_val=np.array([1]), i_test=np.array([1]))
+    return replace(scene, **changes)
+
+
+def test_rays_have_the_scenes_bounds_and_stay_in_the_world_without_ndc():
+    scene = a_scene()
+    origins, directions = scene.cameras.view_rays(1)
+    rays = scene.rays(origins, directions)
+    assert scene.ndc_camera is None
+    assert torch.equal(rays.origins, origins.reshape(-1, 3))
+    assert torch.equal(rays.directions, directions.reshape(-1, 3))
+    assert (rays.near == 2.0).all()
+    assert (rays.far == 6.0).all()
+    torch.testing.assert_close(rays.viewdirs.norm(dim=-1), torch.ones(12 * 16))
+
+
+def test_rays_are_in_ndc_where_the_scene_is():
+    scene = a_scene(ndc=True, near=0.0, far=1.0)
+    assert scene.ndc_camera == (12, 16, 20.0)
+    origins, directions = torch.zeros(5, 3), torch.tensor([[0.1, -0.2, -1.0]]).expand(5, 3)
+    rays = scene.rays(origins, directions)
+    for ours, expected in zip(rays, ndc_rays(12, 16, 20.0, 1.0, origins, directions)):
+        torch.testing.assert_close(ours, expected)
+
+
+# The checksum
+
+
+def checksum(*parts: np.ndarray) -> int:
+    return zlib.crc32(b''.join(part.tobytes() for part in parts))
+
+
+@pytest.mark.parametrize('channels', [3, 4])
+@pytest.mark.parametrize('ndc', [False, True])
+def test_the_fingerprint_of_a_scene_of_one_size_is_that_of_the_first_checkpoints(channels, ndc):
+    array = random_pixels(3, 12, 16, channels)
+    K = np.array([[21.5, 0.0, 7.75], [0.0, 20.25, 6.5], [0.0, 0.0, 1.0]])
+    cameras = Cameras.of_one_kind(forward_cameras(3), K, 12, 16)
+    scene = a_scene(Images.of_one_size(array), cameras=cameras, ndc=ndc, white_bkgd=channels == 4)
+    poses = forward_cameras(3).astype(np.float32)
+    numbers = np.array([*K.ravel(), 2.0, 6.0, ndc, channels == 4], np.float64)
+    assert scene.fingerprint() == checksum(array[[0, 2]], poses[[0, 2]], numbers)
+
+
+def test_the_fingerprint_of_a_scene_of_one_size_has_not_changed():
+    array = (np.arange(3 * 12 * 16 * 3) % 251).astype(np.uint8).reshape(3, 12, 16, 3)
+    cameras = Cameras.of_one_kind(np.tile(np.eye(4)[:3], (3, 1, 1)), centred_intrinsics(12, 16, 20.0), 12, 16)
+    assert a_scene(Images.of_one_size(array), cameras=cameras).fingerprint() == OF_FIRST_CHECKPOINTS
+
+
+def with_lens(scene: Scene, view: int, coefficient: int, value: float) -> Scene:
+    distortion = torch.zeros(3, 8)
+    distortion[view, coefficient] = value
+    return replace(scene, cameras=replace(scene.cameras, distortion=distortion))
+
+
+def with_pixel(scene: Scene, view: int) -> Scene:
+    pixels = scene.images.pixels.copy()
+    pixels[scene.images.starts[view], 1] ^= 1
+    return replace(scene, images=replace(scene.images, pixels=pixels))
+
+
+def with_mask(scene: Scene, view: int | None) -> Scene:
+    masks = np.ones(len(scene.images.pixels), bool)
+    if view is not None:
+        masks[scene.images.starts[view] + 3] = False
+    return replace(scene, images=replace(scene.images, masks=masks))
+
+
+def with_part(scene: Scene, part: str, view: int, by: float) -> Scene:
+    """One camera's pose or intrinsics changed in one number."""
+    values = getattr(scene.cameras, part).clone()
+    values[view].view(-1)[3] += by
+    return replace(scene, cameras=replace(scene.cameras, **{part: values}))
+
+
+def with_fisheye(scene: Scene, view: int) -> Scene:
+    cameras = replace(scene.cameras, distortion=torch.full((3, 8), 0.01), fisheye=torch.arange(3) == view)
+    return replace(scene, cameras=cameras)
+
+
+def with_size(scene: Scene, view: int, size: tuple[int, int]) -> Scene:
+    """One image of another shape and as many pixels."""
+    sizes = scene.images.sizes.copy()
+    sizes[view] = size
+    return replace(scene, images=replace(scene.images, sizes=sizes),
+                   cameras=replace(scene.cameras, sizes=torch.from_numpy(sizes)))
+
+
+CHANGES = {
+    'a pixel': lambda scene: with_pixel(scene, 2),
+    'a pose': lambda scene: with_part(scene, 'poses', 2, 1e-3),
+    'the intrinsics of one camera': lambda scene: with_part(scene, 'intrinsics', 2, 0.25),
+    'the intrinsics of another camera': lambda scene: with_part(scene, 'intrinsics', 0, 0.25),
+    'distortion': lambda scene: with_lens(scene, 2, 0, -0.1),
+    'distortion of another camera': lambda scene: with_lens(scene, 0, 0, -0.1),
+    'another coefficient': lambda scene: with_lens(scene, 2, 3, -0.1),
+    'a fisheye': lambda scene: with_fisheye(scene, 2),
+    'another fisheye': lambda scene: with_fisheye(scene, 0),
+    'a mask': lambda scene: with_mask(scene, 2),
+    'the mask of another image': lambda scene: with_mask(scene, 0),
+    'the shape of an image': lambda scene: with_size(scene, 2, (16, 12)),
+    'another shape of an image': lambda scene: with_size(scene, 2, (24, 8)),
+    'the shape of another image': lambda scene: with_size(scene, 0, (16, 12)),
+    'near': lambda scene: replace(scene, near=2.5),
+    'far': lambda scene: replace(scene, far=6.5),
+    'ndc': lambda scene: replace(scene, ndc=True),
+    'the background': lambda scene: replace(scene, white_bkgd=True),
+    'the images to train on': lambda scene: replace(scene, i_train=np.array([0])),
+    'the order of the images': lambda scene: replace(scene, i_train=np.array([2, 0])),
+}
+
+
+def test_the_fingerprint_changes_with_anything_that_training_sees():
+    seen = {'nothing': a_scene().fingerprint()}
+    for name, change in CHANGES.items():
+        fingerprint = change(a_scene()).fingerprint()
+        assert fingerprint == change(a_scene()).fingerprint()
+        assert fingerprint not in seen.values(), name
+        seen[name] = fingerprint
+
+
+@pytest.mark.parametrize('change', [
+    lambda scene: with_pixel(scene, 1), lambda scene: with_part(scene, 'poses', 1, 1e-3),
+    lambda scene: with_part(scene, 'intrinsics', 1, 0.25), lambda scene: with_size(scene, 1, (16, 12)),
+    lambda scene: replace(scene, i_test=np.array([0])),
+    lambda scene: replace(scene, render_cameras=scene.cameras.take([2]))],
+    ids=['a pixel', 'a pose', 'intrinsics', 'a size', 'the split', 'the path'])
+def test_the_fingerprint_does_not_depend_on_what_only_tests_see(change):
+    assert change(a_scene()).fingerprint() == a_scene().fingerprint()
+
+
+def test_the_fingerprint_of_masks_and_lenses_beside_other_sizes_changes_too():
+    several = Images.of_any_size(several_sizes(), some_masks())
+    scene = a_scene(several, sizes=SIZES)
+    fingerprints = [one.fingerprint() for one in (
+        scene, with_lens(scene, 2, 0, -0.1), with_fisheye(scene, 2), with_part(scene, 'intrinsics', 2, 0.25),
+        replace(scene, images=Images.of_any_size(several_sizes())),
+        replace(scene, images=Images.of_any_size(several_sizes(), [~mask for mask in some_masks()])))]
+    assert len(set(fingerprints)) == len(fingerprints)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from nerf.fields.dead_networks import FOG
+from nerf.fields.grid import GridModel, has_kernels
 from nerf.fields.mlp import FastMLPField, MLPField, fast_where_equal
 from nerf.fields.model import Model
 from nerf.fields.paper import PaperModel
@@ -22,6 +24,7 @@ from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
+from nerf.hull import has_hull, inside_hull
 from nerf.mesh import export_mesh
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
@@ -37,6 +40,7 @@ from nerf.training import Trainer
 from run_nerf_helpers import NeRF, Sampling, get_embedder
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
+GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd')
 
@@ -50,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             keep_freed_memory()
             scene = load_scene(args)
             device = choose_device(args.device)
-            model = create_nerf(args, device, choose_precision(args.precision, device))
+            model = create_model(args, scene, device, choose_precision(args.precision, device))
             print(describe(args, scene, model))
             job = render_only if args.render_only else mesh_only if args.mesh_only else train
             with ranks.joined(device):
@@ -79,6 +83,11 @@ def load_scene(args: argparse.Namespace) -> Scene:
     return scene
 
 
+def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
+    """Builds what the flag `field` names."""
+    return create_grid(args, scene, device, dtype) if args.field == 'grid' else create_nerf(args, device, dtype)
+
+
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:
     """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed."""
     embed_points, input_ch = get_embedder(args.multires, args.i_embed)
@@ -101,6 +110,19 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         seed=args.seed)
     if not isinstance(model.best, FastMLPField):
         print('NeRF.forward was edited: the run goes through it, and not through the faster nerf/fields/mlp.py')
+    return model
+
+
+def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
+    """Builds the voxel grid over the scene's box; where images have an alpha channel it begins with the visual hull."""
+    if ranks.count() > 1:
+        raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
+    model = GridModel(scene.box(to_infinity=True), args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
+                      compiled=device.type == 'cpu' and has_kernels())
+    if has_hull(scene):
+        centres, cells = model.grid.centres(), model.grid.cells.clone()
+        cells[model.grid.cells] = inside_hull(scene, centres, 0.87 * model.grid.voxel).to(device)
+        model.keep(cells)
     return model
 
 
@@ -133,8 +155,10 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     with locked(run_dir) if ranks.first() else nullcontext():
         checkpoint = restore_model(args, run_dir, model)[1]
         generator = torch.Generator(model.device).manual_seed(args.seed)
-        batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac, generator)
-        trainer = Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
+        batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac, generator,
+                             foreground=args.field == 'grid')
+        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if args.field == 'grid' else args.lrate_decay
+        trainer = Trainer(model, batcher, args.lrate, decay, args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
@@ -166,7 +190,7 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
         for step in range(start + 1, args.N_iters + 1):
             with stop_signals.deferred():
                 losses = trainer.step(step)
-                log.step(step, losses, trainer.learning_rate(step), args.N_rand)
+                log.step(step, losses, trainer.learning_rate(step), trainer.n_rays)
                 for line in trainer.after_step(step):
                     log.say(line)
                 done = step

@@ -26,6 +26,10 @@ class FlagParser(configargparse.ArgumentParser):
 class ConfigText(configargparse.DefaultConfigFileParser):
     """A config's keys and values; no flag takes a list, so what looks like one is text. Configs do not nest."""
 
+    def __init__(self):
+        super().__init__()
+        self.values = {}  # of the config that was read
+
     def parse(self, stream):
         values = {key: str(value) for key, value in super().parse(stream).items()}
         if (other := values.pop('config', None)) is not None:
@@ -33,6 +37,7 @@ class ConfigText(configargparse.DefaultConfigFileParser):
                 raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
             print(f'warning: {stream.name}: its line "config = {other}" has no effect, as configs do not nest; copy '
                   'the lines that it is to have', file=sys.stderr)
+        self.values = values
         return values
 
 
@@ -78,6 +83,9 @@ def matching(pattern: str, allowed: str, optional: bool = False):
 PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
 
 
+GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500}
+
+
 def config_parser() -> FlagParser:
     """Every flag, with its type, bounds, default and one line of help."""
     parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
@@ -119,6 +127,11 @@ def config_parser() -> FlagParser:
 
     group = parser.add_argument_group('network')
     flag = group.add_argument
+    flag('--field', choices=('mlp', 'grid'), default='mlp',
+         help="what is trained: mlp, the paper's networks; or grid, a sparse voxel grid that trains in minutes on a "
+              'CPU. For the grid some flags have other defaults, and a config of the mlp does not change them: '
+              + ', '.join(f'{name} {value}' for name, value in GRID_DEFAULTS.items())
+              + '; i_testset and i_video N_iters. It has no use for flags about networks, samples and precrop')
     flag('--netdepth', type=whole(1), default=8, help='layers of the coarse MLP')
     flag('--netwidth', type=whole(2), default=256, help='channels per layer of the coarse MLP')
     flag('--netdepth_fine', type=whole(1), default=8, help='layers of the fine MLP')
@@ -183,6 +196,7 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         near = difflib.get_close_matches(name, vars(args), 1, 0.5)
         hint = f'did you mean {near[0]}?' if near else 'run_nerf.py --help lists them all'
         parser.error(f'unknown flag or config key {unknown[0]!r}; {hint}')
+    set_field_defaults(args, parser, sys.argv[1:] if argv is None else argv)
     args.expname = args.expname or (args.config and Path(args.config).stem)
     if not args.expname:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
@@ -196,6 +210,21 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     for line in idle_flags(args, parser):
         print(f'warning: {line}', file=sys.stderr)
     return args
+
+
+def set_field_defaults(args: argparse.Namespace, parser: FlagParser, argv: list[str]) -> None:
+    """For field grid, sets what neither the command line nor a config of that field gives to the grid's defaults."""
+    if args.field != 'grid':
+        return
+    given = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
+    config = parser._config_file_parser.values  # get_source_to_settings_dict leaves out what argv has too
+    if config.get('field') == 'grid':
+        given |= {key.removeprefix('--') for key in config}
+    for name, value in GRID_DEFAULTS.items():
+        if name not in given:
+            setattr(args, name, value)
+    for name in {'i_testset', 'i_video'} - given:
+        setattr(args, name, args.N_iters)
 
 
 def uses_ndc(args: argparse.Namespace) -> bool:

@@ -13,7 +13,7 @@ from nerf.files.whole_file import whole_file
 from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
-from run_nerf_helpers import Rays, bundle_rays, composite, ray_points, stratified_z, to8b, world_points
+from run_nerf_helpers import Rays, composite, ray_points, stratified_z, to8b, world_points
 
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 
@@ -43,7 +43,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     Raises:
         UserError: there is no surface, or a file cannot be written.
     """
-    box = tighten(model.density_array, seen_box(scene), threshold)
+    box = tighten(model.density_array, scene.box(), threshold)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
     vertices, faces = extract_surface(model.density_array, box, grid_size, threshold)
@@ -55,22 +55,6 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
     print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
     return small
-
-
-def seen_box(scene: Scene) -> np.ndarray:
-    """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
-
-    Where they surround the origin it is the cube inside them, half as wide as from the origin to their near bound; else
-    it holds the ends of all corners' rays.
-    """
-    cameras = scene.cameras.take(scene.i_train)
-    half = np.linalg.norm(cameras.poses[:, :, 3].numpy(), axis=-1).mean() - scene.near
-    if scene.around and half > 0:
-        return np.array([[-half] * 3, [half] * 3])
-    far = 1.0 - 1.0 / scene.farthest if scene.ndc else scene.far
-    rays = bundle_rays(*cameras.corner_rays(), scene.near, far, scene.ndc_camera)
-    ends = torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
-    return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:

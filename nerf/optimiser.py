@@ -29,7 +29,8 @@ class Optimiser:
         self.model, self.ema_decay, device = model, ema_decay, model.device
         groups = model.parameter_groups()
         self.multiples = [group.pop('rate') for group in groups]
-        self.rates = [torch.zeros((), device=device) for _ in groups]  # tensors: a captured step reads them
+        self.rate = torch.zeros((), device=device)  # tensors: a captured step reads them
+        self.rates = [torch.zeros((), device=device) for _ in groups]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16)
         self.broken = torch.zeros(len(model.loss_names) + 1, device=device)  # steps in a row: of each loss, of gradient
@@ -43,6 +44,7 @@ class Optimiser:
     def prepare(self, step: int, rate: float) -> None:
         """Sets what depends on the step, counted from 1: the learning rate, and the average's share, which is larger
         in the first steps so that the initial weights are soon forgotten."""
+        self.rate.fill_(rate)
         for tensor, multiple in zip(self.rates, self.multiples):
             tensor.fill_(rate * multiple)
         self.share.fill_(1.0 - min(self.ema_decay, step / (step + 9.0)))
@@ -68,6 +70,7 @@ class Optimiser:
             group['lr'] = rate
         self.scaler.step(self.adam)
         self.scaler.update()
+        self.model.apply_gradients(self.rate, torch.isfinite(values.sum() + size))
         for average, parameter in zip(self.averages, self._parameters()):
             average.lerp_(parameter.detach(), self.share)
 

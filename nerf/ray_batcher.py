@@ -10,6 +10,8 @@ from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import Rays
 
+FOREGROUND = 0.8  # share of the pixels that are not transparent, where they are drawn more often
+
 
 class RayBatcher:
     """Draws each step's rays and the colours they should have; rays are made from sampled pixels and never stored.
@@ -21,10 +23,12 @@ class RayBatcher:
             with repeats); else each pixel of all images once per epoch, in shuffled order.
         precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
         generator: decides all draws; its device is where the rays are made.
+        foreground: where images have an alpha channel (and no masks), most pixels come from those that are not
+            transparent, and neither of the above holds.
     """
 
     def __init__(self, scene: Scene, n_rays: int, no_batching: bool, precrop_iters: int, precrop_frac: float,
-                 generator: torch.Generator):
+                 generator: torch.Generator, foreground: bool = False):
         device = generator.device
         self.scene, self.n_rays, self.no_batching, self.generator = scene, n_rays, no_batching, generator
         images = scene.images.take(scene.i_train)
@@ -37,11 +41,15 @@ class RayBatcher:
         if self.size is None:
             for frac in {1.0, precrop_frac if self.precrop_iters else 1.0}:
                 self.lists[frac] = [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)]
+        opaque = images.pixels[:, 3:].any(1) if foreground and images.masks is None else np.zeros(0, bool)
+        self.foreground = torch.from_numpy(np.flatnonzero(opaque)).to(device) if opaque.any() else None
         self._check_enough()
         self.epoch_seed, self.order, self.used = 0, None, 0
 
     def _check_enough(self) -> None:
         """Raises UserError where a step cannot draw its pixels."""
+        if self.foreground is not None:
+            return
         if self.size is None:
             first = self.lists[self.precrop_frac if self.precrop_iters else 1.0]
             if self.no_batching and (empty := (first[1].diff() == 0).nonzero()).numel():
@@ -61,42 +69,55 @@ class RayBatcher:
         height, width = self.size
         return max(1, int(height * frac)), max(1, int(width * frac))
 
-    def pixels(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, row and column [n_rays] of the pixels of a step, counted from 1."""
-        return self._from_one_image(step) if self.no_batching else self._from_all_images()
+    def pixels(self, step: int, n_rays: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, row and column [n_rays] of the pixels of a step, counted from 1; None: as many as are set."""
+        n_rays = n_rays or self.n_rays
+        if self.foreground is not None:
+            return self._mostly_foreground(n_rays)
+        return self._from_one_image(step, n_rays) if self.no_batching else self._from_all_images(n_rays)
 
     def next(self, step: int) -> tuple[Rays, Tensor]:
         """The rays and target colours [n_rays, 3] of a step."""
         return self.rays(*self.pixels(step))
 
     def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Tensor]:
-        """The rays through R pixels, and the colours [R, 3] that they should have."""
+        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and an alpha
+        channel [R, 4] with alpha, not premultiplied."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
-        target = target_colours(self.colours[pixel], self.scene.white_bkgd)
+        colours = self.colours[pixel]
+        target = target_colours(colours, self.scene.white_bkgd) if self.foreground is None else colours.float() / 255.0
         return self.scene.rays(*self.cameras.rays(image, row, column)), target
 
-    def _from_one_image(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _from_one_image(self, step: int, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
         where = {'generator': self.generator, 'device': self.generator.device}
         frac = self.precrop_frac if step <= self.precrop_iters else 1.0
-        image = torch.randint(len(self.cameras), (1,), **where).expand(self.n_rays)
+        image = torch.randint(len(self.cameras), (1,), **where).expand(n_rays)
         if self.size is None:
             pixels, starts = self.lists[frac]
-            share = torch.rand(self.n_rays, dtype=torch.float64, **where)
+            share = torch.rand(n_rays, dtype=torch.float64, **where)
             return self._places(pixels[starts[image] + (share * (starts[image + 1] - starts[image])).long()])
         (H, W), (height, width) = self.size, self._crop(frac)
-        pixel = torch.randperm(height * width, **where)[:self.n_rays]
+        pixel = torch.randperm(height * width, **where)[:n_rays]
         return image, (H - height) // 2 + pixel // width, (W - width) // 2 + pixel % width
 
-    def _from_all_images(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _from_all_images(self, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
         if self.order is None:
             self._shuffle()
-        pixel = self.order[self.used:self.used + self.n_rays]
-        self.used += self.n_rays
-        if len(pixel) < self.n_rays:  # the epoch ends within this step
+        pixel = self.order[self.used:self.used + n_rays]
+        self.used += n_rays
+        if len(pixel) < n_rays:  # the epoch ends within this step
             self._shuffle()
-            self.used = self.n_rays - len(pixel)
+            self.used = n_rays - len(pixel)
             pixel = torch.cat([pixel, self.order[:self.used]])
         return self._places(pixel.long() if self.size else self.lists[1.0][0][pixel.long()])
+
+    def _mostly_foreground(self, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
+        """FOREGROUND of the pixels from those that are not transparent, the others from all, with repeats."""
+        where = {'generator': self.generator, 'device': self.generator.device}
+        n_foreground = int(FOREGROUND * n_rays)
+        front = self.foreground[torch.randint(len(self.foreground), (n_foreground,), **where)]
+        anywhere = torch.randint(len(self.colours), (n_rays - n_foreground,), **where)
+        return self._places(torch.cat([front, anywhere]))
 
     def _places(self, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Image, row and column of indices [R] into the flat list of pixels."""

@@ -81,6 +81,21 @@ class Scene:
         """World origins and directions [..., 3] as rays with this scene's bounds, in NDC where it is."""
         return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
 
+    def box(self, to_infinity: bool = False) -> np.ndarray:
+        """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
+
+        Where they surround the origin it is the cube inside them, half as wide as from the origin to their near bound;
+        else it holds the ends of all corners' rays, in NDC up to the farthest thing or `to_infinity`.
+        """
+        cameras = self.cameras.take(self.i_train)
+        half = np.linalg.norm(cameras.poses[:, :, 3].numpy(), axis=-1).mean() - self.near
+        if self.around and half > 0:
+            return np.array([[-half] * 3, [half] * 3])
+        far = 1.0 - 1.0 / self.farthest if self.ndc and not to_infinity else self.far
+        rays = bundle_rays(*cameras.corner_rays(), self.near, far, self.ndc_camera)
+        ends = torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
+        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+
     def fingerprint(self) -> int:
         """A checksum of all that training sees of the scene."""
         images, cameras = self.images.take(self.i_train), self.cameras.take(self.i_train)

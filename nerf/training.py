@@ -22,7 +22,7 @@ class Trainer:
         ema_decay: of the average of the weights; 0: none.
     """
 
-    def __init__(self, model: Model, batcher: RayBatcher, lrate: float, lrate_decay: int, ema_decay: float = 0.0):
+    def __init__(self, model: Model, batcher: RayBatcher, lrate: float, lrate_decay: float, ema_decay: float = 0.0):
         self.model, self.batcher, self.lrate, self.lrate_decay = model, batcher, lrate, lrate_decay
         self.optimiser = Optimiser(model, ema_decay)
         self._use_parameters()
@@ -31,9 +31,10 @@ class Trainer:
         """Sets up what holds on to the model's parameters as they are now: data parallelism and the captured step."""
         self.parallel_model = ranks.data_parallel(self.model)
         self.update = self._update
-        if self.model.device.type == 'cuda' and ranks.count() == 1:
+        capturable = self.model.device.type == 'cuda' and self.model.captured
+        if capturable and ranks.count() == 1:
             self.update = CapturedStep(self._update, self._capture_failed)
-        elif self.model.device.type == 'cuda':
+        elif capturable:
             print('steps are not captured in a CUDA graph, as several processes share them')
         self.optimiser.replaced = False
 
@@ -46,8 +47,9 @@ class Trainer:
 
         Each process draws all rays, so that the run is the same on any number of them, and takes its share.
         """
-        pixels = self.batcher.pixels(step)
-        numbers = self.model.random_numbers(self.batcher.n_rays, self.batcher.generator)
+        self.n_rays = self.model.rays_per_step(self.batcher.n_rays)
+        pixels = self.batcher.pixels(step, self.n_rays)
+        numbers = self.model.random_numbers(self.n_rays, self.batcher.generator)
         self.optimiser.prepare(step, self.learning_rate(step))
         return self.update(*pixels, *numbers)
 

@@ -20,7 +20,7 @@ from nerf.ray_batcher import RayBatcher
 from nerf.runtime.devices import choose_device, choose_precision
 from nerf.scene import Scene
 from nerf.training import Trainer
-from run_nerf import create_nerf, load_scene
+from run_nerf import create_model, load_scene
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -153,10 +153,10 @@ def flags(scene_dir, tmp_path):
 def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
     """The trainer that run_nerf.py makes of these flags; the scene is read where it is not given."""
     args = parse_flags(flags)
-    device = choose_device(args.device)
-    model = create_nerf(args, device, choose_precision(args.precision, device))
-    batcher = RayBatcher(load_scene(args) if scene is None else scene, args.N_rand, args.no_batching,
-                         args.precrop_iters, args.precrop_frac, torch.Generator(device).manual_seed(args.seed))
+    scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
+    model = create_model(args, scene, device, choose_precision(args.precision, device))
+    batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac,
+                         torch.Generator(device).manual_seed(args.seed), foreground=args.field == 'grid')
     return Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
 
 

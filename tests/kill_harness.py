@@ -1,6 +1,7 @@
 """Kills a training run with SIGKILL again and again and compares its end with that of a run that nobody killed.
 
     python tests/kill_harness.py --kills 200
+    python tests/kill_harness.py --kills 50 --field grid
 
 The real script trains a small scene; each start is killed at a random moment, during start-up, training, saving,
 rendering or logging. The last run is left to its end. Prints a line of JSON; the exit code is 1 where the two differ.
@@ -29,12 +30,17 @@ FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netde
          '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1', '--device', 'cpu',
          '--seed', '3', '--i_print', '10', '--i_img', '40', '--i_weights', '20', '--i_testset', '100',
          '--i_video', '300', '--render_factor', '2']
+GRID = ['--field', 'grid']
+SMALL_GRID = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import run_nerf; from nerf.fields import grid; '
+              'grid.STAGES = {0.0: 8, 0.3: 12, 0.6: 16}; run_nerf.ranks.leave(run_nerf.main())')
 LINES = 8  # of progress, at most, that a start may print before it is killed
 
 
-def command(scene: Path, logs: Path, steps: int) -> list[str]:
-    return [sys.executable, '-u', str(ROOT / 'run_nerf.py'), *FLAGS, '--datadir', str(scene), '--basedir', str(logs),
-            '--expname', 'run', '--N_iters', str(steps)]
+def command(scene: Path, logs: Path, steps: int, field: str = 'mlp') -> list[str]:
+    """A run of the mlp, or of a grid of a few cells."""
+    script = ['-c', SMALL_GRID] if field == 'grid' else [str(ROOT / 'run_nerf.py')]
+    return [sys.executable, '-u', *script, *FLAGS, *(GRID if field == 'grid' else []), '--datadir', str(scene),
+            '--basedir', str(logs), '--expname', 'run', '--N_iters', str(steps)]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
@@ -109,11 +115,11 @@ def differences(killed: Path, whole: Path, steps: int) -> list[str]:
     return found
 
 
-def compare_runs(scene: Path, folder: Path, kills: int, steps: int, seed: int) -> dict:
+def compare_runs(scene: Path, folder: Path, kills: int, steps: int, seed: int, field: str = 'mlp') -> dict:
     """Trains the scene whole and with kills; the figures of both."""
     began = time.perf_counter()
-    finish(command(scene, folder / 'whole', steps))
-    killed = kill_until_done(command(scene, folder / 'killed', steps), kills, random.Random(seed))
+    finish(command(scene, folder / 'whole', steps, field))
+    killed = kill_until_done(command(scene, folder / 'killed', steps, field), kills, random.Random(seed))
     return {'kills': killed, 'steps': steps,
             'differences': differences(folder / 'killed' / 'run', folder / 'whole' / 'run', steps),
             'seconds': round(time.perf_counter() - began)}
@@ -124,10 +130,12 @@ def main() -> int:
     parser.add_argument('--kills', type=int, default=30)
     parser.add_argument('--steps', type=int, default=3000)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--field', choices=('mlp', 'grid'), default='mlp')
     parser.add_argument('--scene', type=Path, default=ROOT / 'data' / 'toy_chair')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = compare_runs(options.scene, Path(folder), options.kills, options.steps, options.seed)
+        result = compare_runs(options.scene, Path(folder), options.kills, options.steps, options.seed,
+                              options.field)
     print(json.dumps(result))
     return bool(result['differences'])
 

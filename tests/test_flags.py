@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nerf.flags import config_parser, config_text, parse_flags
+from nerf.flags import GRID_DEFAULTS, config_parser, config_text, parse_flags
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
 FLAGS = {  # name: (type, default, another value)
     'expname': (str, None, 'a_run'),
+    'field': (str, 'mlp', 'grid'),
     'basedir': (str, './logs/', 'elsewhere'),
     'datadir': (str, './data/llff/fern', 'data/lego'),
     'netdepth': (int, 8, 4),
@@ -247,6 +248,79 @@ def test_a_config_of_our_own_repeats_no_default(name):
     assert [key for key, value in CONFIG_FILES[name].items() if value == FLAGS[key][1]] == []
 
 
+# The grid's defaults
+
+
+def given(args: Namespace, names=(*GRID_DEFAULTS, 'i_testset', 'i_video')) -> dict:
+    return {name: getattr(args, name) for name in names}
+
+
+@pytest.fixture
+def grid_defaults() -> dict:
+    return GRID_DEFAULTS | {'i_testset': GRID_DEFAULTS['N_iters'], 'i_video': GRID_DEFAULTS['N_iters']}
+
+
+def test_the_grid_has_defaults_of_its_own_and_the_mlp_keeps_its(grid_defaults):
+    grid, mlp = (parse_flags(['--expname', 'x', '--field', field]) for field in ('grid', 'mlp'))
+    assert given(grid) == grid_defaults
+    assert given(mlp) == {name: FLAGS[name][1] for name in given(mlp)}
+    assert {name: type(value) for name, value in given(grid).items()} == {name: FLAGS[name][0] for name in given(grid)}
+    others = FLAGS.keys() - given(grid).keys() - {'field', 'expname'}
+    assert {name: getattr(grid, name) for name in others} == {name: FLAGS[name][1] for name in others}
+
+
+@pytest.mark.parametrize('line', ['', 'field = mlp\n'])
+def test_a_config_of_the_mlp_does_not_change_the_grids_defaults(config, line, grid_defaults):
+    path = config(f'{line}N_iters = 7\nN_rand = 8\nlrate = 1e-6\ni_video = 3\ni_testset = 4\nnetwidth = 32\n')
+    args = parse_flags(['--config', path, '--field', 'grid'])
+    assert given(args) == grid_defaults
+    assert args.netwidth == 32
+
+
+@pytest.mark.parametrize('name', sorted(CONFIG_FILES))
+def test_every_shipped_config_of_the_mlp_gives_the_grid_its_defaults(name, grid_defaults):
+    assert given(parse_flags(['--config', str(CONFIGS / f'{name}.txt'), '--field', 'grid'])) == grid_defaults
+
+
+@pytest.mark.parametrize('argv', [['--N_rand', '77', '--lrate=0.25', '--i_video', '5'],
+                                  ['--lrate=0.25', '--i_video=5', '--N_rand=77']])
+def test_the_command_line_changes_the_grids_defaults(config, argv, grid_defaults):
+    path = config('N_rand = 1024\ni_print = 3\n')
+    for before, after in ((['--field', 'grid', '--config', path], []), (['--config', path], ['--field=grid'])):
+        args = parse_flags([*before, *argv, *after])
+        assert given(args) == grid_defaults | {'N_rand': 77, 'lrate': 0.25, 'i_video': 5}
+
+
+def test_flags_taken_from_the_command_line_of_the_process_count_too(monkeypatch, grid_defaults):
+    monkeypatch.setattr('sys.argv', ['run_nerf.py', '--expname', 'x', '--field', 'grid', '--N_rand', '77'])
+    assert given(parse_flags()) == grid_defaults | {'N_rand': 77}
+
+
+def test_test_sets_and_videos_come_at_the_end_of_the_run(config):
+    for argv in (['--field', 'grid', '--N_iters', '50'], ['--config', config('field = grid\nN_iters = 50\n')]):
+        args = parse_flags(['--expname', 'x', *argv])
+        assert (args.i_testset, args.i_video) == (50, 50)
+
+
+@pytest.mark.parametrize('again', [[], ['--field', 'grid']])
+def test_a_config_of_the_grid_changes_its_defaults_and_the_command_line_wins(config, again, grid_defaults):
+    path = config('field = grid\nN_rand = 1024\nlrate = 1e-3\n--i_img = 5\n')
+    args = parse_flags(['--config', path, '--lrate', '0.25', *again])
+    assert given(args) == grid_defaults | {'N_rand': 1024, 'lrate': 0.25, 'i_img': 5}
+    assert parse_flags(['--config', path, '--field', 'mlp']).N_iters == FLAGS['N_iters'][1]
+
+
+@pytest.mark.parametrize('argv', [[], ['--N_iters', '50', '--lrate', '1e-7', '--i_video', '20']])
+@pytest.mark.parametrize('again', [[], ['--field', 'grid']])
+def test_written_out_flags_of_a_grids_run_give_the_same_again(config, capsys, argv, again):
+    args = parse_flags(['--config', str(CONFIGS / 'lego.txt'), '--field', 'grid', *argv])
+    path = config(config_text(args), 'args.txt')
+    other = parse_flags(['--config', path, *again])
+    assert vars(other) | {'config': args.config} == vars(args)
+    assert parse_flags(['--config', path, '--N_rand', '5']).i_testset == args.i_testset
+    assert capsys.readouterr().err == ''
+
+
 # Wrong flags
 
 
@@ -254,7 +328,7 @@ def test_a_config_of_our_own_repeats_no_default(name):
     ('N_rand', '0'), ('N_rand', 'abc'), ('N_rand', '1e3'), ('N_rand', ''), ('precrop_frac', '2'), ('precrop_frac', '0'),
     ('dataset_type', 'foo'), ('shape', 'chair'), ('precision', 'fp8'), ('lrate', '-1'), ('lrate', '0'),
     ('lrate', 'nan'), ('lrate', 'inf'), ('perturb', '0.5'), ('raw_noise_std', '-0.1'), ('i_embed', '1'),
-    ('ema_decay', '-0.1'), ('ema_decay', '1'), ('ema_decay', 'nan'),
+    ('field', 'hash'), ('ema_decay', '-0.1'), ('ema_decay', '1'), ('ema_decay', 'nan'),
     ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '0'), ('render_factor', '-2'),
     ('mesh_file', 'x.stl'), ('mesh_threshold', 'nan'), ('device', 'tpu'), ('device', 'cuda:x'), ('expname', 'a/b'),
     ('expname', '..')])

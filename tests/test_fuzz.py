@@ -33,9 +33,11 @@ import run_nerf
 from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
+from nerf.fields import grid
 from nerf.files import checkpoints
 from nerf.flags import config_parser, parse_flags
 from nerf.optimiser import Optimiser
+from nerf.rendering import draw_view
 from nerf.runtime.errors import UserError
 
 CASES = int(os.environ.get('NERF_FUZZ', 200))
@@ -542,12 +544,15 @@ def resume(flags: list[str], scene: run_nerf.Scene, folder: Path) -> None:
         trainer.checkpoint(step + 25)
 
 
-def restore(flags: list[str], folder: Path) -> None:
+def restore(flags: list[str], scene: run_nerf.Scene, folder: Path) -> None:
     """Takes the weights to show, and where that goes well shows something."""
     args = parse_flags([*flags, '--render_only'])
-    model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32)
+    model = run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32)
     if read_or_refused(folder, lambda: run_nerf.restore_model(args, folder, model)):
         model.radiance(torch.zeros(2, 3, 3), torch.ones(2, 3))
+        model.density(torch.zeros(2, 3))
+        for _ in draw_view(model, scene, scene.cameras.take([0])):
+            pass
 
 
 @fuzzed
@@ -563,7 +568,7 @@ def test_resuming_with_other_values(run, changes, part):
         holder[part] = changed(holder[part], changes)
     with replaced(path, as_tar(content)):
         resume(flags, scene, path.parent)
-        restore(flags, path.parent)
+        restore(flags, scene, path.parent)
 
 
 @fuzzed
@@ -578,7 +583,7 @@ def test_resuming_with_a_part_replaced(run, part, value):
     (content if part in content else content['run_state'])[part] = value
     with replaced(path, as_tar(content)):
         resume(flags, scene, path.parent)
-        restore(flags, path.parent)
+        restore(flags, scene, path.parent)
 
 
 @fuzzed
@@ -592,7 +597,68 @@ def test_averaged_weights_of_anything(run, network, place, value):
     weights[sorted(weights)[place % len(weights)]] = value
     with replaced(path, as_tar(content)):
         resume(flags, scene, path.parent)
-        restore(flags, path.parent)
+        restore(flags, scene, path.parent)
+
+
+# A grid
+
+NONSENSE = PLAIN_VALUES | st.lists(WHOLE_NUMBERS, min_size=3, max_size=3) | st.builds(
+    lambda shape, value, dtype: torch.full(shape, value, dtype=torch.float64).to(dtype),
+    st.sampled_from([(3,), (125, 16), (64, 16), (64,)]), ODD_NUMBERS, st.sampled_from([torch.float32, torch.float64])
+    ) | st.builds(torch.full, st.sampled_from([(8,), (15,), (16,)]), st.integers(0, 255), dtype=st.just(torch.uint8))
+
+
+@pytest.fixture(scope='module')
+def grid_run(blender, tmp_path_factory):
+    """Flags, scene and a folder with a checkpoint of three steps of a grid of 4 x 4 x 4 cells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, 'STAGES', {0.0: 4})
+        folder = tmp_path_factory.mktemp('logs') / 'run'
+        flags = ['--dataset_type', 'blender', '--datadir', str(blender), '--basedir', str(folder.parent), '--expname',
+                 'run', '--device', 'cpu', '--precision', 'fp32', '--field', 'grid', '--N_iters', '3', '--N_rand', '20',
+                 '--i_video', '1000', '--i_testset', '1000']
+        assert run_nerf.main(flags) == 0
+        path = folder / '000003.tar'
+        for other in set(folder.iterdir()) - {path}:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+        yield flags, run_nerf.load_scene(parse_flags(flags)), path
+
+
+@fuzzed
+@given(changes=st.lists(st.tuples(PLACES, NONSENSE | st.just(REMOVED)), min_size=1, max_size=3),
+       part=st.sampled_from(['grid_state_dict', 'grid']))
+def test_a_grid_with_other_values(grid_run, changes, part):
+    flags, scene, path = grid_run
+    content = torch.load(path, weights_only=True)
+    holder = content if part in content else content['run_state']
+    holder[part] = changed(holder[part], changes)
+    with replaced(path, as_tar(content)):
+        resume(flags, scene, path.parent)
+        restore(flags, scene, path.parent)
+
+
+@fuzzed
+@given(name=st.sampled_from(['rows', 'cells', 'shape', 'low', 'voxel', 'stage', 'network']), value=NONSENSE)
+@example(name='voxel', value=1e-7)
+@example(name='voxel', value=3e-5)
+@example(name='voxel', value=1e30)
+@example(name='low', value=torch.full((3,), 1e30))
+@example(name='low', value=torch.tensor([-1e6, -2.0, -2.0]))
+@example(name='low', value=torch.full((3,), math.nan))
+@example(name='cells', value=torch.zeros(16, dtype=torch.uint8))
+@example(name='shape', value=[2 ** 32, 2 ** 32, 2])
+@example(name='shape', value=[2, 2, 32])
+@example(name='rows', value=torch.full((125, 16), math.nan))
+@example(name='rows', value=torch.full((125, 16), math.inf))
+@example(name='rows', value=torch.full((125, 16), 3e38))
+@example(name='network', value={'0.weight': torch.zeros(2), 'x' * 3000: 1})
+def test_an_entry_of_a_grid_of_anything(grid_run, name, value):
+    flags, scene, path = grid_run
+    content = torch.load(path, weights_only=True)
+    content['grid_state_dict'][name] = value
+    with replaced(path, as_tar(content)):
+        resume(flags, scene, path.parent)
+        restore(flags, scene, path.parent)
 
 
 # Flags

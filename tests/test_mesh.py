@@ -18,7 +18,7 @@ from nerf.fields.mlp import FastMLPField
 from nerf.fields.model import Model
 from nerf.fields.paper import PaperModel
 from nerf.mesh import (
-    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, is_watertight, seen_box, tighten,
+    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, is_watertight, tighten,
     vertex_normals, without_floaters, write_mesh,
 )
 from nerf.runtime.errors import UserError
@@ -365,50 +365,16 @@ def test_a_surface_goes_through_ndc_and_back_within_a_grid_step_near_and_far():
                                    atol=0.01)
 
 
-# The box
-
-
-def scene_of(poses: np.ndarray | None = None, **changes) -> Scene:
-    """Three cameras, of which the last is not a training camera."""
-    poses = np.stack([pose_spherical(a, -30.0, 4.0)[:3] for a in (0, 120, 240)]) if poses is None else poses
-    cameras = Cameras.of_one_kind(poses, centred_intrinsics(60, 80, 50.0), 60, 80)
-    images = Images.of_one_size(np.zeros((len(poses), 60, 80, 3), np.uint8))
-    values = dict(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
-                  white_bkgd=False, i_train=np.array([0, 1]), i_val=np.array([2]), i_test=np.array([2]))
-    return Scene(**values | changes)
-
-
-def test_the_box_of_cameras_around_the_origin_is_the_cube_inside_them():
-    np.testing.assert_allclose(seen_box(scene_of()), [[-2, -2, -2], [2, 2, 2]], atol=1e-6)
-
-
-def test_the_box_in_front_of_cameras_holds_the_corners_of_what_they_see():
-    shifted = np.eye(4)[None, :3].repeat(3, 0)
-    shifted[1, 0, 3], shifted[2, 0, 3] = 0.5, 9.0  # the last is not a training camera
-    scene = scene_of(poses=shifted.astype(np.float32), around=False)
-    # From pixel 0 to pixel 79 and 0 to 59, at depth 6.
-    np.testing.assert_allclose(seen_box(scene), [[-4.8, -29 / 50 * 6, -6], [0.5 + 39 / 50 * 6, 3.6, -2]], rtol=1e-6)
-
-
-def test_the_box_in_ndc_ends_at_the_farthest_thing():
-    shifted = np.eye(4)[None, :3].repeat(3, 0).astype(np.float32)
-    scene = scene_of(poses=shifted, around=False, ndc=True, near=0.0, far=1.0, farthest=10.0)
-    expected = ndc_points(60, 80, 50.0, 1.0, torch.tensor([[-8.0, -29 / 5, -10.0], [39 / 5, 6.0, -1.0]]))
-    box = seen_box(scene)
-    np.testing.assert_allclose(box[:, 2], [-1.0, 0.8], atol=1e-6)
-    np.testing.assert_allclose(box[0, :2], expected[0, :2], atol=1e-6)
-
-
-def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
-    cameras = scene_of(np.eye(4)[None, :3].repeat(3, 0)).cameras
-    cameras.sizes[1] = torch.tensor([20, 60])
-    cameras.intrinsics[1] = torch.tensor([10.0, 50.0, 20.0, 10.0])  # fx, fy, cx, cy: from -2 to 3.9 in x / depth
-    cameras.intrinsics[2, 0] = 1.0  # not a training camera
-    box = seen_box(scene_of(cameras=cameras, around=False))
-    np.testing.assert_allclose(box, [[-12, -29 / 50 * 6, -6], [3.9 * 6, 3.6, -2]], rtol=1e-6)
-
-
 # Files
+
+
+def scene_of() -> Scene:
+    """Three cameras around the origin."""
+    cameras = Cameras.of_one_kind(np.stack([pose_spherical(angle, -30.0, 4.0)[:3] for angle in (0, 120, 240)]),
+                                  centred_intrinsics(60, 80, 50.0), 60, 80)
+    return Scene(images=Images.of_one_size(np.zeros((3, 60, 80, 3), np.uint8)), cameras=cameras, render_cameras=cameras,
+                 near=2.0, far=6.0, ndc=False, white_bkgd=False, i_train=np.array([0, 1]), i_val=np.array([2]),
+                 i_test=np.array([2]))
 
 
 class Ball(Model):

@@ -10,6 +10,7 @@ from torch import nn
 
 import run_nerf
 from nerf.fields import paper
+from nerf.fields.model import Model
 from nerf.optimiser import BROKEN_STEPS, Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import img2mse
@@ -17,7 +18,7 @@ from run_nerf_helpers import img2mse
 RATE = 0.01
 
 
-class Springs(nn.Module):
+class Springs(Model):
     """Two parameters, each drawn to a target by a loss of its own; the second is trained at ten times the rate."""
 
     dtype, device, loss_names = torch.float32, torch.device('cpu'), ('mse0', 'mse')

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nerf.cameras import Cameras
-from nerf.ray_batcher import RayBatcher
+from nerf.ray_batcher import FOREGROUND, RayBatcher
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import get_rays
@@ -60,7 +60,7 @@ def batcher_of(scene: Scene, n_rays: int, no_batching: bool = False, precrop_ite
 
 def pixels(target: torch.Tensor) -> list[tuple[int, ...]]:
     """(image, row, column) of the numbered pixels that have these colours."""
-    return [tuple(pixel) for pixel in (255 * target).round().int().tolist()]
+    return [tuple(pixel) for pixel in (255 * target[:, :3]).round().int().tolist()]
 
 
 def drawn(batcher: RayBatcher, steps: range) -> list[tuple[int, ...]]:
@@ -246,6 +246,126 @@ def test_a_mask_that_is_empty_at_the_centre_is_an_error_only_with_a_centre_crop(
     batcher_of(scene, 12, precrop_iters=5)
     with pytest.raises(UserError, match=r'training image 2 has no pixel .* at its centre; set precrop_iters = 0'):
         batcher_of(scene, 12, no_batching=True, precrop_iters=5)
+
+
+# Mostly pixels that are not transparent
+
+
+def scene_with_alpha(masks: np.ndarray | None = None) -> Scene:
+    """Four numbered images of 6x8 whose pixels in rows 2 and 3 and columns 1 to 3 are not wholly transparent."""
+    row, column = np.indices((6, 8))
+    alpha = np.where((row // 2 == 1) & (column > 0) & (column < 4), np.uint8(1 + column + row), np.uint8(0))
+    images = np.stack([np.dstack([numbered(n, 6, 8), alpha]) for n in range(4)])
+    return scene_of(Images(images.reshape(-1, 4), np.tile([6, 8], (4, 1)), masks), Cameras.of_one_kind(
+        some_poses(), K, 6, 8))
+
+
+def foreground_batcher(scene: Scene, n_rays: int, no_batching: bool = False, precrop_iters: int = 0,
+                       seed: int = 0) -> RayBatcher:
+    return RayBatcher(scene, n_rays, no_batching, precrop_iters, 0.5, torch.Generator().manual_seed(seed),
+                      foreground=True)
+
+
+FRONT = {(n, row, column) for n in (0, 2, 3) for row in (2, 3) for column in (1, 2, 3)}
+
+
+@pytest.mark.parametrize('no_batching', [False, True])
+def test_most_pixels_are_not_transparent_and_the_others_are_from_everywhere(no_batching):
+    batcher = foreground_batcher(scene_with_alpha(), 50, no_batching, precrop_iters=30)
+    n_front, front, others = int(FOREGROUND * 50), [], []
+    for step in range(1, 61):
+        found = pixels(batcher.next(step)[1][:, :3])
+        assert len(found) == 50
+        front += found[:n_front]
+        others += found[n_front:]
+    assert set(front) == FRONT
+    for pixel in FRONT:  # each of 18 is as likely as any other: five standard deviations
+        assert abs(front.count(pixel) - len(front) / 18) < 5 * np.sqrt(len(front) / 18)
+    everything = {(image, row, column) for image in (0, 2, 3) for row in range(6) for column in range(8)}
+    assert set(others) <= everything
+    assert len(set(others)) > 0.9 * len(everything)
+    in_front = sum(pixel in FRONT for pixel in others) / len(others)
+    assert in_front == pytest.approx(18 / 144, abs=0.07)
+
+
+def test_foreground_pixels_have_the_rays_of_their_own_cameras():
+    scene = scene_with_alpha()
+    rays, target = foreground_batcher(scene, 40).next(1)
+    assert target.shape == (40, 4)  # with alpha, for whoever chooses the background
+    assert (target[:int(FOREGROUND * 40), 3] > 0).all()
+    for i, (image, row, column) in enumerate(pixels(target)):
+        origins, directions = get_rays(6, 8, K, scene.cameras.poses[image])
+        torch.testing.assert_close(rays.origins[i], origins[row, column])
+        torch.testing.assert_close(rays.directions[i], directions[row, column])
+
+
+def test_foreground_pixels_repeat_so_a_step_may_have_more_rays_than_there_are_pixels():
+    batcher = foreground_batcher(scene_with_alpha(), 1000, no_batching=True, precrop_iters=5)
+    assert len(batcher.next(1)[1]) == 1000
+    with pytest.raises(UserError, match='a step can draw only 12 pixels'):
+        batcher_of(scene_with_alpha(), 1000, no_batching=True, precrop_iters=5)
+
+
+@pytest.mark.parametrize('kind', ['no alpha', 'masks', 'all transparent'])
+def test_without_an_alpha_channel_of_use_the_pixels_are_drawn_as_without_foreground(one_size, kind):
+    scene = one_size
+    if kind == 'masks':
+        scene = scene_with_alpha(np.indices((4, 6, 8)).sum(0).ravel() % 3 == 0)
+    elif kind == 'all transparent':
+        scene = scene_with_alpha()
+        scene.images.pixels[:, 3] = 0
+    steps = range(1, 40)
+    for no_batching in (False, True):
+        found = drawn(foreground_batcher(scene, 10, no_batching, precrop_iters=5), steps)
+        assert found == drawn(batcher_of(scene, 10, no_batching, precrop_iters=5), steps)
+
+
+def test_images_of_several_sizes_give_foreground_pixels_too():
+    images = [np.dstack([numbered(n, *size), 255 * (np.indices(size).sum(0) % 5 == 0)]).astype(np.uint8)
+              for n, size in enumerate(SIZES)]
+    plain = scene_of_several_sizes()
+    batcher = foreground_batcher(scene_of(Images.of_any_size(images), plain.cameras), 20)
+    n_front, front = int(FOREGROUND * 20), set()
+    for step in range(1, 40):
+        rays, target = batcher.next(step)
+        front.update(pixels(target)[:n_front])
+    assert front == {(n, row, column) for n, row, column in all_pixels() if (row + column) % 5 == 0}
+    for i, (image, row, column) in enumerate(pixels(target)):
+        at = torch.tensor(image), torch.tensor(row), torch.tensor(column)
+        expected = plain.cameras.rays(*(part[None] for part in at))
+        torch.testing.assert_close(rays.origins[i], expected[0][0])
+        torch.testing.assert_close(rays.directions[i], expected[1][0])
+
+
+def test_a_restored_batcher_goes_on_with_the_same_foreground_pixels():
+    batcher, other = (foreground_batcher(scene_with_alpha(), 10, seed=seed) for seed in (0, 5))
+    drawn(batcher, range(1, 8))
+    other.load_state_dict(batcher.state_dict(), 7)
+    assert drawn(other, range(8, 20)) == drawn(batcher, range(8, 20))
+
+
+# A number of rays of its own in each step
+
+
+@pytest.mark.parametrize('kind', ['all images', 'one image', 'several sizes', 'foreground'])
+def test_a_step_can_ask_for_fewer_rays(one_size, kind):
+    if kind == 'foreground':
+        batcher = foreground_batcher(scene_with_alpha(), 30)
+    else:
+        scene = scene_of_several_sizes() if kind == 'several sizes' else one_size
+        batcher = batcher_of(scene, 30, no_batching=kind != 'all images')
+    for step, n_rays in enumerate((7, 30, 12, None, 1), start=1):
+        found = batcher.pixels(step, n_rays)
+        assert [len(part) for part in found] == [n_rays or 30] * 3
+        assert len(batcher.rays(*found)[1]) == (n_rays or 30)
+
+
+def test_steps_of_changing_size_give_each_training_pixel_once_per_epoch_too(one_size):
+    batcher, found = batcher_of(one_size, 40), []
+    for step, n_rays in enumerate((7, 40, 25, 40, 32, 40, 40, 40, 24), start=1):  # two epochs of 144
+        found += pixels(batcher.rays(*batcher.pixels(step, n_rays))[1])
+    everything = sorted((image, row, column) for image in (0, 2, 3) for row in range(6) for column in range(8))
+    assert sorted(found[:144]) == sorted(found[144:]) == everything
 
 
 # Going on, and colours

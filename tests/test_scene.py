@@ -1,4 +1,4 @@
-"""nerf/scene.py: images of any sizes, targets, and the checksum by which a run knows its scene."""
+"""nerf/scene.py: images of any sizes, targets, the box that cameras see, and the checksum by which a run knows it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import forward_cameras
 
+from load_blender import pose_spherical
 from nerf.cameras import Cameras
 from nerf.scene import Images, Scene, centred_intrinsics, target_colours
-from run_nerf_helpers import ndc_rays
+from run_nerf_helpers import ndc_points, ndc_rays
 
 SIZES = [(4, 6), (5, 3), (1, 7)]
 OF_FIRST_CHECKPOINTS = 352494364  # the fingerprint of one scene, by the code that wrote them
@@ -150,6 +151,69 @@ def test_rays_are_in_ndc_where_the_scene_is():
     rays = scene.rays(origins, directions)
     for ours, expected in zip(rays, ndc_rays(12, 16, 20.0, 1.0, origins, directions)):
         torch.testing.assert_close(ours, expected)
+
+
+# The box
+
+
+def orbit(poses: np.ndarray | None = None, **changes) -> Scene:
+    """Three cameras, of which the last is not a training camera."""
+    poses = np.stack([pose_spherical(a, -30.0, 4.0)[:3] for a in (0, 120, 240)]) if poses is None else poses
+    cameras = Cameras.of_one_kind(poses, centred_intrinsics(60, 80, 50.0), 60, 80)
+    images = Images.of_one_size(np.zeros((len(poses), 60, 80, 3), np.uint8))
+    values = dict(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
+                  white_bkgd=False, i_train=np.array([0, 1]), i_val=np.array([2]), i_test=np.array([2]))
+    return Scene(**values | changes)
+
+
+def test_the_box_of_cameras_around_the_origin_is_the_cube_inside_them():
+    np.testing.assert_allclose(orbit().box(), [[-2, -2, -2], [2, 2, 2]], atol=1e-6)
+
+
+def test_the_cube_ends_where_the_rays_of_a_training_camera_in_the_mean_begin():
+    poses = np.stack([pose_spherical(30.0 * radius, -30.0, radius)[:3] for radius in (3.0, 5.0, 90.0)])
+    np.testing.assert_allclose(orbit(poses, near=2.5).box(), [[-1.5] * 3, [1.5] * 3], atol=1e-6)
+
+
+def test_the_box_of_cameras_whose_rays_begin_behind_the_origin_holds_what_they_see():
+    poses = np.eye(4)[None, :3].repeat(3, 0)  # at the origin
+    np.testing.assert_allclose(orbit(poses, around=True).box(), orbit(poses, around=False).box())
+    np.testing.assert_allclose(orbit(poses).box(), [[-4.8, -29 / 50 * 6, -6], [39 / 50 * 6, 3.6, -2]], rtol=1e-6)
+
+
+def test_the_box_in_front_of_cameras_holds_the_corners_of_what_they_see():
+    shifted = np.eye(4)[None, :3].repeat(3, 0)
+    shifted[1, 0, 3], shifted[2, 0, 3] = 0.5, 9.0  # the last is not a training camera
+    scene = orbit(poses=shifted.astype(np.float32), around=False)
+    # From pixel 0 to pixel 79 and 0 to 59, at depth 6.
+    np.testing.assert_allclose(scene.box(), [[-4.8, -29 / 50 * 6, -6], [0.5 + 39 / 50 * 6, 3.6, -2]], rtol=1e-6)
+
+
+def test_the_box_in_ndc_ends_at_the_farthest_thing():
+    shifted = np.eye(4)[None, :3].repeat(3, 0).astype(np.float32)
+    scene = orbit(poses=shifted, around=False, ndc=True, near=0.0, far=1.0, farthest=10.0)
+    expected = ndc_points(60, 80, 50.0, 1.0, torch.tensor([[-8.0, -29 / 5, -10.0], [39 / 5, 6.0, -1.0]]))
+    box = scene.box()
+    np.testing.assert_allclose(box[:, 2], [-1.0, 0.8], atol=1e-6)
+    np.testing.assert_allclose(box[0, :2], expected[0, :2], atol=1e-6)
+
+
+def test_the_box_in_ndc_reaches_to_infinity_where_asked():
+    shifted = np.eye(4)[None, :3].repeat(3, 0).astype(np.float32)
+    box = orbit(poses=shifted, around=False, ndc=True, near=0.0, far=1.0, farthest=10.0).box(to_infinity=True)
+    # Seen from the origin a direction has one place in NDC: 2 * 50 / 80 * x / depth and 2 * 50 / 60 * y / depth.
+    np.testing.assert_allclose(box, [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]], atol=1e-6)
+    world = orbit(poses=shifted, around=False)
+    np.testing.assert_array_equal(world.box(to_infinity=True), world.box())
+
+
+def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
+    cameras = orbit(np.eye(4)[None, :3].repeat(3, 0)).cameras
+    cameras.sizes[1] = torch.tensor([20, 60])
+    cameras.intrinsics[1] = torch.tensor([10.0, 50.0, 20.0, 10.0])  # fx, fy, cx, cy: from -2 to 3.9 in x / depth
+    cameras.intrinsics[2, 0] = 1.0  # not a training camera
+    box = orbit(cameras=cameras, around=False).box()
+    np.testing.assert_allclose(box, [[-12, -29 / 50 * 6, -6], [3.9 * 6, 3.6, -2]], rtol=1e-6)
 
 
 # The checksum

@@ -49,6 +49,7 @@ class Model(nn.Module):
     chunk: int  # most rays at once in training
     view_chunk: int  # most rays of a view at once: no activations are kept for them
     loss_names: tuple[str, ...]  # names of the losses: 'mse' is that of what is shown, 'mse0' of a coarse pass
+    captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
     shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for messages
 
     @property
@@ -60,6 +61,10 @@ class Model(nn.Module):
         return pieces(n_rays, self.chunk)
 
     # A training step
+
+    def rays_per_step(self, n_rays: int) -> int:
+        """Rays of the next step, at most n_rays."""
+        return n_rays
 
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
         """All that a step draws at random beside its pixels, on the generator's device."""
@@ -78,6 +83,14 @@ class Model(nn.Module):
     def parameter_groups(self) -> list[dict]:
         """Groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
         return [{'params': list(self.parameters()), 'rate': 1.0}]
+
+    def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
+        """Changes what is in no group: the optimiser calls it in each step.
+
+        Args:
+            rate: scalar, the learning rate.
+            finite: scalar bool; False: the step is skipped.
+        """
 
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
         """What the model does to itself after step `step`, counted from 1: prune, grow, start a dead part afresh.

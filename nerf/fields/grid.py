@@ -1,0 +1,357 @@
+"""A sparse voxel grid that is trained coarse to fine, with a small network for what depends on the view direction."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nerf.fields import grid_torch
+from nerf.fields.grid_torch import (
+    CHANNELS, FIRST_RATE, MOST, SECOND_RATE, Marched, channels, optical_depth,
+)
+from nerf.fields.model import Model, Numbers, pieces
+from nerf.fields.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear
+from nerf.optimiser import Optimiser, is_real
+from nerf.runtime.errors import UserError
+from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
+
+STAGES = {  # share of the run at which a stage begins: cells along the longest side of the scene's box
+    0.0: 89, 0.12: 178, 0.40: 320}
+LONG_RUN = 4000  # steps from which a run has one stage more
+LONG_STAGES = {0.0: 89, 0.06: 178, 0.20: 320, 0.45: 471}
+PRUNINGS = 0.12  # share of the run between prunings
+FEWEST_PRUNE = 8  # steps between prunings, and before the second stage, at least
+THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are pruned
+SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
+RAYS = 256, 9000  # fewest and most rays of a step
+LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
+RATES = np.float32([20.0] + 3 * [10.0] + 12 * [5.0])  # of a row's channels, as multiples of the network's rate
+MOST_ROWS = 4_000_000
+SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
+WIDTH = 64  # of the network behind the grid
+
+
+class GridModel(Model):
+    """Density and colour in a sparse grid.
+
+    A ray's samples are composited channel by channel: the first three are a colour that does not depend on the view
+    direction, to which a network adds once per ray what the composited channels and the direction tell it.
+
+    Args:
+        box: [2, 3] corners of the scene, in the coordinates of rays.
+        n_iters: steps of the run, over which the stages are spread.
+        white_bkgd: rays end on white.
+        seed: of the network's initial weights.
+        device: where it trains.
+        dtype: precision of the network's products.
+        view_chunk: most rays of a view at once.
+        compiled: by Numba's kernels, on a CPU; else in plain PyTorch.
+    """
+
+    loss_names = ('mse',)
+    captured = False  # a step waits for the device to know how many samples its rays keep
+
+    def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
+                 dtype: torch.dtype, view_chunk: int, compiled: bool):
+        super().__init__()
+        self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
+        self.white_bkgd, self.dtype = white_bkgd, dtype
+        self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
+        self.stages = list((STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
+        self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
+        self.n_rays_of_step, self.kernels = 1024, None
+        self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
+
+    def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
+              squares: Tensor | None = None, adam_steps: int = 0) -> None:
+        """Goes on with a grid and the rows of its vertices; without running means Adam begins anew."""
+        shape = (grid.n_rows, CHANNELS)
+        self.grid, self.adam_steps = grid, adam_steps
+        self.rows = nn.Parameter(grid.low.new_zeros(shape, dtype=torch.float32, device=grid.cells.device)
+                                 if rows is None else rows)
+        self.means, self.squares = (torch.zeros_like(self.rows, requires_grad=False) if part is None else part
+                                    for part in (means, squares))
+        self.kernels = _Kernels(self, self.kernels) if self.compiled else None
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {'kernels': None}
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy's kernels work on its own rows."""
+        super().__setstate__(state)
+        self.kernels = _Kernels(self, None) if self.compiled else None
+
+    def keep(self, cells: Tensor) -> None:
+        """Drops all cells but those of a mask [X, Y, Z]. Rows stay; Adam begins anew, which trains better.
+
+        Raises:
+            UserError: none would be left.
+        """
+        if not (cells & self.grid.cells).any():
+            raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
+                            'check that the images are not empty and that the cameras look at one scene')
+        grid, rows = self.grid.keeping(cells)
+        self._take(grid, self.rows.detach()[rows])
+
+    # A training step
+
+    def rays_per_step(self, n_rays: int) -> int:
+        return min(self.n_rays_of_step, n_rays)
+
+    def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
+        """Where in a step each ray's first sample lies [R], and the background's colour [R, 3] where there is alpha."""
+        where = {'generator': generator, 'device': generator.device}
+        return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
+
+    def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
+        """The mean squared error of the rays.
+
+        Pixels with alpha, target [R, 4], are shown and compared on random colours: a fog that looks like the background
+        then costs as much as one of any other colour.
+        """
+        jitter, background = numbers
+        if target.shape[-1] == 4:
+            target = torch.lerp(background, target[:, :3], target[:, 3:])
+        else:
+            background = torch.full_like(background, float(self.white_bkgd))
+        marched = self._march(rays, jitter)
+        kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
+        wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
+        self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
+        return {'mse': img2mse(self._coloured(marched, rays.viewdirs, background), target)}
+
+    def parameter_groups(self) -> list[dict]:
+        return [{'params': list(self.network.parameters()), 'rate': 1.0, 'betas': (FIRST_RATE, SECOND_RATE)}]
+
+    @torch.no_grad()
+    def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
+        """Adam's step on the rows that the rays touched."""
+        self.adam_steps += 1
+        if self.kernels:
+            self.kernels.adam(float(rate) * RATES, self.adam_steps, bool(finite))
+        elif self.rows.grad is not None:
+            grid_torch.adam(self.rows, self.rows.grad, self.means, self.squares,
+                            rate * torch.from_numpy(RATES).to(self.rows), self.adam_steps, finite)
+            self.rows.grad = None
+
+    @torch.no_grad()
+    def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
+        """Prunes at intervals and between the stages, each of which has smaller voxels."""
+        every = max(int(PRUNINGS * self.n_iters), FEWEST_PRUNE)
+        next_stage = (self.stage + 1 < len(self.stages)
+                      and step >= max(self.stages[self.stage + 1][0] * self.n_iters, FEWEST_PRUNE))
+        if step >= self.n_iters or (step % every and not next_stage):
+            return []
+        before = len(self.rows)
+        self.keep(self._dense_cells())
+        if not next_stage:
+            return [f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
+        self.stage += 1
+        self._refine(self.longest / self.stages[self.stage][1])
+        return [f'step {step}: {self.describe().strip()}']
+
+    def _dense_cells(self) -> Tensor:
+        """[X, Y, Z] bool: cells with a dense corner, and their neighbours."""
+        dense = torch.zeros_like(self.grid.cells)
+        dense[self.grid.index >= 0] = optical_depth(self.rows.detach()[:, 0]) > THIN
+        return dilated(cells_around(dense))
+
+    def _refine(self, voxel: float) -> None:
+        """Goes on with voxels of a smaller size, but no more than MOST_ROWS vertices."""
+        n_cells = int(self.grid.cells.sum())
+        voxel = max(voxel, self.grid.voxel * (1.3 * n_cells / MOST_ROWS) ** (1 / 3))
+        grid = self.grid.refined(voxel)
+        points, rows = self.grid.scaled(grid.vertex_points()), []
+        for part in pieces(len(points), 2 ** 16):
+            rows.append(interpolated(self.grid.index, self.rows.detach(), points[part])[0])
+        self._take(grid, torch.cat(rows))
+
+    # What it shows
+
+    def _march(self, rays: Rays, jitter: Tensor) -> Marched:
+        origins, directions = self.grid.scaled(rays.origins), rays.directions / self.grid.voxel
+        least = LEAST[min(self.stage, 1)]
+        inputs = origins, directions, rays.near[:, 0], rays.far[:, 0], jitter, least
+        if self.kernels is None:
+            return grid_torch.march(self.grid, self.rows, *inputs)
+        return Marched(*_MarchKernels.apply(self.rows, self.kernels, *inputs))
+
+    def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
+        """Colours [R, 3] of R rays on a background [R, 3]."""
+        rgb = marched.features[:, :3] + marched.rest[:, None] * background
+        hit = (marched.count > 0).nonzero()[:, 0]
+        return rgb.index_add(0, hit, self._view_dependent(marched.features[hit], viewdirs[hit]))
+
+    def _view_dependent(self, features: Tensor, viewdirs: Tensor) -> Tensor:
+        """What the network adds to colours [R, 3], from composited channels [R, 15] and directions [R, 3]."""
+        x = torch.cat([features, direction_polynomials(viewdirs)], -1)
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(x).float()
+
+    def render(self, rays: Rays) -> Composite:
+        with torch.no_grad():
+            marched = self._march(rays, torch.full_like(rays.near[:, 0], 0.5))
+            rgb = self._coloured(marched, rays.viewdirs, float(self.white_bkgd)).clamp(0.0, 1.0)
+            acc = 1.0 - marched.rest
+        return Composite(rgb, disparity(marched.depth, acc), acc, acc[:, None], marched.depth)
+
+    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
+        flat, dirs = points.reshape(-1, 3), viewdirs[:, None].expand(points.shape).reshape(-1, 3)
+        corner, weights = trilinear(self.grid.index, self.grid.scaled(flat))
+        _, features = channels(self.rows.detach(), corner.clamp(min=0), weights)
+        rgb = features[:, :3] + self._view_dependent(features, dirs)
+        return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
+
+    def density(self, points: Tensor) -> Tensor:
+        scaled = self.grid.scaled(points)
+        raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
+        last = torch.tensor(self.grid.index.shape, device=points.device) - 1
+        inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
+        return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel, 0.0)
+
+    @torch.inference_mode()
+    def histograms(self, rays: Rays) -> dict[str, Tensor]:
+        """Densities evenly along the rays, where there is any."""
+        density = self.density(ray_points(rays, coarse_depths(rays, Sampling(64))).reshape(-1, 3))
+        return {'density': density[density > 0]}
+
+    # What checkpoints hold
+
+    def weights(self) -> dict:
+        cells = np.packbits(self.grid.cells.cpu().numpy().reshape(-1))
+        return {'grid_state_dict': {
+            'rows': self.rows.detach().cpu(), 'cells': torch.from_numpy(cells), 'shape': list(self.grid.cells.shape),
+            'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
+            'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
+
+    def load_weights(self, checkpoint: dict) -> None:
+        state = checkpoint.get('grid_state_dict')
+        if not isinstance(state, dict):
+            raise UserError('it has no grid_state_dict; set field = mlp or use another checkpoint')
+        try:
+            shape, rows = [int(size) for size in state['shape']], state['rows']
+            if len(shape) != 3 or min(shape) < 2 or -(-int(np.prod(shape)) // 8) != len(state['cells']):
+                raise ValueError(f'cells of shape {shape}')
+            cells = np.unpackbits(state['cells'].numpy())[:np.prod(shape)].reshape(shape).astype(bool)
+            grid = SparseGrid.of_cells(state['low'].double().reshape(3), float(state['voxel']),
+                                       torch.from_numpy(cells).to(self.device))
+            if not is_real(rows) or rows.shape != (grid.n_rows, CHANNELS) or not grid.n_rows:
+                raise ValueError('rows that do not fit its cells')
+            most = self.longest / SMALLEST
+            if not ((grid.low.abs() < most).all() and SMALLEST * self.longest < grid.voxel < most):
+                raise ValueError(f'voxels of {grid.voxel} from {grid.low.tolist()}')
+            self.network.load_state_dict(state['network'])
+            self.stage = min(max(int(state['stage']), 0), len(self.stages) - 1)
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
+        self._take(grid, rows.float().to(self.device).contiguous().clone())
+
+    def training_state(self) -> dict:
+        return {'grid': {'means': self.means.cpu(), 'squares': self.squares.cpu(), 'adam_steps': self.adam_steps,
+                         'n_rays': self.n_rays_of_step}}
+
+    def load_training_state(self, state: dict) -> None:
+        state = state['grid']
+        means, squares = state['means'], state['squares']
+        if not all(is_real(part) and part.shape == self.rows.shape for part in (means, squares)):
+            raise ValueError('running means that do not fit the rows')
+        if not (0 <= state['adam_steps'] < 2 ** 31 and RAYS[0] <= state['n_rays'] <= RAYS[1]):
+            raise ValueError(f"{state['adam_steps']} steps, {state['n_rays']} rays")
+        self.n_rays_of_step = int(state['n_rays'])
+        self._take(self.grid, self.rows.detach(), *(part.float().to(self.device).contiguous().clone()
+                                                    for part in (means, squares)), int(state['adam_steps']))
+
+    def describe(self) -> str:
+        shape, kind = 'x'.join(map(str, self.grid.cells.shape)), 'kernels' if self.compiled else 'plain PyTorch'
+        return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
+
+
+def has_kernels() -> bool:
+    """Whether Numba's kernels can be used; where not, a line says why."""
+    try:
+        from nerf.fields import grid_kernels  # noqa: F401
+    except Exception as error:  # a missing or broken Numba, or a folder in which it can keep nothing
+        print(f'the grid runs in plain PyTorch, many times slower: Numba cannot be used ({error}); '
+              'pip install numba', file=sys.stderr)
+        return False
+    return True
+
+
+class _Kernels:
+    """The compiled loops over one grid, and the arrays that they share."""
+
+    def __init__(self, model: GridModel, before: _Kernels | None):
+        from nerf.fields import grid_kernels
+
+        self.module, grid = grid_kernels, model.grid
+        self.index, self.cells, self.blocks = grid.index.numpy(), grid.cells.numpy(), grid.blocks.numpy()
+        self.rows, self.means, self.squares = model.rows.detach().numpy(), model.means.numpy(), model.squares.numpy()
+        self.gradients = np.zeros_like(self.rows)
+        self.touched, self.n_touched = np.zeros((2, len(self.rows)), np.int32), np.zeros(2, np.int64)
+        self.is_touched, self.saved = np.zeros(len(self.rows), bool), None
+        self.samples = before.samples if before else (  # memory pages exist once they are written to
+            np.empty((RAYS[1], MOST, CHANNELS), np.float32), np.empty((RAYS[1], MOST, 8), np.int32),
+            np.empty((RAYS[1], MOST, 5), np.float32))
+
+    def march(self, origins, directions, near, far, jitter, least) -> Marched:
+        n_rays = len(origins)
+        features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
+        rest, depth = np.empty((2, n_rays), np.float32)
+        inputs = (np.ascontiguousarray(part.numpy()) for part in (origins, directions, near, far, jitter))
+        self.module.march(*inputs, self.rows, self.index, self.cells, self.blocks, np.float32(least), count, rest,
+                          depth, features, *self.samples)
+        self.saved = count, rest
+        return Marched(*map(torch.from_numpy, (features, rest, depth, count)))
+
+    def backward(self, of_features: np.ndarray, of_rest: np.ndarray) -> None:
+        """Adds the gradients of the last `march`."""
+        (count, rest), (values, corners, places) = self.saved, self.samples
+        self.module.raw_gradients(count, rest, values, places, of_features, of_rest)
+        self.module.scatter(count, values, corners, places, of_features, self.gradients, self.touched,
+                            self.n_touched, self.is_touched)
+
+    def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:
+        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in (grid_torch.FIRST_RATE, grid_torch.SECOND_RATE))
+        self.module.adam(self.rows, self.gradients, self.means, self.squares, self.touched, self.n_touched,
+                         self.is_touched, rates, *debias, apply)
+        self.n_touched[:] = 0
+
+
+class _MarchKernels(torch.autograd.Function):
+    """`_Kernels.march`, whose backward pass leaves the rows' gradients with the kernels: most rows have none."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, kernels: _Kernels, *inputs) -> tuple[Tensor, ...]:
+        ctx.kernels = kernels
+        marched = kernels.march(*inputs)
+        ctx.mark_non_differentiable(marched.depth, marched.count)
+        return tuple(marched)
+
+    @staticmethod
+    def backward(ctx, of_features: Tensor, of_rest: Tensor, *_):
+        ctx.kernels.backward(of_features.contiguous().numpy(), of_rest.contiguous().numpy())
+        return (None,) * 8
+
+
+def _view_network(generator: torch.Generator) -> nn.Sequential:
+    """15 composited channels and 16 polynomials of the direction to a change of colour, small at first."""
+    network = nn.Sequential(nn.Linear(31, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
+    with torch.no_grad():
+        for layer in network[::2]:
+            bound = layer.in_features ** -0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.zero_()
+        network[-1].weight.mul_(0.1)
+    return network
+
+
+def direction_polynomials(d: Tensor) -> Tensor:
+    """Unit directions [R, 3] to the 16 spherical harmonics up to degree 3, without their constant factors."""
+    x, y, z = d.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, xx - yy, 3 * zz - 1, y * (3 * xx - yy),
+                        x * y * z, y * (5 * zz - 1), z * (5 * zz - 3), x * (5 * zz - 1), z * (xx - yy),
+                        x * (xx - 3 * yy)], -1)

@@ -1,0 +1,122 @@
+"""A sparse grid in plain PyTorch: on CUDA, without Numba, and as what the kernels are tested against.
+
+Shapes: R rays, N samples that were kept, M rows of 16 channels: raw density, three of diffuse colour, and twelve that
+only the network behind them understands. Rays are in voxels: vertex (i, j, k) is at the point (i, j, k).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nerf.fields.sparse_grid import SparseGrid, trilinear
+from run_nerf_helpers import composite_packed
+
+CHANNELS = 16  # of a row: a cache line
+MOST = 128  # samples that a ray can keep; it ends behind them
+STEP = 0.5  # voxels between samples
+DARK = 1e-3  # light at which a ray ends
+SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
+FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
+
+
+class Marched(NamedTuple):
+    """What R rays met."""
+
+    features: Tensor  # [R, 15] composited channels, the first three as colours
+    rest: Tensor  # [R] light that is left
+    depth: Tensor  # [R] expected depth, not divided by opacity
+    count: Tensor  # [R] kept samples
+
+
+def optical_depth(raw: Tensor) -> Tensor:
+    """Optical depth of a voxel of some raw density: non-negative."""
+    return torch.nn.functional.softplus(SHARPNESS * raw + OFFSET)
+
+
+def channels(rows: Tensor, corner: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Optical depth of a voxel [N] and the 15 channels behind density [N, 15] at points of which `trilinear` gave the
+    corners and weights [N, 8]; the first three channels as colours in [0, 1]."""
+    values = (rows[corner] * weights[..., None]).sum(1)
+    return optical_depth(values[:, 0]), torch.cat([torch.sigmoid(values[:, 1:4]), values[:, 4:]], -1)
+
+
+def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
+          jitter: Tensor, least: float) -> Marched:
+    """Marches rays through the kept cells and composites what they meet; differentiable by `rows`.
+
+    Args:
+        rows: [M, 16].
+        origins, directions: [R, 3] in voxels.
+        near, far: [R] bounds.
+        jitter: [R] in [0, 1), where in a step the first sample lies.
+        least: weight below which a sample is skipped: it takes no light either.
+    """
+    with torch.no_grad():
+        ray, t = _samples(grid, origins, directions, near, far, jitter)
+        corner, weights = trilinear(grid.index, origins[ray] + t[:, None] * directions[ray])
+        optical = STEP * optical_depth((rows[corner, 0] * weights).sum(-1))
+        kept = _kept(ray, torch.exp(-optical), len(origins), least)
+        ray, t, corner, weights = (part[kept] for part in (ray, t, corner, weights))
+    optical, features = channels(rows, corner, weights)
+    length = directions.norm(dim=-1)
+    shown = composite_packed(features, optical, t, ray, directions / length[:, None], deltas=torch.full_like(t, STEP))
+    return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, torch.bincount(ray, minlength=len(origins)))
+
+
+def _samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
+             jitter: Tensor) -> tuple[Tensor, Tensor]:
+    """Ray and depth of each sample in a kept cell, in order along each ray; waits for the device twice."""
+    shape = torch.tensor(grid.index.shape, device=origins.device)
+    inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
+    a, b = -origins * inverse, (shape - 1 - origins) * inverse
+    start = torch.maximum(torch.minimum(a, b).amax(-1), near)
+    end = torch.minimum(torch.maximum(a, b).amin(-1), far)
+    dt = STEP / directions.norm(dim=-1)
+    n_steps = int(((end - start) / dt).amax().clamp(min=0.0).ceil()) + 1
+    t = start[:, None] + (jitter[:, None] + torch.arange(n_steps, device=origins.device)) * dt[:, None]  # [R, S]
+    points = origins[:, None] + t[..., None] * directions[:, None]
+    at = points.long().clamp(min=0).minimum(shape - 2)
+    inside = grid.cells[at[..., 0], at[..., 1], at[..., 2]] & (t < end[:, None])
+    ray, step = inside.nonzero(as_tuple=True)
+    return ray, t[ray, step]
+
+
+def _kept(ray: Tensor, passed: Tensor, n_rays: int, least: float) -> Tensor:
+    """[N] bool: samples whose weight reaches `least`, as long as more than DARK of the light is left and the ray has
+    fewer than MOST. Others take no light, so that the rule goes from sample to sample; waits for the device once.
+
+    Args:
+        ray: [N] ascending.
+        passed: [N] light that a sample lets through, of what reaches it.
+    """
+    count = torch.bincount(ray, minlength=n_rays)
+    rank = torch.arange(len(ray), device=ray.device) - (count.cumsum(0) - count)[ray]
+    most = int(count.max()) if len(ray) else 0
+    table = passed.new_ones(most, n_rays).index_put((rank, ray), passed)
+    light, n_kept, kept = torch.ones_like(table[0]) if most else None, torch.zeros_like(count), []
+    for row in table:
+        keep = (light * (1.0 - row) >= least) & (light >= DARK) & (n_kept < MOST)
+        light, n_kept = torch.where(keep, light * row, light), n_kept + keep
+        kept.append(keep)
+    return torch.stack(kept)[rank, ray] if most else torch.zeros_like(ray, dtype=torch.bool)
+
+
+@torch.no_grad()
+def adam(rows: Tensor, gradient: Tensor, means: Tensor, squares: Tensor, rates: Tensor, step: int,
+         apply: Tensor) -> None:
+    """Adam's step on the rows that have a gradient, in place; the running means of the others stay.
+
+    Args:
+        rows, gradient, means, squares: [M, 16].
+        rates: [16], of each channel.
+        step: counted from 1 since the running means began.
+        apply: scalar bool; False changes nothing.
+    """
+    touched = (gradient != 0).any(-1, keepdim=True) & apply
+    means.copy_(torch.where(touched, torch.lerp(gradient, means, FIRST_RATE), means))
+    squares.copy_(torch.where(touched, torch.lerp(gradient ** 2, squares, SECOND_RATE), squares))
+    change = rates * means / (1.0 - FIRST_RATE ** step) / ((squares / (1.0 - SECOND_RATE ** step)).sqrt() + 1e-12)
+    rows.sub_(torch.where(touched, change, 0.0))

@@ -1,0 +1,142 @@
+"""A box of voxels of which only some cells are kept, with a row of values for each vertex of a kept cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nerf.runtime.errors import UserError
+
+BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty
+MOST_VERTICES = 2 ** 28  # of a box, kept or not: each needs 5 bytes
+
+
+@dataclass(frozen=True)
+class SparseGrid:
+    """X x Y x Z vertices, of which M have rows. A cell is named by its lowest vertex.
+
+    Row numbers follow from `cells`: the vertices of kept cells in the order of their flat indices.
+    """
+
+    low: Tensor  # [3] float64, the place of vertex (0, 0, 0), on the CPU
+    voxel: float  # distance of neighbouring vertices, in scene units
+    cells: Tensor  # [X, Y, Z] bool, kept cells; none at the last vertex along an axis
+    index: Tensor  # [X, Y, Z] int32, the row of each vertex; -1: it has none
+    blocks: Tensor  # [X', Y', Z'] bool, blocks with a kept cell
+
+    @classmethod
+    def of_cells(cls, low: Tensor, voxel: float, cells: Tensor) -> SparseGrid:
+        """The grid that keeps some cells [X, Y, Z]."""
+        cells = cells.clone()
+        for axis in range(3):
+            cells.narrow(axis, cells.shape[axis] - 1, 1).zero_()
+        vertices = vertices_of(cells)
+        index = torch.full(cells.shape, -1, dtype=torch.int32, device=cells.device)
+        index[vertices] = torch.arange(int(vertices.sum()), dtype=torch.int32, device=cells.device)
+        padding = [part for size in reversed(cells.shape) for part in (0, -size % BLOCK)]
+        blocks = F.max_pool3d(F.pad(cells, padding)[None].float(), BLOCK)[0] > 0
+        return cls(low, voxel, cells, index, blocks)
+
+    @classmethod
+    def filled(cls, box: np.ndarray, voxel: float, device: torch.device) -> SparseGrid:
+        """All cells of a box [2, 3]."""
+        shape = [int(np.ceil(side / voxel - 1e-6)) + 1 for side in box[1] - box[0]]
+        return cls.of_cells(torch.from_numpy(box[0].astype(np.float64)), voxel,
+                            torch.ones(shape, dtype=torch.bool, device=device))
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.index.max()) + 1
+
+    def centres(self) -> Tensor:
+        """Centres [K, 3] float32 of the kept cells, in the order of their flat indices."""
+        return ((self.cells.nonzero() + 0.5) * self.voxel + self.low.to(self.cells.device)).float()
+
+    def scaled(self, points: Tensor) -> Tensor:
+        """Points [..., 3] in voxels from vertex (0, 0, 0)."""
+        return (points - self.low.to(points)) / self.voxel
+
+    def keeping(self, cells: Tensor) -> tuple[SparseGrid, Tensor]:
+        """The grid of some of the kept cells, and which rows [M'] its rows were."""
+        grid = SparseGrid.of_cells(self.low, self.voxel, cells & self.cells)
+        return grid, self.index[grid.index >= 0].long()
+
+    def refined(self, voxel: float) -> SparseGrid:
+        """A grid of smaller voxels over the same kept cells, its box no larger than they are.
+
+        Raises:
+            UserError: there would be too many vertices.
+        """
+        kept = self.cells.nonzero()
+        first, end = kept.amin(0).cpu(), kept.amax(0).cpu() + 1
+        low = self.low + first * self.voxel
+        shape = (torch.ceil((end - first) * self.voxel / voxel - 1e-6).long() + 1).tolist()
+        if np.prod(shape, dtype=float) > MOST_VERTICES:
+            raise UserError(f'a grid of {"x".join(map(str, shape))} vertices is too large; the scene has no bounds '
+                            'that a grid could fill')
+        places = [((low[axis] - self.low[axis] + (torch.arange(size) + 0.5) * voxel) / self.voxel).long().clamp(
+            max=self.cells.shape[axis] - 1).to(self.cells.device) for axis, size in enumerate(shape)]
+        cells = self.cells[places[0]][:, places[1]][:, :, places[2]]
+        return SparseGrid.of_cells(low, voxel, cells)
+
+    def vertex_points(self) -> Tensor:
+        """Places [M, 3] float32 of the vertices with rows."""
+        return ((self.index >= 0).nonzero() * self.voxel + self.low.to(self.index.device)).float()
+
+
+def vertices_of(cells: Tensor) -> Tensor:
+    """[X, Y, Z] bool: the corners of some cells [X, Y, Z], none of them at the last vertex along an axis."""
+    return _spread(cells, 1)
+
+
+def cells_around(vertices: Tensor) -> Tensor:
+    """[X, Y, Z] bool: cells with a corner among some vertices [X, Y, Z]."""
+    return _spread(vertices, -1)
+
+
+def dilated(cells: Tensor) -> Tensor:
+    """Cells [X, Y, Z] and their neighbours, diagonal ones too."""
+    return _spread(_spread(cells, 1), -1)
+
+
+def _spread(mask: Tensor, by: int) -> Tensor:
+    """A mask [X, Y, Z] and itself moved by one along any of the axes."""
+    for axis in range(3):
+        moved = torch.zeros_like(mask)
+        size = mask.shape[axis] - 1
+        moved.narrow(axis, max(by, 0), size).copy_(mask.narrow(axis, max(-by, 0), size))
+        mask = mask | moved
+    return mask
+
+
+def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and weights of the eight corners around points, for trilinear interpolation.
+
+    Args:
+        index: [X, Y, Z] rows of vertices; -1: none.
+        points: [N, 3] in voxels from vertex (0, 0, 0); those outside are moved to the box's surface.
+
+    Returns:
+        [N, 8] int64, -1 where a corner has no row, and [N, 8]. Corners are in the order of x, y and z's last bit.
+    """
+    shape = torch.tensor(index.shape, device=points.device)
+    points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
+    lowest = points.long().minimum(shape - 2)
+    share = points - lowest
+    corners = torch.tensor([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], device=points.device)
+    at = lowest[:, None] + corners
+    weights = torch.where(corners.bool(), share[:, None], 1.0 - share[:, None]).prod(-1)
+    return index[at[..., 0], at[..., 1], at[..., 2]].long(), weights
+
+
+def interpolated(index: Tensor, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [M, C] at points [N, 3] in voxels: the mean [N, C] over the corners that have one, and their weight [N]."""
+    corner, weights = trilinear(index, points)
+    weights = torch.where(corner >= 0, weights, 0.0)
+    total = weights.sum(-1)
+    values = (rows[corner.clamp(min=0)] * weights[..., None]).sum(1)
+    return values / total.clamp(min=1e-6)[:, None], total

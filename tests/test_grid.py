@@ -1,0 +1,599 @@
+"""nerf/fields/grid.py: the sparse voxel grid as a model, compiled and in plain PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_same, trainer_of
+from torch import Tensor
+
+import run_nerf
+from nerf.fields import grid
+from nerf.fields.grid import GridModel, direction_polynomials
+from nerf.fields.grid_torch import OFFSET, SHARPNESS
+from nerf.flags import parse_flags
+from nerf.optimiser import Optimiser
+from nerf.rendering import render_view
+from nerf.runtime.errors import UserError
+from run_nerf_helpers import Rays, composite, ray_points, stratified_z
+
+pytest.importorskip('numba')
+
+COLOUR = torch.tensor([0.7, 0.4, 0.2])
+CELLS = 8  # along each side of the first stage's cube, of side 2
+STAGES = {0.0: CELLS, 0.3: 12, 0.6: 16}
+BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Grids of a few cells in the first, second and third part of a run."""
+    monkeypatch.setattr(grid, 'STAGES', STAGES)
+
+
+def a_model(compiled: bool = True, n_iters: int = 20, white: bool = True, seed: int = 0, dtype=torch.float32,
+            view_chunk: int = 10000, half: float = 1.0) -> GridModel:
+    """A model of the cube from -half to half."""
+    box = np.array([[-half] * 3, [half] * 3])
+    return GridModel(box, n_iters, white, seed, torch.device('cpu'), dtype, view_chunk, compiled)
+
+
+def raw_of(density: Tensor, voxel: float) -> Tensor:
+    """Raw values of densities above 0 in 1/scene unit: the inverse of what the model makes of them."""
+    return (torch.log(torch.expm1((density * voxel).double())).float() - OFFSET) / SHARPNESS
+
+
+@torch.no_grad()
+def fill(model: GridModel, density, colour: Tensor = COLOUR, plain: bool = True) -> GridModel:
+    """Gives each vertex a density, by a function of points [M, 3], and one colour; plain: in all directions."""
+    points = model.grid.vertex_points()
+    model.rows.zero_()
+    model.rows[:, 0] = raw_of(density(points), model.grid.voxel)
+    model.rows[:, 1:4] = torch.logit(colour)
+    if plain:
+        for parameter in model.network[-1].parameters():
+            parameter.zero_()
+    return model
+
+
+def ball(points: Tensor, radius: float = 0.6, inside: float = 200.0, outside: float = 1e-6) -> Tensor:
+    return torch.where(points.norm(dim=-1) < radius, inside, outside)
+
+
+@torch.no_grad()
+def scramble(model: GridModel, seed: int = 1) -> GridModel:
+    """Random values in all rows, half of the vertices dense."""
+    model.rows.normal_(generator=torch.Generator().manual_seed(seed))
+    return model
+
+
+def some_rays(count: int = 200, seed: int = 0) -> Rays:
+    """Rays from a sphere of radius 3 to points near its centre."""
+    generator = torch.Generator().manual_seed(seed)
+    origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 3.0
+    directions = 1.2 * torch.rand(count, 3, generator=generator) - 0.6 - origins
+    bound = torch.ones(count, 1)
+    return Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1), 0.1 * bound, 2.0 * bound)
+
+
+def one_ray(origin, direction, near: float = 0.0, far: float = 10.0) -> Rays:
+    origins, directions = torch.tensor([origin]).float(), torch.tensor([direction]).float()
+    return Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1), torch.tensor([[near]]),
+                torch.tensor([[far]]))
+
+
+def numbers(n_rays: int, jitter: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Random numbers of a step that are not random; the background is only used where pixels have alpha."""
+    return torch.full((n_rays,), jitter), torch.full((n_rays, 3), math.nan)
+
+
+def trained(model: GridModel, steps: int, target: Tensor | None = None) -> list[float]:
+    """Takes steps towards targets, grey where there are none; the losses."""
+    optimiser, losses = Optimiser(model), []
+    generator = torch.Generator().manual_seed(3)
+    for step in range(1, steps + 1):
+        rays = some_rays(seed=step)
+        optimiser.prepare(step, 1e-3)
+        optimiser.zero_grad()
+        loss = model(rays, model.random_numbers(len(rays.near), generator),
+                     torch.full((len(rays.near), 3), 0.5) if target is None else target)
+        optimiser.backward(loss['mse'])
+        optimiser.step({name: value.detach() for name, value in loss.items()})
+        losses.append(loss['mse'].item())
+    return losses
+
+
+# What it shows
+
+
+@BOTH
+@pytest.mark.parametrize('white', [True, False])
+def test_a_ray_that_meets_nothing_shows_the_background(compiled, white):
+    model = fill(a_model(compiled, white=white), ball)
+    shown = model.render(one_ray([3.0, 3.0, 3.0], [0.0, 0.0, -1.0]))
+    assert torch.equal(shown.rgb, torch.full((1, 3), float(white)))
+    assert [shown.acc.item(), shown.depth.item(), shown.disp.item()] == [0.0, 0.0, 0.0]
+
+
+@BOTH
+@pytest.mark.parametrize('white', [True, False])
+@pytest.mark.parametrize('scale', [1.0, 4.0])
+def test_opacity_through_a_box_of_even_density_is_what_beer_and_lambert_say(compiled, white, scale):
+    density = 0.8
+    model = fill(a_model(compiled, white=white), lambda points: torch.full((len(points),), density))
+    shown = model.render(one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -scale]))  # two scene units long, whatever the scale
+    acc = 1.0 - math.exp(-2.0 * density)
+    assert shown.acc.item() == pytest.approx(acc, rel=1e-5)
+    torch.testing.assert_close(shown.rgb[0], acc * COLOUR + (1.0 - acc) * white, rtol=1e-5, atol=1e-6)
+    inside = np.linspace(0.0, 2.0, 20001)
+    mean = np.trapezoid(density * np.exp(-density * inside) * (2.0 + inside), inside)
+    assert scale * shown.depth.item() == pytest.approx(mean, abs=0.02)
+
+
+@BOTH
+def test_near_and_far_bound_what_a_ray_meets(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.8))
+    shown = model.render(one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0], near=2.5, far=3.0))
+    assert shown.acc.item() == pytest.approx(1.0 - math.exp(-0.8 * 0.5), rel=1e-5)
+
+
+@BOTH
+def test_an_opaque_ball_has_its_colour_and_its_distance(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
+    model = fill(a_model(compiled), ball)
+    rays = some_rays()
+    nearest = torch.linalg.cross(rays.origins, rays.viewdirs).norm(dim=-1)  # of the ray to the centre
+    hit, missed = nearest < 0.4, nearest > 0.6 + model.grid.voxel * 3 ** 0.5
+    assert hit.sum() > 20
+    assert missed.sum() > 5
+    shown = model.render(rays)
+    torch.testing.assert_close(shown.rgb[hit], COLOUR.expand(int(hit.sum()), 3), rtol=0, atol=2e-3)
+    surface = (rays.directions.norm(dim=-1) * shown.depth)[hit]
+    exact = ((rays.origins * -rays.viewdirs).sum(-1) - (0.6 ** 2 - nearest ** 2).clamp(min=0.0).sqrt())[hit]
+    assert (surface - exact).abs().max() < 1.5 * model.grid.voxel
+    assert shown.acc[hit].min() > 0.998
+    assert shown.acc[missed].max() < 1e-3
+
+
+@BOTH
+def test_density_and_radiance_are_what_rays_show(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
+    model = fill(a_model(compiled), lambda points: 0.2 + (1.0 + points[:, 0]) ** 2 + torch.rand(
+        len(points), generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        model.rows[:, 1:4].normal_(generator=torch.Generator().manual_seed(4))
+    rays = some_rays(60)
+    z = stratified_z(rays.near, rays.far, 3000)
+    points = ray_points(rays, z)
+    rgb, density = model.radiance(points, rays.viewdirs)
+    torch.testing.assert_close(model.density(points.reshape(-1, 3)).reshape(density.shape), density)
+    expected, shown = composite(rgb.detach(), density, z, rays.directions, white_bkgd=True), model.render(rays)
+    torch.testing.assert_close(shown.acc, expected.acc, rtol=0, atol=5e-3)
+    torch.testing.assert_close(shown.rgb, expected.rgb, rtol=0, atol=1e-2)
+    torch.testing.assert_close(shown.depth, expected.depth, rtol=0, atol=2e-2)
+    assert shown.acc.max() > 0.8
+
+
+@BOTH
+def test_colour_depends_on_the_direction_through_the_network_for_points_as_for_rays(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 500.0), plain=False)
+    with torch.no_grad():
+        model.network[-1].weight.mul_(5.0)
+        model.rows[:, 4:] = torch.linspace(-1.0, 1.0, 12)
+    rays = some_rays(50)
+    shown = model.render(rays)
+    colours = model.radiance(torch.zeros(50, 1, 3), rays.viewdirs)[0][:, 0].detach()
+    torch.testing.assert_close(shown.rgb, colours, rtol=0, atol=5e-3)  # a ray ends before all of its light is gone
+    assert colours.std(0).min() > 0.01
+    assert (colours != COLOUR).all(-1).any()
+
+
+def test_there_is_no_density_outside_the_box_nor_in_cells_that_were_dropped():
+    model = fill(a_model(), lambda points: torch.full((len(points),), 3.0))
+    cells = model.grid.cells.clone()
+    cells[: CELLS // 2] = False
+    model.keep(cells)
+    points = torch.tensor([[0.5, 0.5, 0.5], [0.999, -0.999, 0.999], [-0.5, 0.5, 0.5], [1.001, 0.5, 0.5],
+                           [0.5, 7.0, 0.0], [0.5, 0.5, -1.1]])
+    expected = torch.tensor([3.0, 3.0, 0.0, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(model.density(points), expected)
+    torch.testing.assert_close(model.radiance(points[None], torch.tensor([[0.0, 0.0, 1.0]]))[1][0], expected)
+    array = model.density_array(points.numpy())
+    assert (array.dtype, array.tolist()) == (np.float32, model.density(points).tolist())
+
+
+@BOTH
+def test_a_view_is_drawn_tile_by_tile_and_is_what_its_rays_show(compiled):
+    model = fill(a_model(compiled, view_chunk=70), ball)
+    rays = some_rays(200)
+    done = [int(picture.final.sum()) for picture in model.show(rays, 20, 10)]
+    assert done == [70, 140, 200]
+    *_, picture = model.show(rays, 20, 10)
+    shown = model.render(rays)
+    for name in ('rgb', 'depth', 'acc'):
+        torch.testing.assert_close(getattr(picture, name), getattr(shown, name), rtol=0, atol=1e-6)
+
+
+def test_histograms_are_of_densities_where_there_are_any():
+    model = fill(a_model(), ball)
+    density = model.histograms(some_rays())['density']
+    assert density.min() > 0
+    assert density.max() == pytest.approx(200.0, rel=1e-4)
+    assert len(model.histograms(one_ray([9.0, 9.0, 9.0], [1.0, 0.0, 0.0]))['density']) == 0
+
+
+def test_direction_polynomials_are_orthogonal_over_the_sphere():
+    cosine, weight = np.polynomial.legendre.leggauss(8)
+    angle = 2 * np.pi * (np.arange(16) + 0.5) / 16
+    z, phi = np.broadcast_arrays(cosine[:, None], angle)
+    sine = np.sqrt(1.0 - z ** 2)
+    directions = torch.from_numpy(np.stack([sine * np.cos(phi), sine * np.sin(phi), z], -1).reshape(-1, 3))
+    values = direction_polynomials(directions).numpy()
+    products = np.einsum('n,ni,nj->ij', np.repeat(weight, 16) / 32, values, values)
+    assert values.shape == (128, 16)
+    np.testing.assert_allclose(products, np.diag(products.diagonal()), atol=1e-12)
+    assert products.diagonal().min() > 5e-3
+    assert products[0, 0] == pytest.approx(1.0)
+
+
+# A training step
+
+
+@BOTH
+def test_the_loss_is_the_error_of_what_rays_show(compiled):
+    model = fill(a_model(compiled), ball)
+    rays, target = some_rays(), torch.rand(200, 3, generator=torch.Generator().manual_seed(5))
+    losses = model(rays, numbers(200, 0.5), target)
+    assert [*losses] == [*model.loss_names] == ['mse']
+    assert losses['mse'].item() == pytest.approx((model.render(rays).rgb - target).square().mean().item(), rel=1e-5)
+
+
+@BOTH
+def test_training_lowers_the_loss(compiled):
+    losses = trained(a_model(compiled), 12)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize('white', [True, False])
+def test_kernels_and_plain_pytorch_train_the_same_grid(white):
+    fast, plain = a_model(True, white=white), a_model(False, white=white)
+    for model in (fast, plain):
+        scramble(model)
+    losses = [trained(model, 5) for model in (fast, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    apart = (fast.rows - plain.rows).abs().amax(-1)
+    assert apart.median() < 1e-5
+    assert apart.max() < 2e-2  # Adam makes a full step of a gradient that is all rounding
+    torch.testing.assert_close(fast.render(some_rays()).rgb, plain.render(some_rays()).rgb, rtol=0, atol=2e-3)
+    for ours, theirs in zip(fast.network.parameters(), plain.network.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+    assert fast.n_rays_of_step == plain.n_rays_of_step
+
+
+@BOTH
+def test_only_rows_that_rays_touch_change(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.5))
+    before, points = model.rows.detach().clone(), model.grid.vertex_points()
+    optimiser, rays = Optimiser(model), one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0])
+    optimiser.prepare(1, 1e-3)
+    optimiser.backward(model(rays, numbers(1), torch.zeros(1, 3))['mse'])
+    optimiser.step({'mse': torch.zeros(())})
+    changed = (model.rows != before).any(-1)
+    beside = ((points[:, :2] - 0.125).abs() < 0.126).all(-1)  # the corners of cells from 0 to 0.25 in x and y
+    assert torch.equal(changed, beside)
+    assert torch.equal((model.squares > 0).any(-1), beside)
+    assert torch.equal(model.means[~beside], torch.zeros_like(model.means[~beside]))
+
+
+@BOTH
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(compiled, bad):
+    model = scramble(a_model(compiled))
+    trained(model, 2)
+    before = copy.deepcopy([model.rows.detach(), model.means, model.squares, *model.network.parameters()])
+    trained(model, 1, torch.full((200, 3), bad))
+    assert_same(before, [model.rows.detach(), model.means, model.squares, *model.network.parameters()])
+    assert math.isfinite(trained(model, 2)[-1])  # and nothing of its gradient is left
+    assert model.rows.isfinite().all()
+
+
+@BOTH
+def test_pixels_with_alpha_are_compared_on_the_drawn_background(compiled):
+    model = fill(a_model(compiled, white=False), lambda points: torch.full((len(points),), 0.8))
+    jitter, background = numbers(2, 0.5)
+    background[:] = torch.tensor([[0.1, 0.5, 0.9], [1.0, 0.0, 0.3]])
+    ray = one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0])
+    rays = Rays(*(part.expand(2, -1) for part in ray))
+    target = torch.tensor([[0.2, 0.4, 0.6, 0.25], [0.7, 0.1, 0.3, 0.0]])
+    acc = 1.0 - math.exp(-1.6)
+    shown = acc * COLOUR + (1.0 - acc) * background
+    wanted = torch.stack([0.25 * target[0, :3] + 0.75 * background[0], background[1]])
+    loss = model(rays, (jitter, background), target)['mse']
+    assert loss.item() == pytest.approx((shown - wanted).square().mean().item(), rel=1e-4)
+
+
+def test_the_optimiser_has_the_network_in_one_group_and_no_rows():
+    model = a_model()
+    group, = model.parameter_groups()
+    assert group['rate'] == 1.0
+    assert [*map(id, group['params'])] == [*map(id, model.network.parameters())]
+    assert id(model.rows) in map(id, model.parameters())
+
+
+def test_random_numbers_follow_from_the_generator():
+    model = a_model()
+    one, two = (model.random_numbers(9, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert_same(one, two)
+    assert [part.shape for part in one] == [(9,), (9, 3)]
+    assert all(((part >= 0) & (part < 1)).all() for part in one)
+
+
+@BOTH
+def test_a_step_gets_more_rays_where_they_keep_few_samples_and_fewer_where_many(compiled, monkeypatch):
+    model = scramble(a_model(compiled))
+    rays, target = some_rays(1024), torch.zeros(1024, 3)
+
+    def next_step(samples: float) -> int:
+        monkeypatch.setattr(grid, 'SAMPLES', samples)
+        model.n_rays_of_step = 1024
+        model(rays, numbers(1024), target)
+        return model.rays_per_step(10 ** 6)
+    assert next_step(1e9) == 1280
+    assert next_step(1.0) == 819
+    kept = int(model._march(rays, torch.zeros(1024)).count.sum())
+    assert next_step(1.1 * kept) == pytest.approx(1.1 * 1024, abs=1)
+    assert model.rays_per_step(100) == 100
+    for _ in range(40):
+        monkeypatch.setattr(grid, 'SAMPLES', 1e9)
+        model(rays, numbers(1024), target)
+    assert model.rays_per_step(10 ** 6) == grid.RAYS[1]
+
+
+@BOTH
+def test_bf16_is_of_the_network_alone_and_near_to_fp32(compiled):
+    exact, short = (scramble(a_model(compiled, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
+    shown = [model.render(some_rays()) for model in (exact, short)]
+    assert_same(shown[0].acc, shown[1].acc)
+    assert shown[1].rgb.dtype == torch.float32
+    torch.testing.assert_close(shown[1].rgb, shown[0].rgb, rtol=0, atol=0.02)
+    assert not torch.equal(*(part.rgb for part in shown))
+
+
+def test_another_seed_is_another_network():
+    first, same, other = (a_model(seed=seed).network[0].weight for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+# Pruning and stages
+
+
+def test_dropping_all_cells_is_one_line_and_changes_nothing():
+    model = a_model()
+    with pytest.raises(UserError, match='the grid is empty') as error:
+        model.keep(torch.zeros_like(model.grid.cells))
+    assert '\n' not in str(error.value)
+    assert len(model.rows) == (CELLS + 1) ** 3
+
+
+@BOTH
+def test_rows_stay_with_their_vertices_and_adam_begins_anew(compiled):
+    model = scramble(a_model(compiled))
+    trained(model, 2)
+    before = dict(zip(map(tuple, model.grid.vertex_points().tolist()), model.rows.detach().clone()))
+    model.keep(torch.rand(model.grid.cells.shape, generator=torch.Generator().manual_seed(6)) < 0.1)
+    assert 8 < len(model.rows) < len(before)
+    for point, row in zip(model.grid.vertex_points().tolist(), model.rows.detach()):
+        assert torch.equal(row, before[tuple(point)])
+    assert [model.adam_steps, bool(model.means.any()), bool(model.squares.any())] == [0, False, False]
+    assert math.isfinite(trained(model, 1)[0])
+
+
+@BOTH
+def test_pruning_drops_thin_cells_and_changes_no_view(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'FEWEST_PRUNE', 5)
+    model = fill(a_model(compiled), lambda points: ball(points, radius=0.4))
+    before = model.render(some_rays())
+    assert model.after_step(4, None) == []
+    line, = model.after_step(5, None)
+    assert line == f'step 5: pruned {(CELLS + 1) ** 3} to {len(model.rows)} vertices'
+    assert len(model.rows) < 0.8 * (CELLS + 1) ** 3
+    points = model.grid.vertex_points()
+    dense = (points.norm(dim=-1) < 0.4).nonzero()
+    assert len(dense) == 19  # of 3 x 3 x 3, 0.25 apart: the corners are 0.433 from the centre
+    after = model.render(some_rays())
+    for name in ('rgb', 'acc', 'depth'):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=0, atol=1e-5)
+
+
+@BOTH
+def test_a_stage_has_smaller_voxels_of_the_same_optical_depth_and_colour_and_adam_begins_anew(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: CELLS, 0.5: 2 * CELLS})
+    monkeypatch.setattr(grid, 'THIN', -1.0)
+    model = scramble(a_model(compiled))
+    trained(model, 2)
+    points = 2.0 * torch.rand(500, 3, generator=torch.Generator().manual_seed(7)) - 1.0
+    before, colours = model.density(points), model.radiance(points[None], torch.tensor([[0.0, 0.0, 1.0]]))[0]
+    line, = model.after_step(10, None)
+    assert line.startswith('step 10: grid      4,913 of 17x17x17 vertices, 0.125 apart')
+    assert (model.stage, model.adam_steps, len(model.rows)) == (1, 0, 17 ** 3)
+    assert not model.means.any()
+    assert not model.squares.any()
+    torch.testing.assert_close(model.density(points) * 0.125, before * 0.25, rtol=1e-3, atol=1e-4)  # of a voxel
+    torch.testing.assert_close(model.radiance(points[None], torch.tensor([[0.0, 0.0, 1.0]]))[0], colours,
+                               rtol=0, atol=1e-4)
+    assert math.isfinite(trained(model, 1)[0])
+
+
+def test_stages_follow_each_other_over_the_run_and_none_comes_after_its_last_step():
+    model = fill(a_model(n_iters=30), ball)
+    said = {step: lines for step in range(1, 31) if (lines := model.after_step(step, None))}
+    stages = {step: lines for step, lines in said.items() if 'grid' in lines[0]}
+    assert [*stages] == [9, 18]
+    assert '0.1667 apart' in stages[9][0]
+    assert '0.125 apart' in stages[18][0]
+    assert len(said) > 2
+    assert all(lines[0].startswith(f'step {step}: ') and len(lines) == 1 for step, lines in said.items())
+    assert 30 not in said
+    assert model.stage == 2
+    assert a_model(n_iters=1).after_step(1, None) == []
+
+
+def test_a_short_run_keeps_its_first_grid():
+    model = a_model(n_iters=3)  # all of it is still thin
+    assert [model.after_step(step, None) for step in (1, 2, 3)] == [[], [], []]
+    assert len(model.rows) == (CELLS + 1) ** 3
+
+
+def test_a_grid_has_no_more_vertices_than_it_may(monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: CELLS, 0.5: 10 * CELLS})
+    monkeypatch.setattr(grid, 'MOST_ROWS', 20000)
+    model = fill(a_model(), lambda points: torch.full((len(points),), 5.0))
+    model.after_step(10, None)
+    assert 15000 < len(model.rows) <= 20000
+
+
+@BOTH
+def test_a_scene_without_anything_dense_is_one_line(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 1e-6))
+    with pytest.raises(UserError, match='the grid is empty: nothing in the scene is dense enough') as error:
+        model.after_step(19, None)
+    assert '\n' not in str(error.value)
+
+
+# What checkpoints hold
+
+
+def through_a_file(content: dict) -> dict:
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@BOTH
+def test_weights_and_training_state_go_into_another_model_bit_for_bit(compiled):
+    model = scramble(a_model(compiled))
+    trained(model, 2)
+    model.after_step(9, None)
+    trained(model, 2)
+    other = a_model(compiled, seed=9)
+    other.load_weights(through_a_file(model.weights()))
+    assert_same(other.render(some_rays()).rgb, model.render(some_rays()).rgb)
+    other.load_training_state(through_a_file(model.training_state()))
+    assert (other.stage, other.adam_steps, other.n_rays_of_step) == (1, 2, model.n_rays_of_step)
+    assert_same(copy.deepcopy(other.weights()), model.weights())
+    assert_same(copy.deepcopy(other.training_state()), model.training_state())
+    losses = [trained(part, 3) for part in (model, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    if compiled:  # plain PyTorch adds a row's gradients in any order where it has several threads
+        assert losses[0] == losses[1]
+        assert_same(other.weights(), model.weights())
+        assert_same(other.training_state(), model.training_state())
+
+
+def test_kernels_and_plain_pytorch_take_each_others_weights():
+    fast, plain = scramble(a_model(True)), a_model(False, seed=9)
+    plain.load_weights(fast.weights())
+    torch.testing.assert_close(plain.render(some_rays()).rgb, fast.render(some_rays()).rgb, rtol=0, atol=1e-4)
+
+
+@BOTH
+def test_a_copy_shows_the_same_and_is_trained_alone(compiled):
+    model = scramble(a_model(compiled))
+    other, before = copy.deepcopy(model), model.render(some_rays()).rgb
+    assert_same(other.render(some_rays()).rgb, before)
+    trained(other, 1)
+    assert_same(model.render(some_rays()).rgb, before)
+    assert not torch.equal(other.render(some_rays()).rgb, before)
+    assert not torch.equal(other.rows, model.rows)
+
+
+@pytest.mark.parametrize('checkpoint', [{}, {'grid_state_dict': None}, {'grid_state_dict': 3},
+                                        {'network_fn_state_dict': {}}])
+def test_a_checkpoint_without_a_grid_names_the_flag(checkpoint):
+    with pytest.raises(UserError, match='it has no grid_state_dict; set field = mlp or use another checkpoint'):
+        a_model().load_weights(checkpoint)
+
+
+N = CELLS + 1
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('rows', None), ('rows', torch.zeros(N ** 3, 15)), ('rows', torch.zeros(N ** 3 + 1, 16)),
+    ('rows', torch.zeros(N ** 3, 16, dtype=torch.int64)), ('rows', torch.zeros(N ** 3, 16).to_sparse()),
+    ('rows', torch.zeros(N ** 3, 16) + 0j), ('cells', None), ('cells', torch.zeros(0, dtype=torch.uint8)),
+    ('cells', torch.zeros(-(-N ** 3 // 8))), ('cells', torch.zeros(-(-N ** 3 // 8), dtype=torch.uint8)),
+    ('cells', torch.full((-(-N ** 3 // 8),), 3, dtype=torch.uint8)), ('shape', None), ('shape', [N, N]),
+    ('shape', [N, N, 0]), ('shape', [N, N, -N]), ('shape', [1, 1, N ** 3]), ('shape', [2 ** 40] * 3),
+    ('shape', [math.nan] * 3), ('shape', ['x'] * 3), ('shape', [10 ** 400, 2, 2]), ('low', None),
+    ('low', torch.zeros(2)), ('low', torch.full((3,), math.nan)), ('low', torch.full((3,), math.inf)),
+    ('low', torch.full((3,), 1e300, dtype=torch.float64)), ('voxel', 1e300),
+    ('low', [0.0, 0.0, 0.0]), ('voxel', None), ('voxel', 0.0), ('voxel', -1.0), ('voxel', math.nan),
+    ('voxel', math.inf), ('voxel', 1e-30), ('voxel', 1e-7), ('stage', None), ('stage', math.nan), ('stage', 'x'),
+    ('network', None), ('network', {}), ('network', {'0.weight': torch.zeros(3)}), ('network', 'text')])
+def test_a_broken_entry_is_one_line(name, value):
+    model = a_model()
+    state = copy.deepcopy(model.weights()['grid_state_dict'])
+    for change in ({**state, name: value}, {key: part for key, part in state.items() if key != name}):
+        with pytest.raises(UserError, match='its grid_state_dict is broken ') as error:
+            a_model().load_weights({'grid_state_dict': change})
+        assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('means', None), ('means', torch.zeros(3, 16)), ('means', torch.zeros(N ** 3, 16, dtype=torch.int64)),
+    ('squares', torch.zeros(N ** 3)), ('squares', 'text'), ('adam_steps', -1), ('adam_steps', 2 ** 40),
+    ('adam_steps', math.nan), ('adam_steps', 'x'), ('n_rays', 0), ('n_rays', 10 ** 9), ('n_rays', None)])
+def test_a_broken_training_state_is_an_error(name, value):
+    model = a_model()
+    state = model.training_state()['grid']
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
+        model.load_training_state({'grid': state | {name: value}})
+    with pytest.raises(LookupError):
+        model.load_training_state({'grid': {key: part for key, part in state.items() if key != name}})
+
+
+def test_it_is_described_by_its_size_and_what_computes_it():
+    assert a_model(True).describe() == 'grid      729 of 9x9x9 vertices, 0.25 apart, kernels'
+    assert a_model(False).describe() == 'grid      729 of 9x9x9 vertices, 0.25 apart, plain PyTorch'
+
+
+# With a scene
+
+
+def grid_flags(flags, *extra: str) -> list[str]:
+    return flags('--field', 'grid', '--N_iters', '30', '--N_rand', '500', '--lrate', '5e-3', *extra)
+
+
+def test_it_learns_a_ball(flags):
+    trainer = trainer_of(grid_flags(flags, '--N_iters', '40', '--N_rand', '300'))
+    model, scene, lines = trainer.model, trainer.batcher.scene, []
+    for step in range(1, 41):
+        losses = trainer.step(step)
+        lines += trainer.after_step(step)
+    assert losses['mse'].item() < 0.01
+    assert model.stage == 2
+    assert any('pruned' in line for line in lines)
+    shown = render_view(model, scene, scene.cameras.take(scene.i_val[:1]))
+    assert shown.rgb.shape == (16, 16, 3)
+    assert np.abs(shown.rgb[7:9, 7:9] - np.array([230, 120, 40]) / 255).max() < 0.15
+    assert shown.rgb[0, 0].min() > 0.9
+
+
+def test_a_grid_over_a_scene_with_alpha_begins_with_its_visual_hull(flags, tiny_scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
+    args = parse_flags(grid_flags(flags))
+    scene, device = run_nerf.load_scene(args), torch.device('cpu')
+    hulled = run_nerf.create_model(args, scene, device, torch.float32)
+    assert 100 < hulled.grid.cells.sum() < 0.7 * 24 ** 3
+    opaque = parse_flags([*grid_flags(flags), '--datadir', str(tiny_scene(tmp_path / 'opaque', channels=3))])
+    filled = run_nerf.create_model(opaque, run_nerf.load_scene(opaque), device, torch.float32)
+    assert filled.grid.cells.sum() == 24 ** 3
+    assert hulled.compiled
+    assert hulled.density(torch.zeros(1, 3)).item() > 0

@@ -155,9 +155,10 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     with locked(run_dir) if ranks.first() else nullcontext():
         checkpoint = restore_model(args, run_dir, model)[1]
         generator = torch.Generator(model.device).manual_seed(args.seed)
-        batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac, generator,
-                             foreground=args.field == 'grid')
-        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if args.field == 'grid' else args.lrate_decay
+        grid = args.field == 'grid'
+        batcher = RayBatcher(scene, args.N_rand, args.no_batching and not grid, args.precrop_iters, args.precrop_frac,
+                             generator, foreground=grid)
+        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
         trainer = Trainer(model, batcher, args.lrate, decay, args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:

@@ -131,7 +131,8 @@ def config_parser() -> FlagParser:
          help="what is trained: mlp, the paper's networks; or grid, a sparse voxel grid that trains in minutes on a "
               'CPU. For the grid some flags have other defaults, and a config of the mlp does not change them: '
               + ', '.join(f'{name} {value}' for name, value in GRID_DEFAULTS.items())
-              + '; i_testset and i_video N_iters. It has no use for flags about networks, samples and precrop')
+              + '; i_testset and i_video N_iters. It has no use for no_batching, nor for flags about networks, '
+              'samples and precrop')
     flag('--netdepth', type=whole(1), default=8, help='layers of the coarse MLP')
     flag('--netwidth', type=whole(2), default=256, help='channels per layer of the coarse MLP')
     flag('--netdepth_fine', type=whole(1), default=8, help='layers of the fine MLP')

@@ -297,7 +297,8 @@ class _Kernels:
             np.empty((RAYS[1], MOST, 5), np.float32))
 
     def march(self, origins, directions, near, far, jitter, least) -> Marched:
-        n_rays = len(origins)
+        if (n_rays := len(origins)) > RAYS[1]:  # the kernels do not look how long their arrays are
+            raise ValueError(f'{n_rays} rays at once; at most {RAYS[1]}')
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         inputs = (np.ascontiguousarray(part.numpy()) for part in (origins, directions, near, far, jitter))

@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit, prange
 
 from nerf.fields.grid_torch import DARK, FIRST_RATE, OFFSET, SECOND_RATE, SHARPNESS, STEP
+from nerf.fields.sparse_grid import BLOCK
 
 F = np.float32
 OPTIONS = {'cache': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
@@ -60,10 +61,11 @@ def march(origins, directions, near, far, jitter, rows, index, cells, blocks, le
         while t < end:
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
             i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
-            if not blocks[i >> 2, j >> 2, k >> 2]:
-                leave_x = (F(((i >> 2) + (dx >= 0)) * 4) - ox) * over_x
-                leave_y = (F(((j >> 2) + (dy >= 0)) * 4) - oy) * over_y
-                leave_z = (F(((k >> 2) + (dz >= 0)) * 4) - oz) * over_z
+            bi, bj, bk = i // BLOCK, j // BLOCK, k // BLOCK
+            if not blocks[bi, bj, bk]:
+                leave_x = (F((bi + (dx >= 0)) * BLOCK) - ox) * over_x
+                leave_y = (F((bj + (dy >= 0)) * BLOCK) - oy) * over_y
+                leave_z = (F((bk + (dz >= 0)) * BLOCK) - oz) * over_z
                 t += F(max(int((min(leave_x, min(leave_y, leave_z)) - t) / dt) + 1, 1)) * dt
                 continue
             if not cells[i, j, k]:

@@ -23,7 +23,9 @@ from nerf.fields.paper import PaperModel
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
-from nerf.flags import config_parser, config_text, parse_flags, uses_ndc  # noqa: F401 (config_parser is looked for here)
+from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
+    RAYS_THROUGH, config_parser, config_text, parse_flags, uses_ndc,
+)
 from nerf.hull import has_hull, inside_hull
 from nerf.mesh import export_mesh
 from nerf.metrics import in_words
@@ -42,7 +44,8 @@ from run_nerf_helpers import NeRF, Sampling, get_embedder
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
 GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
-DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd')
+DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
+              'rays_through')
 
 
 @returns_exit_code
@@ -76,6 +79,7 @@ def load_scene(args: argparse.Namespace) -> Scene:
         scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
     else:
         scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
+    scene = scene.rays_within(RAYS_THROUGH[args.rays_through])
     height, width = scene.images.sizes.min(0)
     if min(height, width) < 11:
         raise UserError(f"{args.datadir}: images are {width}x{height} pixels; SSIM's window needs at least 11x11")

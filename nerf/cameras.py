@@ -28,6 +28,7 @@ class Cameras:
     sizes: Tensor  # [V, 2] int64: height, width in pixels
     distortion: Tensor | None = None  # [V, 8] float32, as in COEFFICIENTS; None: no camera has any
     fisheye: Tensor | None = None  # [V] bool; None: no camera is one
+    within: float = 0.0  # where in a pixel its ray goes, along both sides: 0.0 its upper left corner, 0.5 its centre
 
     @classmethod
     def of_one_kind(cls, poses: np.ndarray, K: np.ndarray, H: int, W: int) -> Cameras:
@@ -90,7 +91,7 @@ class Cameras:
             look sideways, have length 1.
         """
         fx, fy, cx, cy = self.intrinsics[view].float().unbind(-1)
-        x, y = (column - cx) / fx, (row - cy) / fy
+        x, y = (column + self.within - cx) / fx, (row + self.within - cy) / fy
         axis = torch.ones_like(x)
         if self.distortion is not None:
             lens = self.distortion[view].double().unbind(-1)
@@ -117,7 +118,7 @@ class Cameras:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(*(None if part is None else change(part) for part in (
-            self.poses, self.intrinsics, self.sizes, self.distortion, self.fisheye)))
+            self.poses, self.intrinsics, self.sizes, self.distortion, self.fisheye)), within=self.within)
 
 
 def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

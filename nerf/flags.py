@@ -83,6 +83,7 @@ def matching(pattern: str, allowed: str, optional: bool = False):
 PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
 
 
+RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # the share of a pixel's sides
 GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500}
 
 
@@ -124,6 +125,11 @@ def config_parser() -> FlagParser:
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
          help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
+
+    flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
+         help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
+              "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid the default is "
+              'center, whose pictures are sharper')
 
     group = parser.add_argument_group('network')
     flag = group.add_argument
@@ -226,6 +232,8 @@ def set_field_defaults(args: argparse.Namespace, parser: FlagParser, argv: list[
             setattr(args, name, value)
     for name in {'i_testset', 'i_video'} - given:
         setattr(args, name, args.N_iters)
+    if 'rays_through' not in given | config.keys():  # where the pictures show something is not the field's business
+        args.rays_through = 'center'
 
 
 def uses_ndc(args: argparse.Namespace) -> bool:

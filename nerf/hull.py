@@ -31,7 +31,7 @@ def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
         fx, fy, cx, cy = scene.cameras.intrinsics[i].tolist()
         seen = (points[left] - pose[:, 3]) @ pose[:, :3]
         x, y, z = seen.unbind(-1)
-        column, row = (fx * x / -z + cx).round(), (fy * y / z + cy).round()
+        column, row = ((value - scene.cameras.within).round() for value in (fx * x / -z + cx, fy * y / z + cy))
         in_view = (z < -1.01 * radius) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         # A point at (x, y, z) that moves by the radius moves by no more than this in the image.
         reach = (max(fx, fy) * radius * seen.norm(dim=-1) / (z * (z + radius))).ceil() + 1

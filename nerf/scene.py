@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -77,6 +77,11 @@ class Scene:
         """Height, width and focal length of normalised device coordinates; None where rays stay in the world."""
         return (*self.cameras.size(0), float(self.cameras.intrinsics[0, 0])) if self.ndc else None
 
+    def rays_within(self, share: float) -> Scene:
+        """The same scene with rays through another point of their pixels: `Cameras.within`."""
+        cameras, render_cameras = (replace(part, within=share) for part in (self.cameras, self.render_cameras))
+        return replace(self, cameras=cameras, render_cameras=render_cameras)
+
     def rays(self, origins: Tensor, directions: Tensor) -> Rays:
         """World origins and directions [..., 3] as rays with this scene's bounds, in NDC where it is."""
         return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
@@ -100,6 +105,7 @@ class Scene:
         """A checksum of all that training sees of the scene."""
         images, cameras = self.images.take(self.i_train), self.cameras.take(self.i_train)
         numbers = [self.near, self.far, self.ndc, self.white_bkgd]
+        numbers += [cameras.within] * (cameras.within != 0.0)
         parts = [images.pixels, cameras.poses]
         fx, fy, cx, cy = cameras.intrinsics[0].tolist()
         if cameras.one_size() and bool((cameras.intrinsics == cameras.intrinsics[0]).all()):

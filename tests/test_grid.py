@@ -55,6 +55,7 @@ def fill(model: GridModel, density, colour: Tensor = COLOUR, plain: bool = True)
     model.rows.zero_()
     model.rows[:, 0] = raw_of(density(points), model.grid.voxel)
     model.rows[:, 1:4] = torch.logit(colour)
+    model.rows_changed()
     if plain:
         for parameter in model.network[-1].parameters():
             parameter.zero_()
@@ -69,6 +70,7 @@ def ball(points: Tensor, radius: float = 0.6, inside: float = 200.0, outside: fl
 def scramble(model: GridModel, seed: int = 1) -> GridModel:
     """Random values in all rows, half of the vertices dense."""
     model.rows.normal_(generator=torch.Generator().manual_seed(seed))
+    model.rows_changed()
     return model
 
 

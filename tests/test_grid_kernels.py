@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from nerf.fields import grid_torch
-from nerf.fields.grid_torch import CHANNELS, DARK, FIRST_RATE, MOST, SECOND_RATE, STEP, Marched, optical_depth
+from nerf.fields.grid_torch import (
+    CHANNELS, DARK, EPSILON, FIRST_RATE, MOST, SECOND_RATE, STEP, Marched, Rules, optical_depth,
+)
 from nerf.fields.sparse_grid import SparseGrid
 
 numba = pytest.importorskip('numba')
@@ -85,18 +87,22 @@ def certain(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST) -
 class Marching:
     """A march of the kernels, and their arrays."""
 
-    def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: Given, least: float = LEAST, most: int = MOST):
+    def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: Given, least: float = LEAST, most: int = MOST,
+                 saved: bool = True):
         n = len(rays.near)
         self.grid, self.rows = grid, rows
         self.count, (self.rest, self.depth) = np.full(n, -1, np.int64), np.full((2, n), np.nan, np.float32)
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
-        self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 8), -1, np.int32),
+        self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
                         np.full((n, most, 5), np.nan, np.float32))
         self.gradients = np.zeros_like(rows)
         self.touched, self.n_touched = np.full((2, len(rows)), -1, np.int32), np.zeros(2, np.int64)
         self.is_touched = np.zeros(len(rows), bool)
-        grid_kernels.march(*(part.numpy() for part in rays), rows, grid.index.numpy(), grid.cells.numpy(),
-                           grid.blocks.numpy(), np.float32(least), self.count, self.rest, self.depth, self.features,
+        self.vertices = np.flatnonzero(grid.index.numpy() >= 0).astype(np.int32)
+        self.raw = np.full(grid.index.shape, -1e9, np.float32)
+        self.raw.reshape(-1)[self.vertices] = rows[:, 0]
+        grid_kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(), grid.cells.numpy(),
+                           grid.blocks.numpy(), Rules(least), saved, self.count, self.rest, self.depth, self.features,
                            *self.samples)
 
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
@@ -107,9 +113,10 @@ class Marching:
         return self
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:
-        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in (FIRST_RATE, SECOND_RATE))
-        grid_kernels.adam(self.rows, self.gradients, means, squares, self.touched, self.n_touched, self.is_touched,
-                          rates, *debias, apply)
+        betas = FIRST_RATE, SECOND_RATE
+        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in betas)
+        grid_kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.touched,
+                          self.n_touched, self.is_touched, rates, betas, EPSILON, *debias, apply)
 
 
 def assert_agree(marching: Marching, expected: Marched) -> None:
@@ -306,7 +313,8 @@ def test_touched_rows_are_the_corners_of_kept_samples_by_the_parity_of_x():
     grid, rows = a_grid()
     rays = random_rays(40, 1)
     marching = Marching(grid, rows.numpy(), rays).backward(*mixture(40))
-    expected = {int(row) for r, n in enumerate(marching.count) for row in marching.samples[1][r, :n].ravel()}
+    expected = {int(row) + up for r, n in enumerate(marching.count) for row in marching.samples[1][r, :n].ravel()
+                for up in (0, 1)}
     assert 0 < len(expected) < len(rows)
     x = (grid.index >= 0).nonzero()[:, 0].numpy()
     found = set()

@@ -28,9 +28,12 @@ THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are
 SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
-RATES = np.float32([20.0] + 3 * [10.0] + 12 * [5.0])  # of a row's channels, as multiples of the network's rate
+RATES = np.float32([20.0] + 3 * [20.0] + 12 * [10.0])  # of a row's channels, as multiples of the network's rate
+SLOW_START = 0.02  # share of the density's rate at first; it rises through the first stage, for hollows stay filled
+# where density comes before colours
 MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
+NOTHING = np.float32(-1e9)  # raw density where there is no row
 WIDTH = 64  # of the network behind the grid
 
 
@@ -68,13 +71,16 @@ class GridModel(Model):
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
               squares: Tensor | None = None, adam_steps: int = 0) -> None:
         """Goes on with a grid and the rows of its vertices; without running means Adam begins anew."""
-        shape = (grid.n_rows, CHANNELS)
         self.grid, self.adam_steps = grid, adam_steps
-        self.rows = nn.Parameter(grid.low.new_zeros(shape, dtype=torch.float32, device=grid.cells.device)
-                                 if rows is None else rows)
-        self.means, self.squares = (torch.zeros_like(self.rows, requires_grad=False) if part is None else part
-                                    for part in (means, squares))
+        rows, self.means, self.squares = (_large(part, (grid.n_rows, CHANNELS), grid.cells.device)
+                                          for part in (rows, means, squares))
+        self.rows = nn.Parameter(rows)
         self.kernels = _Kernels(self, self.kernels) if self.compiled else None
+
+    def rows_changed(self) -> None:
+        """To be called by whoever writes into `rows`."""
+        if self.kernels:
+            self.kernels.take_densities()
 
     def __getstate__(self) -> dict:
         return vars(self) | {'kernels': None}
@@ -130,11 +136,14 @@ class GridModel(Model):
     def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
         """Adam's step on the rows that the rays touched."""
         self.adam_steps += 1
+        rates = RATES.copy()
+        if self.stage == 0:
+            rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
         if self.kernels:
-            self.kernels.adam(float(rate) * RATES, self.adam_steps, bool(finite))
+            self.kernels.adam(float(rate) * rates, self.adam_steps, bool(finite))
         elif self.rows.grad is not None:
             grid_torch.adam(self.rows, self.rows.grad, self.means, self.squares,
-                            rate * torch.from_numpy(RATES).to(self.rows), self.adam_steps, finite)
+                            rate * torch.from_numpy(rates).to(self.rows), self.adam_steps, finite)
             self.rows.grad = None
 
     @torch.no_grad()
@@ -154,10 +163,11 @@ class GridModel(Model):
         return [f'step {step}: {self.describe().strip()}']
 
     def _dense_cells(self) -> Tensor:
-        """[X, Y, Z] bool: cells with a dense corner, and their neighbours."""
+        """[X, Y, Z] bool: cells with a dense corner; before the last stage their neighbours too, which may grow."""
         dense = torch.zeros_like(self.grid.cells)
         dense[self.grid.index >= 0] = optical_depth(self.rows.detach()[:, 0]) > THIN
-        return dilated(cells_around(dense))
+        around = cells_around(dense)
+        return around if self.stage + 1 == len(self.stages) else dilated(around)
 
     def _refine(self, voxel: float) -> None:
         """Goes on with voxels of a smaller size, but no more than MOST_ROWS vertices."""
@@ -177,7 +187,7 @@ class GridModel(Model):
         inputs = origins, directions, rays.near[:, 0], rays.far[:, 0], jitter, least
         if self.kernels is None:
             return grid_torch.march(self.grid, self.rows, *inputs)
-        return Marched(*_MarchKernels.apply(self.rows, self.kernels, *inputs))
+        return Marched(*_MarchKernels.apply(self.rows, self.kernels, torch.is_grad_enabled(), *inputs))
 
     def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
         """Colours [R, 3] of R rays on a background [R, 3]."""
@@ -247,7 +257,7 @@ class GridModel(Model):
             self.stage = min(max(int(state['stage']), 0), len(self.stages) - 1)
         except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
-        self._take(grid, rows.float().to(self.device).contiguous().clone())
+        self._take(grid, rows)
 
     def training_state(self) -> dict:
         return {'grid': {'means': self.means.cpu(), 'squares': self.squares.cpu(), 'adam_steps': self.adam_steps,
@@ -261,12 +271,20 @@ class GridModel(Model):
         if not (0 <= state['adam_steps'] < 2 ** 31 and RAYS[0] <= state['n_rays'] <= RAYS[1]):
             raise ValueError(f"{state['adam_steps']} steps, {state['n_rays']} rays")
         self.n_rays_of_step = int(state['n_rays'])
-        self._take(self.grid, self.rows.detach(), *(part.float().to(self.device).contiguous().clone()
-                                                    for part in (means, squares)), int(state['adam_steps']))
+        self._take(self.grid, self.rows.detach(), means, squares, int(state['adam_steps']))
 
     def describe(self) -> str:
         shape, kind = 'x'.join(map(str, self.grid.cells.shape)), 'kernels' if self.compiled else 'plain PyTorch'
         return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
+
+
+def _large(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """A contiguous float32 copy of some values (None: zeros). On a CPU NumPy allocates it: in huge pages where the
+    system has them, which halves the time of reading rows here and there."""
+    if device.type != 'cpu':
+        return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
+    return torch.from_numpy(np.zeros(shape, np.float32) if values is None
+                            else np.array(values.numpy(), np.float32, order='C'))
 
 
 def has_kernels() -> bool:
@@ -287,23 +305,29 @@ class _Kernels:
         from nerf.fields import grid_kernels
 
         self.module, grid = grid_kernels, model.grid
-        self.index, self.cells, self.blocks = grid.index.numpy(), grid.cells.numpy(), grid.blocks.numpy()
+        self.index, self.cells, self.blocks = (part.numpy().copy() for part in (grid.index, grid.cells, grid.blocks))
         self.rows, self.means, self.squares = model.rows.detach().numpy(), model.means.numpy(), model.squares.numpy()
-        self.gradients = np.zeros_like(self.rows)
+        self.vertices, self.gradients = np.flatnonzero(self.index >= 0).astype(np.int32), np.zeros_like(self.rows)
+        self.raw = np.full(self.index.shape, NOTHING, np.float32)
+        self.take_densities()
         self.touched, self.n_touched = np.zeros((2, len(self.rows)), np.int32), np.zeros(2, np.int64)
         self.is_touched, self.saved = np.zeros(len(self.rows), bool), None
         self.samples = before.samples if before else (  # memory pages exist once they are written to
-            np.empty((RAYS[1], MOST, CHANNELS), np.float32), np.empty((RAYS[1], MOST, 8), np.int32),
+            np.empty((RAYS[1], MOST, CHANNELS), np.float32), np.empty((RAYS[1], MOST, 4), np.int32),
             np.empty((RAYS[1], MOST, 5), np.float32))
 
-    def march(self, origins, directions, near, far, jitter, least) -> Marched:
+    def take_densities(self) -> None:
+        """Copies the rows' densities to where `march` reads them; `adam` keeps them up to date."""
+        self.raw.reshape(-1)[self.vertices] = self.rows[:, 0]
+
+    def march(self, saved: bool, origins, directions, near, far, jitter, least) -> Marched:
         if (n_rays := len(origins)) > RAYS[1]:  # the kernels do not look how long their arrays are
             raise ValueError(f'{n_rays} rays at once; at most {RAYS[1]}')
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         inputs = (np.ascontiguousarray(part.numpy()) for part in (origins, directions, near, far, jitter))
-        self.module.march(*inputs, self.rows, self.index, self.cells, self.blocks, np.float32(least), count, rest,
-                          depth, features, *self.samples)
+        self.module.march(*inputs, self.rows, self.raw, self.index, self.cells, self.blocks, grid_torch.Rules(least),
+                          saved, count, rest, depth, features, *self.samples)
         self.saved = count, rest
         return Marched(*map(torch.from_numpy, (features, rest, depth, count)))
 
@@ -315,9 +339,10 @@ class _Kernels:
                             self.n_touched, self.is_touched)
 
     def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:
-        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in (grid_torch.FIRST_RATE, grid_torch.SECOND_RATE))
-        self.module.adam(self.rows, self.gradients, self.means, self.squares, self.touched, self.n_touched,
-                         self.is_touched, rates, *debias, apply)
+        betas = FIRST_RATE, SECOND_RATE
+        self.module.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, self.means, self.squares,
+                         self.touched, self.n_touched, self.is_touched, rates, betas, grid_torch.EPSILON,
+                         *(np.float32(1.0 / (1.0 - beta ** step)) for beta in betas), apply)
         self.n_touched[:] = 0
 
 
@@ -334,7 +359,7 @@ class _MarchKernels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_features: Tensor, of_rest: Tensor, *_):
         ctx.kernels.backward(of_features.contiguous().numpy(), of_rest.contiguous().numpy())
-        return (None,) * 8
+        return (None,) * 9
 
 
 def _view_network(generator: torch.Generator) -> nn.Sequential:

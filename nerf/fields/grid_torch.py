@@ -16,10 +16,20 @@ from run_nerf_helpers import composite_packed
 
 CHANNELS = 16  # of a row: a cache line
 MOST = 128  # samples that a ray can keep; it ends behind them
-STEP = 0.5  # voxels between samples
+STEP = 0.5  # voxels between samples; the kernels know no other
 DARK = 1e-3  # light at which a ray ends
 SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
 FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
+EPSILON = 1e-12  # Adam's
+
+
+class Rules(NamedTuple):
+    """What the kernels must know of all this: compiled code on disk would not notice that a constant was edited."""
+
+    least: float  # weight below which a sample is skipped
+    dark: float = DARK
+    sharpness: float = SHARPNESS
+    offset: float = OFFSET
 
 
 class Marched(NamedTuple):
@@ -118,5 +128,5 @@ def adam(rows: Tensor, gradient: Tensor, means: Tensor, squares: Tensor, rates: 
     touched = (gradient != 0).any(-1, keepdim=True) & apply
     means.copy_(torch.where(touched, torch.lerp(gradient, means, FIRST_RATE), means))
     squares.copy_(torch.where(touched, torch.lerp(gradient ** 2, squares, SECOND_RATE), squares))
-    change = rates * means / (1.0 - FIRST_RATE ** step) / ((squares / (1.0 - SECOND_RATE ** step)).sqrt() + 1e-12)
+    change = rates * means / (1.0 - FIRST_RATE ** step) / ((squares / (1.0 - SECOND_RATE ** step)).sqrt() + EPSILON)
     rows.sub_(torch.where(touched, change, 0.0))

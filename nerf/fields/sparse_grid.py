@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nerf.runtime.errors import UserError
 
-BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty
+BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty; the kernels know no other
 MOST_VERTICES = 2 ** 28  # of a box, kept or not: each needs 5 bytes
 
 

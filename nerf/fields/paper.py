@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nerf.fields import guided_view
 from nerf.fields.dead_networks import DeadNetworkGuard
-from nerf.fields.lattice_view import LatticeView
-from nerf.fields.mlp import MLPField
+from nerf.fields.mlp import MLPField, padded_rows
 from nerf.fields.model import Model, Numbers, Picture, pieces
+from nerf.fields.survey import SETTINGS, DensityGrid, survey
+from nerf.files.remade import read_arrays, write_arrays
 from nerf.optimiser import Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import (
-    Composite, Draws, NeRF, Rays, Sampling, coarse_depths, draw, img2mse, ray_points, render_rays,
+    Composite, Draws, NeRF, Rays, Sampling, coarse_depths, composite, draw, fine_depths, img2mse, ray_points,
+    render_pass, render_rays,
 )
 
+STRETCHES = 3  # parts of a ray that are asked one after the other, front to back
+HIDDEN = 9.2  # optical depth behind which samples are skipped: 1e-4 of the light gets there
+RAYS = 8  # rays are padded to a multiple of this: see ROWS in mlp.py
+POINTS = 2 ** 14  # of a surveyed view that go through a network at once on a CPU: more are no faster
 KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # in checkpoints, as in nerf-pytorch's
 
 
@@ -42,6 +52,7 @@ class PaperModel(Model):
         self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
         self.loss_names = ('mse',) if fine is None else ('mse0', 'mse')
         self.guard = DeadNetworkGuard(self.networks(), seed)
+        self.surveyed: DensityGrid | None = None  # where the network has density, while its weights do not change
 
     def networks(self) -> dict[str, NeRF]:
         fields = {'coarse': self.coarse, 'fine': self.fine}
@@ -69,17 +80,76 @@ class PaperModel(Model):
     def render(self, rays: Rays) -> Composite:
         return render_rays(rays, self.coarse, self.fine, self.sampling).final
 
+    def survey(self, box: np.ndarray, cache: Path | None = None) -> None:
+        """Finds where there is density: views are then drawn through what was found, and `density_array` uses it.
+
+        Where samples are even in disparity nothing is done: in a box up to the far bound the cells would be too large
+        for what is near.
+        """
+        if self.sampling.lindisp or self.surveyed is not None:
+            return
+        fingerprint = self._fingerprint(box)
+        self.surveyed = DensityGrid.of_arrays(read_arrays(cache, fingerprint), self.device)
+        if self.surveyed is None:
+            self.surveyed = survey(self.density, box, self.device)
+            write_arrays(cache, fingerprint, self.surveyed.arrays())
+
+    def _fingerprint(self, box: np.ndarray) -> str:
+        """Of all that a survey depends on."""
+        numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
+        digest = hashlib.sha256(f'{self.dtype} {SETTINGS}'.encode())
+        for part in numbers:
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    def forget_survey(self) -> None:
+        self.surveyed = None
+
     def show(self, rays: Rays, height: int, width: int) -> Iterator[Picture]:
-        """Rays that show nothing are skipped where there is a fine field; see `LatticeView`."""
-        if self.fine is None:
-            return super().show(rays, height, width)
-        return LatticeView(self.coarse, self.fine, self.sampling, self.view_chunk, rays, height, width).draw()
+        """Where there was a survey, the better field is sampled where it has density; else both passes are drawn."""
+        if self.surveyed is None:
+            return super().show(rays, height, width) if self.fine is None else self._show_passes(rays)
+        return self._show_surveyed(rays)
+
+    @torch.inference_mode()
+    def _show_surveyed(self, rays: Rays) -> Iterator[Picture]:
+        n_samples = samples_of_view(self.sampling)
+        at_once = min(self.view_chunk, POINTS // n_samples) if self.device.type == 'cpu' else self.view_chunk
+        picture = Picture.background(len(rays.near), self.white_bkgd, self.device)
+        yield from guided_view.draw(self.best, self.surveyed, rays, n_samples, at_once, picture)
+
+    @torch.inference_mode()
+    def _show_passes(self, rays: Rays) -> Iterator[Picture]:
+        """Both passes of all rays; samples of the fine one that are hidden are skipped."""
+        picture = Picture.background(len(rays.near), self.white_bkgd, self.device, ('coarse',))._replace(
+            spread=torch.zeros_like(rays.near[:, 0]))
+        for tile in pieces(len(rays.near), self.view_chunk):
+            part = rays.part(tile)
+            z = coarse_depths(part, self.sampling)
+            shown = render_pass(self.coarse, part, z, self.white_bkgd)
+            picture.passes['coarse'].put(tile, shown)
+            z_fine = fine_depths(z, shown.weights, self.sampling.N_importance)
+            z = torch.cat([z, z_fine], -1).sort(-1).values
+            picture.put(tile, front_to_back(self.fine, part, z, self.white_bkgd))
+            picture.spread[tile] = z_fine.std(-1, unbiased=False)
+            picture.final[tile] = True
+            yield picture
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         return self.best(points, viewdirs)
 
     def density(self, points: Tensor) -> Tensor:
         return self.best.density(points)
+
+    @torch.inference_mode()
+    def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
+        if self.surveyed is None or least < self.surveyed.least:
+            return super().density_array(points)
+        kept = self.surveyed.may_hold(torch.from_numpy(points).to(self.device)).cpu().numpy()
+        density = np.zeros(len(points), np.float32)
+        if kept.any():
+            density[kept] = super().density_array(points[kept])
+        return density
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
@@ -116,3 +186,28 @@ class PaperModel(Model):
         counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
                   for name, network in self.networks().items())
         return f"networks  {', '.join(counts)}"
+
+
+def samples_of_view(sampling: Sampling) -> int:
+    """Samples of a ray of a surveyed view: where they lie is better known than to a coarse pass, so they are fewer."""
+    return 8 + -(-(sampling.N_samples + sampling.N_importance) // 24) * 4
+
+
+def front_to_back(field: MLPField, rays: Rays, z: Tensor, white_bkgd: bool) -> Composite:
+    """`render_pass`, but samples that less than 1e-4 of the light gets through to are skipped."""
+    n_rays, n_samples = z.shape
+    rgb, density = torch.zeros(n_rays, n_samples, 3, device=z.device), torch.zeros_like(z)
+    optical = torch.zeros(n_rays, device=z.device)  # in front of the samples to come
+    spans = z.diff(append=z[:, -1:]) * rays.directions.norm(dim=-1, keepdim=True)
+    step = -(-n_samples // STRETCHES)
+    for samples in (slice(start, start + step) for start in range(0, n_samples, step)):
+        lit = optical < HIDDEN
+        rows = padded_rows(lit, RAYS)
+        if len(rows) == 0:
+            break
+        some = rays.part(rows)
+        colours, densities = field(ray_points(some, z[rows, samples]), some.viewdirs)
+        rgb[rows, samples] = colours
+        density[rows, samples] = torch.where(lit[rows, None], densities, 0.0)  # padding adds nothing
+        optical += (density[:, samples] * spans[:, samples]).sum(-1)
+    return composite(rgb, density, z, rays.directions, white_bkgd)

@@ -34,13 +34,13 @@ def test_shares_of_an_even_haze_fall_as_light_does():
     assert steps.total(shares).tolist() == pytest.approx([1.0, 0.0, 1.0])
     weights = np.exp(-0.5 * np.arange(3)) * (1 - math.exp(-0.5))
     blurred = 0.5 * weights + 0.25 * np.append(weights[1:], 0.0) + 0.25 * np.append(0.0, weights[:-1])
-    np.testing.assert_allclose(shares[6:], 0.9 * blurred / blurred.sum() + 0.1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(shares[6:], 0.7 * blurred / blurred.sum() + 0.3 / 3, rtol=1e-6)
 
 
 def test_nothing_is_spent_behind_a_wall_and_rays_without_density_are_sampled_evenly():
     shares = likely(steps_of([0] * 5 + [1] * 4, 2), torch.tensor([0.0, 0.0, 50.0, 0.0, 3.0] + 4 * [0.0]))
     assert shares[4] < 1e-20
-    assert shares[2] > 0.45  # and its neighbours get a quarter each
+    assert shares[2] > 0.35  # and its neighbours get a quarter each
     np.testing.assert_allclose(shares[5:], 0.25)
 
 

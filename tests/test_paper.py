@@ -197,7 +197,7 @@ def test_samples_even_in_disparity_are_not_replaced_by_a_survey():
 
 
 @pytest.mark.parametrize(('sampling', 'expected'), [
-    (Sampling(64, 128), 40), (Sampling(64, 64), 32), (Sampling(32, 32), 20), (Sampling(64), 20), (Sampling(3), 12)])
+    (Sampling(64, 128), 32), (Sampling(64, 64), 24), (Sampling(32, 33), 20), (Sampling(64), 16), (Sampling(3), 12)])
 def test_samples_of_a_view_follow_from_those_of_training(sampling, expected):
     assert samples_of_view(sampling) == expected
 

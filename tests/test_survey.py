@@ -56,6 +56,7 @@ def test_a_thread_that_the_first_points_miss_is_followed_from_its_knob_to_its_en
     monkeypatch.setattr(survey_module, 'FIRST_CELLS', 16)  # the points of the last cells alone are in the thread
     grid = survey(rod, BOX, CPU)
     x = torch.linspace(-1.89, 1.89, 5000)
+    assert grid.low[0] + grid.voxel * grid.cells.shape[0] > 1.89
     assert grid.may_hold(torch.stack([x, torch.zeros(5000), torch.full((5000,), 0.2)], -1)).all()
     assert grid.cells.sum() < 0.1 * np.prod([64, 64, 32])
 

@@ -13,7 +13,7 @@ from nerf.fields.survey import DensityGrid
 from run_nerf_helpers import BEYOND, Composite, Rays, composite, ray_points
 
 TRUST = 0.5  # the grid's densities count as this share: where one is too high, what is behind it is sampled still
-EVENLY = 0.1  # share of the samples that are spread evenly over a ray's steps
+EVENLY = 0.3  # share of the samples that are spread evenly over a ray's steps
 DARK = 1e-3  # light, by the grid, behind which nothing is sampled
 RAYS = 2 ** 14  # that march at once
 MULTIPLE = 64  # rays that the field is asked for are padded to a multiple of this: see ROWS in mlp.py

@@ -190,7 +190,7 @@ class PaperModel(Model):
 
 def samples_of_view(sampling: Sampling) -> int:
     """Samples of a ray of a surveyed view: where they lie is better known than to a coarse pass, so they are fewer."""
-    return 8 + -(-(sampling.N_samples + sampling.N_importance) // 24) * 4
+    return 8 + 4 * -(-(sampling.N_samples + sampling.N_importance) // 32)
 
 
 def front_to_back(field: MLPField, rays: Rays, z: Tensor, white_bkgd: bool) -> Composite:

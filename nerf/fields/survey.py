@@ -78,18 +78,19 @@ def survey(density: Density, box: np.ndarray, device: torch.device) -> DensityGr
     for halving in itertools.count():
         occupied, means = _follow(density, low, voxel, asked)
         kept = dilated(occupied)
-        if halving == HALVINGS or not 0 < 8 * kept.sum() <= MOST_ASKED:
-            return DensityGrid(low, voxel, kept, means)
-        kept, first = _tightened(kept)
-        low, voxel = low + first * voxel, 0.5 * voxel
+        if halving == HALVINGS or 8 * kept.sum() > MOST_ASKED:
+            break
+        voxel = 0.5 * voxel
         asked = kept.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    part, first = _around_what_is_set(kept)
+    return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), means[part].contiguous())
 
 
-def _tightened(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of a mask [X, Y, Z] in which something is set, and the place [3] in the whole where it begins."""
-    places = cells.nonzero()
-    first, end = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
-    return cells[tuple(map(slice, first, end))], torch.tensor(first)
+def _around_what_is_set(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:
+    """The part of a mask [X, Y, Z] that holds all that is set, or else its first cell; and where [3] it begins."""
+    sides = [cells.any(2).any(1), cells.any(2).any(0), cells.any(1).any(0)]
+    ends = [(int(side.nonzero()[0]), int(side.nonzero()[-1]) + 1) if side.any() else (0, 1) for side in sides]
+    return tuple(slice(*end) for end in ends), torch.tensor([start for start, _ in ends])
 
 
 def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,8 +101,9 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple
     """
     shape = torch.tensor(asked.shape, device=asked.device)
     offsets = torch.tensor(NEIGHBOURS, device=asked.device)
+    strides = torch.tensor(asked.stride(), device=asked.device)
     occupied, means = torch.zeros_like(asked), torch.zeros(asked.shape, dtype=torch.float16, device=asked.device)
-    asked, todo = asked.clone(), asked.nonzero()
+    asked, todo = asked.clone(memory_format=torch.contiguous_format), asked.nonzero()
     while len(todo):
         most, mean = _ask(density, low, voxel, todo)
         found = ~(most * voxel <= THIN)  # NaN is to be seen too
@@ -110,10 +112,10 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple
         occupied[tuple(todo.t())] = True
         around = (todo[:, None] + offsets).flatten(0, 1)
         around = around[((around >= 0) & (around < shape)).all(-1)]
-        fresh = torch.zeros_like(asked)
-        fresh[tuple(around.t())] = True
-        todo = (fresh & ~asked).nonzero()
-        asked[tuple(todo.t())] = True
+        index = (around * strides).sum(-1)
+        index = index[~asked.view(-1)[index]].unique()
+        asked.view(-1)[index] = True
+        todo = torch.stack(torch.unravel_index(index, asked.shape), -1)
     return occupied, means
 
 

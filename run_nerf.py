@@ -85,7 +85,12 @@ def load_scene(args: argparse.Namespace) -> Scene:
 
 def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
     """Builds what the flag `field` names."""
-    return create_grid(args, scene, device, dtype) if args.field == 'grid' else create_nerf(args, device, dtype)
+    if args.field == 'grid':
+        return create_grid(args, scene, device, dtype)
+    model = create_nerf(args, device, dtype)
+    if args.occupancy and not model.sampling.lindisp:
+        model.follow_occupancy(scene.seen_box())
+    return model
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:

@@ -73,6 +73,7 @@ def test_parts_of_many_rays_are_those_of_each_alone():
 
 def whole_box(density: float) -> DensityGrid:
     return DensityGrid(torch.zeros(3, dtype=torch.float64), 0.5, torch.ones(8, 8, 8, dtype=torch.bool),
+                       torch.tensor([[0.0] * 3, [4.0] * 3], dtype=torch.float64),
                        torch.full((8, 8, 8), density, dtype=torch.float16))
 
 

@@ -62,14 +62,14 @@ def test_rays_that_miss_the_box_or_end_before_it_have_no_steps():
     assert nothing.count.tolist() == [0, 0, 0]
 
 
-def test_points_in_occupied_cells_and_outside_the_box_may_hold_something():
+def test_points_in_occupied_cells_are_held():
     cells = torch.zeros(3, 4, 5, dtype=torch.bool)
     cells[1, 2, 3] = cells[2, 3, 4] = True
     grid = Occupancy(LOW, 0.5, cells)
     places = torch.tensor([[1.01, 2.01, 3.01], [1.99, 2.99, 3.99], [2.01, 2.5, 3.5], [2.99, 3.99, 4.99],
                            [0.5, 0.5, 0.5], [-0.1, 0.5, 0.5], [0.5, 0.5, 5.1]])
     points = LOW.float() + 0.5 * places
-    assert grid.may_hold(points).tolist() == [True, True, False, True, False, True, True]
+    assert grid.holds(points).tolist() == [True, True, False, True, False, False, False]
     torch.testing.assert_close(grid.centres(), LOW.float() + 0.5 * torch.tensor([[1.5, 2.5, 3.5], [2.5, 3.5, 4.5]]))
 
 

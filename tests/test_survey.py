@@ -44,6 +44,8 @@ def test_a_ball_is_in_occupied_cells_with_its_density_and_most_of_the_box_is_not
     points = torch.rand(200_000, 3, dtype=torch.float64).float() * 4.0 - 2.0
     inside = ball(points) > 0
     assert grid.may_hold(points[inside]).all()
+    assert not grid.may_hold(torch.tensor([[-1.9, -1.9, -0.9], [1.9, 1.9, 0.9]])).any()
+    assert grid.may_hold(torch.tensor([[-2.1, 0.0, 0.0], [0.0, 0.0, 1.1]])).all()  # nothing is known there
     volume = grid.cells.sum().item() * grid.voxel ** 3
     assert 4 / 3 * math.pi * 0.4 ** 3 < volume < 4 / 3 * math.pi * 0.45 ** 3
     deep = points[(points - torch.tensor([0.5, 0.3, 0.0])).norm(dim=-1) < 0.37]

@@ -70,12 +70,12 @@ class Occupancy:
         """Flat index of the cell [...] that each scaled point [..., 3] is in; of those outside, one at the surface."""
         return _flat_index(scaled, self.cells.shape)
 
-    def may_hold(self, points: Tensor) -> Tensor:
-        """[N] bool: points [N, 3] that are in an occupied cell or outside the box."""
+    def holds(self, points: Tensor) -> Tensor:
+        """[N] bool: points [N, 3] that are in an occupied cell."""
         scaled = self.scaled(points)
         size = torch.tensor(self.cells.shape, device=points.device)
-        outside = ((scaled < 0) | (scaled > size)).any(-1)
-        return self.cells.flatten()[self.cell_of(scaled)] | outside
+        inside = ((scaled >= 0) & (scaled <= size)).all(-1)
+        return self.cells.flatten()[self.cell_of(scaled)] & inside
 
     @cached_property
     def _near(self) -> Tensor:

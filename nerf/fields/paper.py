@@ -14,13 +14,14 @@ from nerf.fields import guided_view
 from nerf.fields.dead_networks import DeadNetworkGuard
 from nerf.fields.mlp import MLPField, padded_rows
 from nerf.fields.model import Model, Numbers, Picture, pieces
+from nerf.fields.occupied_rays import FollowedOccupancy, Paths, render_occupied
 from nerf.fields.survey import SETTINGS, DensityGrid, survey
 from nerf.files.remade import read_arrays, write_arrays
 from nerf.optimiser import Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import (
-    Composite, Draws, NeRF, Rays, Sampling, coarse_depths, composite, draw, fine_depths, img2mse, ray_points,
-    render_pass, render_rays,
+    Composite, Draws, NeRF, Rays, RenderResult, Sampling, coarse_depths, composite, draw, fine_depths, img2mse,
+    ray_points, render_pass, render_rays,
 )
 
 STRETCHES = 3  # parts of a ray that are asked one after the other, front to back
@@ -52,6 +53,8 @@ class PaperModel(Model):
         self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
         self.loss_names = ('mse',) if fine is None else ('mse0', 'mse')
         self.guard = DeadNetworkGuard(self.networks(), seed)
+        self.followed: FollowedOccupancy | None = None  # where training takes its samples; None: everywhere
+        self.seed_of_step = 0
         self.surveyed: DensityGrid | None = None  # where the network has density, while its weights do not change
 
     def networks(self) -> dict[str, NeRF]:
@@ -62,20 +65,51 @@ class PaperModel(Model):
     def best(self) -> MLPField:
         return self.coarse if self.fine is None else self.fine
 
+    def follow_occupancy(self, box: np.ndarray) -> None:
+        """Training takes samples in those cells of a box [2, 3] only in which the best network has density."""
+        self.followed = FollowedOccupancy(box, self.device)
+        self.captured = False  # how many rays meet such a cell is known only when the device has told
+
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
+        if self.followed is not None:
+            self.seed_of_step = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
         return draw(n_rays, self.sampling, generator)
 
     def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
         """The mean squared error of each pass (section 5.3)."""
-        shown = render_rays(rays, self.coarse, self.fine, self.sampling, Draws(*numbers))
+        shown = self._shown(rays, Draws(*numbers))
         losses, seen = {'mse': img2mse(shown.final.rgb, target)}, [shown.final.rgb, target]
         if shown.coarse is not None:
             losses, seen = {'mse0': img2mse(shown.coarse.rgb, target), **losses}, [shown.coarse.rgb, *seen]
         self.guard.see(seen)
         return losses
 
+    def _shown(self, rays: Rays, draws: Draws) -> RenderResult:
+        """What training rays show; of those that meet no occupied cell, the background."""
+        if self.followed is not None and self.followed.occupied is not None:
+            paths = Paths.of(self.followed.occupied.steps(rays), rays)
+            if len(paths.rows):  # else all: a loss without a gradient is no step
+                draws = Draws(*(part if part is None else part[paths.rows] for part in draws))
+                shown = render_occupied(rays.part(paths.rows), paths, self.coarse, self.fine, self.sampling, draws)
+                return shown._replace(final=self._on_background(shown.final, paths.rows, len(rays.near)),
+                                      coarse=self._on_background(shown.coarse, paths.rows, len(rays.near)))
+        return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
+
+    def _on_background(self, shown: Composite | None, rows: Tensor, n_rays: int) -> Composite | None:
+        """A composite whose colours are those of all rays; `rows` says which ones are shown."""
+        if shown is None:
+            return None
+        background = torch.full((n_rays, 3), float(self.white_bkgd), device=rows.device)
+        return shown._replace(rgb=background.index_put((rows,), shown.rgb))
+
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
-        return self.guard.watch(step, optimiser)
+        tries = dict(self.guard.tries)
+        lines = self.guard.watch(step, optimiser)
+        if self.followed is not None:
+            if self.guard.tries != tries:
+                self.followed.begin_anew()
+            self.followed.after_step(step, self.density, self.seed_of_step)
+        return lines
 
     def render(self, rays: Rays) -> Composite:
         return render_rays(rays, self.coarse, self.fine, self.sampling).final
@@ -177,15 +211,18 @@ class PaperModel(Model):
             network.load_state_dict(saved)
 
     def training_state(self) -> dict:
-        return {'guard': self.guard.state_dict()}
+        followed = {} if self.followed is None else {'occupancy': self.followed.state_dict()}
+        return {'guard': self.guard.state_dict(), **followed}
 
     def load_training_state(self, state: dict) -> None:
         self.guard.load_state_dict(state['guard'])
+        if self.followed is not None and 'occupancy' in state:
+            self.followed.load_state_dict(state['occupancy'])
 
     def describe(self) -> str:
         counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
                   for name, network in self.networks().items())
-        return f"networks  {', '.join(counts)}"
+        return f"networks  {', '.join(counts)}" + ('' if self.followed is None else ', trained in occupied cells')
 
 
 def samples_of_view(sampling: Sampling) -> int:

@@ -32,6 +32,7 @@ SETTINGS = f'{FIRST_CELLS} {HALVINGS} {MOST_ASKED} {THIN} {ASKED}'  # a file mad
 class DensityGrid(Occupancy):
     """Occupied cells and the density in them."""
 
+    box: Tensor  # [2, 3] float64, what was surveyed, on the CPU; the cells are a part of it
     density: Tensor  # [X, Y, Z] float16, mean density of a cell in 1/scene unit; 0 where it was not asked
 
     @property
@@ -39,11 +40,17 @@ class DensityGrid(Occupancy):
         """Density in 1/scene unit below which cells count as empty."""
         return THIN / self.voxel
 
+    def may_hold(self, points: Tensor) -> Tensor:
+        """[N] bool: points [N, 3] in occupied cells, or outside the box, where nothing is known."""
+        low, high = self.box.to(points)
+        return self.holds(points) | ((points < low) | (points > high)).any(-1)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The grid as arrays for a file."""
         cells = self.cells.cpu().numpy()
-        return {'low': self.low.numpy(), 'voxel': np.float64(self.voxel), 'shape': np.int64(cells.shape),
-                'cells': np.packbits(cells.reshape(-1)), 'density': self.density.cpu().numpy()[cells]}
+        return {'low': self.low.numpy(), 'box': self.box.numpy(), 'voxel': np.float64(self.voxel),
+                'shape': np.int64(cells.shape), 'cells': np.packbits(cells.reshape(-1)),
+                'density': self.density.cpu().numpy()[cells]}
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray] | None, device: torch.device) -> DensityGrid | None:
@@ -57,10 +64,11 @@ class DensityGrid(Occupancy):
             cells = np.unpackbits(arrays['cells'], count=int(np.prod(shape))).reshape(shape).astype(bool)
             density = np.zeros(shape, np.float16)
             density[cells] = arrays['density']
-            low, voxel = torch.from_numpy(arrays['low'].reshape(3)), float(arrays['voxel'])
+            low, box = torch.from_numpy(arrays['low'].reshape(3)), torch.from_numpy(arrays['box'].reshape(2, 3))
+            voxel = float(arrays['voxel'])
         except (LookupError, TypeError, ValueError):
             return None
-        return cls(low, voxel, torch.from_numpy(cells).to(device), torch.from_numpy(density).to(device))
+        return cls(low, voxel, torch.from_numpy(cells).to(device), box, torch.from_numpy(density).to(device))
 
 
 @torch.inference_mode()
@@ -83,7 +91,8 @@ def survey(density: Density, box: np.ndarray, device: torch.device) -> DensityGr
         voxel = 0.5 * voxel
         asked = kept.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
     part, first = _around_what_is_set(kept)
-    return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), means[part].contiguous())
+    return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), torch.from_numpy(box).double(),
+                       means[part].contiguous())
 
 
 def _around_what_is_set(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:

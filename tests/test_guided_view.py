@@ -11,7 +11,6 @@ from known_fields import Balls, Field, scene_of
 
 from nerf.fields import guided_view
 from nerf.fields.guided_view import divided, draw, likely, sample_depths
-from nerf.fields.model import Picture
 from nerf.fields.occupancy import Steps
 from nerf.fields.survey import DensityGrid, survey
 from nerf.rendering import view_rays
@@ -102,8 +101,7 @@ def test_a_view_of_few_samples_is_that_of_very_many_even_ones(field, white, monk
     scene = scene_of(30, 36, white_bkgd=white)
     rays = view_rays(type('M', (), {'device': CPU}), scene, scene.cameras)
     grid = survey(field.density, scene.seen_box(), CPU)
-    picture = Picture.background(len(rays.near), white, CPU)
-    *_, picture = draw(field, grid, rays, 24, 200, picture)
+    *_, picture = draw(field, grid, rays, 24, 200, white)
     expected = render_pass(field, rays, stratified_z(rays.near, rays.far, 3000), white)
     assert (picture.rgb - expected.rgb).abs().mean() < 2e-3
     assert (picture.rgb - expected.rgb).abs().max() < 0.06
@@ -122,7 +120,7 @@ def test_the_field_is_asked_for_rays_that_meet_something_and_for_so_many_at_once
     scene = scene_of(30, 36)
     rays = view_rays(type('M', (), {'device': CPU}), scene, scene.cameras)
     grid = survey(Balls().density, scene.seen_box(), CPU)
-    pictures = list(draw(field, grid, rays, 8, 50, Picture.background(1080, True, CPU)))
+    pictures = list(draw(field, grid, rays, 8, 50, True))
     assert len(pictures) == 3
     assert max(asked) == 50
     hit = [int((grid.steps(rays.part(tile)).count > 0).sum()) for tile in (slice(0, 400), slice(400, 800))]

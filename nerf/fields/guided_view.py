@@ -20,8 +20,8 @@ MULTIPLE = 64  # rays that the field is asked for are padded to a multiple of th
 
 
 def draw(field: Callable, grid: DensityGrid, rays: Rays, n_samples: int, at_once: int,
-         picture: Picture) -> Iterator[Picture]:
-    """Draws rays on a picture of the background and yields it after each tile.
+         white_bkgd: bool) -> Iterator[Picture]:
+    """Draws rays on the background and yields the picture after each tile.
 
     Args:
         field: (points [R, S, 3], viewdirs [R, 3]) to colours and densities.
@@ -29,17 +29,18 @@ def draw(field: Callable, grid: DensityGrid, rays: Rays, n_samples: int, at_once
         rays: N rays.
         n_samples: samples of each ray that passes through an occupied cell.
         at_once: most rays that the field is asked for at once.
-        picture: of N rays.
+        white_bkgd: rays end on white.
     """
-    white = bool(picture.rgb[0, 0] == 1.0)
+    picture = Picture.background(len(rays.near), white_bkgd, rays.near.device)
+    multiple = min(MULTIPLE, at_once)
     for tile in pieces(len(rays.near), RAYS):
         marched = rays.part(tile)
         hit, z, deltas = sample_depths(grid, marched, n_samples)
-        for piece in pieces(len(hit), at_once):
+        for piece in pieces(len(hit), at_once - at_once % multiple):
             rows = hit[piece]
-            places = torch.arange(piece.start, piece.stop + -len(rows) % min(MULTIPLE, at_once), device=hit.device)
+            places = torch.arange(piece.start, piece.stop + -len(rows) % multiple, device=hit.device)
             places = places.clamp(max=piece.stop - 1)
-            shown = shown_by(field, marched.part(hit[places]), z[places], deltas[places], white)
+            shown = shown_by(field, marched.part(hit[places]), z[places], deltas[places], white_bkgd)
             picture.put(rows + tile.start, Composite(*(part[:len(rows)] for part in shown)))
         picture.final[tile] = True
         yield picture

@@ -17,17 +17,21 @@ from run_nerf_helpers import (
 )
 
 CELLS = 64  # along the longest side of the box
+SHARE = 2  # samples of a ray are divided by this: its occupied parts are short
+MULTIPLE = 32  # rays at once: see ROWS in mlp.py
 WARM_UP = 500  # steps in which all cells are occupied
-EVERY, PARTS = 16, 4  # steps between updates, each of which asks one in so many cells
-DECAY = 0.8  # of a cell's running maximum, each time that it is asked
+EVERY, PARTS = 16, 8  # steps between updates, each of which asks one in so many cells
+DECAY = 0.7  # of a cell's running maximum, each time that it is asked
 THIN = 0.01  # optical depth of a cell; thinner ones are empty
 
 
 class Paths(NamedTuple):
-    """The occupied parts of R rays, each of which has some; `s` counts depth along these parts only."""
+    """The occupied parts of R rays, each of which has some; `s` counts depth along these parts only. The last ray is
+    repeated until R is a multiple of MULTIPLE."""
 
     steps: Steps
     rows: Tensor  # [R] which of the steps' rays they are
+    n_rays: int  # without the repeated ones
     ends: Tensor  # [R, 1] s at the end
     beyond: Tensor  # [R, 1] length of a sample at the end: to infinity where the far bound is occupied, else 0
 
@@ -35,9 +39,11 @@ class Paths(NamedTuple):
     def of(cls, steps: Steps, rays: Rays) -> Paths:
         """Those of all rays that have some."""
         rows = (steps.count > 0).nonzero()[:, 0]
+        n_rays = len(rows)
+        rows = torch.cat([rows, rows[-1:].expand(-n_rays % MULTIPLE)])
         last, length = (steps.first + steps.count - 1)[rows], steps.length[rows]
         open_end = steps.t[last] + length > rays.far[rows, 0]
-        return cls(steps, rows, (steps.count[rows] * length)[:, None], (BEYOND * open_end)[:, None])
+        return cls(steps, rows, n_rays, (steps.count[rows] * length)[:, None], (BEYOND * open_end)[:, None])
 
     def depths(self, s: Tensor) -> Tensor:
         """Depths [R, S] at s [R, S]."""
@@ -55,11 +61,14 @@ class Paths(NamedTuple):
 def render_occupied(rays: Rays, paths: Paths, coarse: Callable, fine: Callable | None, sampling: Sampling,
                     draws: Draws) -> RenderResult:
     """`render_rays`, but samples are spread over the occupied parts of rays; `rays` and `draws` are those of paths."""
-    s = stratified_z(torch.zeros_like(paths.ends), paths.ends, sampling.N_samples, False, draws.jitter)
+    n_coarse, n_fine = max(sampling.N_samples // SHARE, 3), -(-sampling.N_importance // SHARE)
+    draws = Draws(*(part if part is None else part[:, :n] for part, n in zip(
+        draws, (n_coarse, n_fine, n_coarse, n_coarse + n_fine))))
+    s = stratified_z(torch.zeros_like(paths.ends), paths.ends, n_coarse, False, draws.jitter)
     first = paths.show(coarse, rays, s, sampling.white_bkgd, draws.noise)
     if fine is None:
         return RenderResult(first, None, None)
-    s_fine = fine_depths(s, first.weights, sampling.N_importance, draws.u)
+    s_fine = fine_depths(s, first.weights, n_fine, draws.u)
     s = torch.cat([s, s_fine], -1).sort(-1).values
     return RenderResult(paths.show(fine, rays, s, sampling.white_bkgd, draws.noise_fine), first, None)
 

@@ -88,19 +88,19 @@ class PaperModel(Model):
         """What training rays show; of those that meet no occupied cell, the background."""
         if self.followed is not None and self.followed.occupied is not None:
             paths = Paths.of(self.followed.occupied.steps(rays), rays)
-            if len(paths.rows):  # else all: a loss without a gradient is no step
+            if paths.n_rays:  # else all: a loss without a gradient is no step
                 draws = Draws(*(part if part is None else part[paths.rows] for part in draws))
                 shown = render_occupied(rays.part(paths.rows), paths, self.coarse, self.fine, self.sampling, draws)
-                return shown._replace(final=self._on_background(shown.final, paths.rows, len(rays.near)),
-                                      coarse=self._on_background(shown.coarse, paths.rows, len(rays.near)))
+                return shown._replace(final=self._on_background(shown.final, paths, len(rays.near)),
+                                      coarse=self._on_background(shown.coarse, paths, len(rays.near)))
         return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
 
-    def _on_background(self, shown: Composite | None, rows: Tensor, n_rays: int) -> Composite | None:
-        """A composite whose colours are those of all rays; `rows` says which ones are shown."""
+    def _on_background(self, shown: Composite | None, paths: Paths, n_rays: int) -> Composite | None:
+        """A composite of the paths' rays, with the colours of all n_rays instead of theirs."""
         if shown is None:
             return None
-        background = torch.full((n_rays, 3), float(self.white_bkgd), device=rows.device)
-        return shown._replace(rgb=background.index_put((rows,), shown.rgb))
+        background = torch.full((n_rays, 3), float(self.white_bkgd), device=self.device)
+        return shown._replace(rgb=background.index_put((paths.rows[:paths.n_rays],), shown.rgb[:paths.n_rays]))
 
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
         tries = dict(self.guard.tries)
@@ -149,8 +149,7 @@ class PaperModel(Model):
     def _show_surveyed(self, rays: Rays) -> Iterator[Picture]:
         n_samples = samples_of_view(self.sampling)
         at_once = min(self.view_chunk, POINTS // n_samples) if self.device.type == 'cpu' else self.view_chunk
-        picture = Picture.background(len(rays.near), self.white_bkgd, self.device)
-        yield from guided_view.draw(self.best, self.surveyed, rays, n_samples, at_once, picture)
+        yield from guided_view.draw(self.best, self.surveyed, rays, n_samples, at_once, self.white_bkgd)
 
     @torch.inference_mode()
     def _show_passes(self, rays: Rays) -> Iterator[Picture]:

@@ -31,7 +31,7 @@ from nerf.mesh import export_mesh
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
 from nerf.ray_batcher import RayBatcher
-from nerf.rendering import render_path, save_metrics
+from nerf.rendering import render_path, save_metrics, surveyed
 from nerf.runtime import ranks, stop_signals
 from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
 from nerf.runtime.errors import UserError
@@ -89,7 +89,12 @@ def load_scene(args: argparse.Namespace) -> Scene:
 
 def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
     """Builds what the flag `field` names."""
-    return create_grid(args, scene, device, dtype) if args.field == 'grid' else create_nerf(args, device, dtype)
+    if args.field == 'grid':
+        return create_grid(args, scene, device, dtype)
+    model = create_nerf(args, device, dtype)
+    if args.occupancy and not model.sampling.lindisp:
+        model.follow_occupancy(scene.seen_box())
+    return model
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:
@@ -345,7 +350,8 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     cameras = cameras.scaled(args.render_factor)
     folder = run_dir / f'renderonly_{kind}_{step:06d}'
     has_video = cameras.one_size() is not None
-    rgbs, disps, accs = render_path(model, scene, cameras, folder, folder / 'video.mp4' if has_video else None)
+    rgbs, disps, accs = render_path(model, scene, cameras, folder, folder / 'video.mp4' if has_video else None,
+                                    checkpoints.survey_path(run_dir, step))
     if not ranks.first():
         return
     grey = disparity_pictures(disps, accs)
@@ -366,7 +372,9 @@ def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Pat
     path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
     if path.is_dir():
         raise UserError(f'mesh_file {path} is a folder; name a file')
-    log_mesh(run_dir, export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold), step)
+    with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
+        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold)
+    log_mesh(run_dir, mesh, step)
 
 
 if __name__ == '__main__':

@@ -347,17 +347,20 @@ class Composite(NamedTuple):
     depth: Tensor  # [R] expected depth, not divided by opacity
 
 
-def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, white_bkgd: bool = False) -> Composite:
+def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, white_bkgd: bool = False,
+              deltas: Tensor | None = None) -> Composite:
     """Numerical quadrature of the volume rendering integral (equation 3).
 
     Args:
         rgb: [R, S, 3] colours.
         density: [R, S] non-negative, in 1 / scene unit.
-        z_vals: [R, S] ascending depths; the last sample reaches to infinity.
+        z_vals: [R, S] ascending depths.
         rays_d: [R, 3] directions, whose length turns depth into distance.
         white_bkgd: what light is left falls on white.
+        deltas: [R, S] length of each sample in depth. None: up to the next sample, the last to infinity.
     """
-    deltas = torch.cat([z_vals[:, 1:] - z_vals[:, :-1], torch.full_like(z_vals[:, :1], BEYOND)], -1)
+    if deltas is None:
+        deltas = torch.cat([z_vals[:, 1:] - z_vals[:, :-1], torch.full_like(z_vals[:, :1], BEYOND)], -1)
     optical = density * deltas * rays_d.norm(dim=-1, keepdim=True)
     before = torch.cat([torch.zeros_like(optical[:, :1]), optical[:, :-1].cumsum(-1)], -1)
     weights = torch.exp(-before) * (1.0 - torch.exp(-optical))  # T_i * alpha_i

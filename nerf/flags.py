@@ -162,6 +162,9 @@ def config_parser() -> FlagParser:
     flag('--N_samples', type=whole(3), default=64, help='coarse samples per ray')
     flag('--N_importance', type=whole(0), default=0, help='further samples for the fine network; 0: no fine network')
     flag('--perturb', type=float, choices=(0.0, 1.0), default=1.0, help='1: jitter the samples in training, 0: do not')
+    flag('--occupancy', action='store_true',
+         help='after 500 steps, sample only cells in which the network has density: it is another algorithm, with more '
+              'rays per second. On CUDA its steps are not captured in a graph')
     flag('--raw_noise_std', type=number(), default=0.0, help='noise added to raw density in training: fewer floaters')
     flag('--chunk', type=whole(1), default=32768, help='most rays rendered at once; lower it if memory runs out')
     flag('--netchunk', type=whole(1), default=65536, help='most points through a network at once')
@@ -250,6 +253,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'factor no_ndc spherify llffhold': (not llff, 'unless dataset_type is llff'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
         'testskip': (llff, 'where dataset_type is llff'),
+        'occupancy': (args.field == 'grid' or (args.lindisp and not uses_ndc(args)),
+                      'where field is grid or with lindisp'),
         'lindisp': (uses_ndc(args), 'in normalised device coordinates; set no_ndc'),
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
         'multires': (args.i_embed == -1, 'where i_embed is -1'),

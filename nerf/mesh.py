@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,10 +44,11 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     Raises:
         UserError: there is no surface, or a file cannot be written.
     """
-    box = tighten(model.density_array, scene.box(), threshold)
+    density = functools.partial(model.density_array, least=HALO * threshold)
+    box = tighten(density, scene.box(), threshold)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
-    vertices, faces = extract_surface(model.density_array, box, grid_size, threshold)
+    vertices, faces = extract_surface(density, box, grid_size, threshold)
     vertices, faces, dropped = without_floaters(vertices, faces)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * (box[1] - box[0]).max() / grid_size, scene.ndc_camera)
     write_mesh(path, mesh)

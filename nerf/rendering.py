@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,16 @@ def render_view(model: Model, scene: Scene, camera: Cameras, bar: tqdm | None = 
     return as_view(picture, scene, *camera.size(0))
 
 
+@contextmanager
+def surveyed(model: Model, scene: Scene, cache: Path | None = None):
+    """Lets a model prepare for pictures of a scene; its weights must not change meanwhile. Rank 0 alone uses files."""
+    model.survey(scene.seen_box(), cache if ranks.first() else None)
+    try:
+        yield
+    finally:
+        model.forget_survey()
+
+
 class Rendered(NamedTuple):
     """Views of several cameras."""
 
@@ -79,8 +89,9 @@ class Rendered(NamedTuple):
 
 
 def render_path(model: Model, scene: Scene, cameras: Cameras, savedir: Path | None = None,
-                video: Path | None = None) -> Rendered:
-    """Renders a view of each camera, with a progress bar; one is written while the next is rendered.
+                video: Path | None = None, cache: Path | None = None) -> Rendered:
+    """Surveys the model and renders a view of each camera, with a progress bar; one is written while the next is
+    rendered.
 
     Several processes share the views, all get them, and rank 0 writes.
 
@@ -90,6 +101,7 @@ def render_path(model: Model, scene: Scene, cameras: Cameras, savedir: Path | No
         cameras: of one size where there is to be a video.
         savedir: where each view is written as 000.png, ... as soon as it is done, and an earlier render's are removed.
         video: where they become a video.
+        cache: where it is kept what the survey found.
     """
     rendered, written, append = Rendered([], [], []), [], None
 
@@ -109,7 +121,7 @@ def render_path(model: Model, scene: Scene, cameras: Cameras, savedir: Path | No
         if ranks.maximum(error is not None):
             raise error or UserError('rank 0 could not write a view')
 
-    with ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
+    with surveyed(model, scene, cache), ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
             total=int(cameras.sizes.prod(1).sum()), desc='rendering', unit='ray', unit_scale=True, disable=None,
             leave=False) as bar:
         for start in range(0, len(cameras), ranks.count()):  # a view for each process; surplus ones are dropped

@@ -97,9 +97,24 @@ class Scene:
         if self.around and half > 0:
             return np.array([[-half] * 3, [half] * 3])
         far = 1.0 - 1.0 / self.farthest if self.ndc and not to_infinity else self.far
-        rays = bundle_rays(*cameras.corner_rays(), self.near, far, self.ndc_camera)
-        ends = torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
+        ends = self._ends(cameras, far)
         return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+
+    def seen_box(self) -> np.ndarray:
+        """[2, 3] corners of all that the cameras of the images and of the render path see from near to far, in the
+        field's coordinates: what is outside is in no picture of theirs."""
+        corners = []
+        for cameras in (self.cameras, self.render_cameras):
+            if self.ndc:
+                cameras = cameras.take(np.setdiff1d(np.arange(len(cameras)), _looking_sideways(cameras)))
+            corners.append(self._ends(cameras, self.far))
+        ends = torch.cat(corners)
+        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+
+    def _ends(self, cameras: Cameras, far: float) -> Tensor:
+        """[M, 3] both ends of the rays of all cameras' corners, in the field's coordinates."""
+        rays = bundle_rays(*cameras.corner_rays(), self.near, far, self.ndc_camera)
+        return torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
 
     def fingerprint(self) -> int:
         """A checksum of all that training sees of the scene."""

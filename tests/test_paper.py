@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
-from known_fields import Balls, balls_model, mask_of, scene_of, shown_model
+from known_fields import Balls, Shown, balls_model, mask_of, scene_of, shown_model
 from torch.nn import functional as F
 
+from nerf.fields import paper
 from nerf.fields.mlp import FastMLPField
-from nerf.fields.paper import PaperModel
-from nerf.rendering import view_rays
+from nerf.fields.paper import PaperModel, front_to_back, samples_of_view
+from nerf.rendering import render_view, surveyed, view_rays
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder, img2mse, render_rays
 
@@ -143,6 +145,112 @@ def test_histograms_are_of_densities_evenly_along_the_rays_and_of_the_weights():
     assert (values['density'] > 0).sum() == 240 * inside
     assert values['weights'].shape == (480, 128)
     torch.testing.assert_close(values['weights'].sum(-1), torch.from_numpy(mask.ravel()).float(), atol=1e-4, rtol=0)
+
+
+def test_a_view_without_a_survey_shows_both_passes_of_all_rays():
+    model, scene = a_model(chunk=70), scene_of(12, 16)
+    view = render_view(model, scene, scene.cameras)
+    whole = render_rays(view_rays(model, scene, scene.cameras), model.coarse, model.fine, model.sampling)
+    for ours, theirs in ((view, whole.final), (view.passes['coarse'], whole.coarse)):
+        for name in ('rgb', 'disp', 'acc'):
+            np.testing.assert_allclose(getattr(ours, name).reshape(192, -1),
+                                       getattr(theirs, name).detach().reshape(192, -1), atol=2e-4, err_msg=name)
+    np.testing.assert_allclose(view.spread.ravel(), whole.z_std, atol=1e-5)
+
+
+@pytest.mark.parametrize(('density', 'last'), [(25.0, 5.5), (50.0, 4.1)])  # optical depths of 5, and of 10
+def test_what_hides_the_rest_does_not_depend_on_how_long_directions_are(monkeypatch, density, last):
+    monkeypatch.setattr(paper, 'STRETCHES', 50)
+    field = Shown(np.ones((20, 24), bool), density)
+    ahead = torch.tensor([[0.0, 1.0, 0.0]])
+    rays = Rays(-4.0 * ahead, 2.0 * ahead, viewdirs=ahead, near=torch.tensor([[1.0]]), far=torch.tensor([[3.0]]))
+    front_to_back(field, rays, torch.linspace(1.75, 2.75, 400)[None], True)
+    assert field.deepest + 4.0 == pytest.approx(last, abs=0.05)
+
+
+# A survey
+
+
+@pytest.mark.parametrize('fine', [True, False])
+def test_a_surveyed_view_is_drawn_by_the_better_field_and_forgotten_ones_are_not(fine):
+    mask = mask_of(*((row, column) for row in range(5, 15) for column in range(4, 12)))
+    model, scene = shown_model(np.zeros_like(mask), mask), scene_of(20, 24)
+    if not fine:
+        model = PaperModel(Shown(mask), None, Sampling(64, white_bkgd=True), 100)
+    with surveyed(model, scene):
+        asked = model.best.asked
+        view = render_view(model, scene, scene.cameras)
+        assert view.passes == {}
+        np.testing.assert_array_equal(view.acc > 0.5, mask)
+        np.testing.assert_allclose(view.acc[mask], 1.0, atol=1e-3)
+        assert model.best.asked - asked < 300 * samples_of_view(model.sampling)  # of 480 rays, of which 80 hit
+        assert not fine or model.coarse.asked == 0
+    assert model.surveyed is None
+    assert (render_view(model, scene, scene.cameras).passes != {}) == fine
+
+
+def test_samples_even_in_disparity_are_not_replaced_by_a_survey():
+    model, scene = balls_model(), scene_of(20, 24)
+    model.sampling = model.sampling._replace(lindisp=True)
+    with surveyed(model, scene):
+        assert model.surveyed is None
+
+
+@pytest.mark.parametrize(('sampling', 'expected'), [
+    (Sampling(64, 128), 32), (Sampling(64, 64), 24), (Sampling(32, 33), 20), (Sampling(64), 16), (Sampling(3), 12)])
+def test_samples_of_a_view_follow_from_those_of_training(sampling, expected):
+    assert samples_of_view(sampling) == expected
+
+
+def test_a_survey_is_read_back_for_the_same_weights_and_made_again_for_others(tmp_path, monkeypatch):
+    made, survey = [], paper.survey
+    monkeypatch.setattr(paper, 'survey', lambda *args: made.append(1) or survey(*args))
+    scene, path = scene_of(12, 16), tmp_path / '000007_occupancy.npz'
+    grids = []
+    for seed in (0, 0, 1, 1):
+        model = a_model(seed=seed)
+        with surveyed(model, scene, path):
+            grids.append(model.surveyed)
+    assert len(made) == 2
+    assert torch.equal(grids[0].cells, grids[1].cells)
+    assert torch.equal(grids[0].density[grids[0].cells], grids[1].density[grids[0].cells])
+    assert not torch.equal(grids[1].density, grids[2].density)
+    path.write_bytes(path.read_bytes()[:-50])
+    model = a_model(seed=1)
+    with surveyed(model, scene, path):
+        assert len(made) == 3
+        assert torch.equal(model.surveyed.density, grids[2].density)
+    bigger = scene_of(12, 16)
+    object.__setattr__(bigger, 'far', 6.5)  # another box
+    with surveyed(model, bigger, path):
+        assert len(made) == 4
+
+
+def test_a_surveyed_models_densities_of_an_array_are_the_same_where_they_reach_the_least():
+    model, scene = balls_model(), scene_of(20, 24)
+    low, high = scene.seen_box()
+    points = np.float32(np.random.default_rng(0).uniform(low, high + 0.1 * (high - low), (50_000, 3)))
+    expected = model.density_array(points)
+    assert (expected > 0).sum() > 5
+    outside = (points > high).any(1).sum()
+    asked, density = [], model.fine.density
+    model.fine.density = lambda points: asked.append(len(points)) or density(points)
+    with surveyed(model, scene):
+        asked.clear()
+        np.testing.assert_array_equal(model.density_array(points, least=1.0), expected)
+        assert outside < sum(asked) < outside + 0.05 * len(points)
+        asked.clear()
+        model.density_array(points)  # smaller ones are wanted too
+        assert sum(asked) == len(points)
+
+
+@pytest.mark.parametrize('where', ['grid', 'view'])
+def test_a_broken_field_does_not_show_an_empty_view(where):
+    model, scene = shown_model(np.ones((20, 24), bool)), scene_of(20, 24)
+    model.fine.inside = math.nan if where == 'grid' else 100.0
+    with surveyed(model, scene):
+        model.fine.inside = math.nan
+        assert np.isnan(render_view(model, scene, scene.cameras).acc).any()
 
 
 def test_view_chunk_is_chunk_unless_it_is_given():

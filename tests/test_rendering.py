@@ -18,7 +18,7 @@ from tqdm import tqdm
 import run_nerf
 from nerf.cameras import Cameras
 from nerf.fields.paper import PaperModel
-from nerf.rendering import as_view, draw_view, render_path, render_view, save_metrics, view_rays
+from nerf.rendering import as_view, draw_view, render_path, render_view, save_metrics, surveyed, view_rays
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene
 from run_nerf_helpers import Sampling, bundle_rays, get_rays, ndc_rays, render_rays
@@ -212,7 +212,8 @@ def test_cameras_of_several_sizes_each_render_at_their_own(model, tmp_path):
     rgbs, disps, accs = render_path(model, scene, cameras, savedir=tmp_path)
     assert [rgb.shape for rgb in rgbs] == [(40, 60, 3), (20, 30, 3), (40, 60, 3)]
     for i in range(3):
-        alone = render_view(model, scene, cameras.take([i]))
+        with surveyed(model, scene):
+            alone = render_view(model, scene, cameras.take([i]))
         np.testing.assert_array_equal(disps[i], alone.disp)
         np.testing.assert_array_equal(accs[i], alone.acc)
         written = np.asarray(Image.open(tmp_path / f'{i:03d}.png'))

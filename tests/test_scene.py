@@ -207,6 +207,20 @@ def test_the_box_in_ndc_reaches_to_infinity_where_asked():
     np.testing.assert_array_equal(world.box(to_infinity=True), world.box())
 
 
+def test_what_all_cameras_see_is_more_than_the_cube_and_holds_the_views_of_the_render_path_too():
+    scene = orbit()
+    for cameras in (scene.cameras, scene.render_cameras):
+        for i in range(len(cameras)):
+            rays = scene.rays(*cameras.view_rays(i))
+            for t in (scene.near, 4.0, scene.far):
+                points = (rays.origins + t * rays.directions).numpy()
+                assert (points >= scene.seen_box()[0] - 1e-5).all()
+                assert (points <= scene.seen_box()[1] + 1e-5).all()
+    turned = replace(scene, render_cameras=scene.cameras.posed(scene.cameras.poses + torch.tensor([0, 0, 0, 7.0])))
+    np.testing.assert_allclose(turned.seen_box()[1], scene.seen_box()[1] + 7.0, atol=1e-5)
+    np.testing.assert_allclose(turned.seen_box()[0], scene.seen_box()[0], atol=1e-5)
+
+
 def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
     cameras = orbit(np.eye(4)[None, :3].repeat(3, 0)).cameras
     cameras.sizes[1] = torch.tensor([20, 60])

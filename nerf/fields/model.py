@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +118,17 @@ class Model(nn.Module):
             picture.final[tile] = True
             yield picture
 
+    def survey(self, box: np.ndarray, cache: Path | None = None) -> None:
+        """Prepares for many views, or a mesh, of what is in a box; the weights must not change until `forget_survey`.
+
+        Args:
+            box: [2, 3] corners, in the coordinates of rays.
+            cache: a file for what was found, of these weights or others; it need not be there, nor can be written.
+        """
+
+    def forget_survey(self) -> None:
+        """Ends what `survey` began."""
+
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit of points [R, S, 3] on rays that look along
         unit viewdirs [R, 3]. The colour of a point without density means nothing."""
@@ -127,8 +139,8 @@ class Model(nn.Module):
         raise NotImplementedError
 
     @torch.inference_mode()
-    def density_array(self, points: np.ndarray) -> np.ndarray:
-        """`density` of an array of any length: float32 [N, 3] to float32 [N]."""
+    def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
+        """`density` of an array of any length: float32 [N, 3] to float32 [N]. Densities below `least` may become 0."""
         parts = torch.from_numpy(points).to(self.device).split(2 ** 18)
         return torch.cat([self.density(part) for part in parts]).cpu().numpy()
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nerf.fields import guided_view
 from nerf.fields.dead_networks import DeadNetworkGuard
-from nerf.fields.lattice_view import LatticeView
-from nerf.fields.mlp import MLPField
+from nerf.fields.mlp import MLPField, padded_rows
 from nerf.fields.model import Model, Numbers, Picture, pieces
+from nerf.fields.occupied_rays import FollowedOccupancy, Paths, render_occupied
+from nerf.fields.survey import SETTINGS, DensityGrid, survey
+from nerf.files.remade import read_arrays, write_arrays
 from nerf.optimiser import Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import (
-    Composite, Draws, NeRF, Rays, Sampling, coarse_depths, draw, img2mse, ray_points, render_rays,
+    Composite, Draws, NeRF, Rays, RenderResult, Sampling, coarse_depths, composite, draw, fine_depths, img2mse,
+    ray_points, render_pass, render_rays,
 )
 
+STRETCHES = 3  # parts of a ray that are asked one after the other, front to back
+HIDDEN = 9.2  # optical depth behind which samples are skipped: 1e-4 of the light gets there
+RAYS = 8  # rays are padded to a multiple of this: see ROWS in mlp.py
+POINTS = 2 ** 14  # of a surveyed view that go through a network at once on a CPU: more are no faster
 KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # in checkpoints, as in nerf-pytorch's
 
 
@@ -42,6 +53,9 @@ class PaperModel(Model):
         self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
         self.loss_names = ('mse',) if fine is None else ('mse0', 'mse')
         self.guard = DeadNetworkGuard(self.networks(), seed)
+        self.followed: FollowedOccupancy | None = None  # where training takes its samples; None: everywhere
+        self.seed_of_step = 0
+        self.surveyed: DensityGrid | None = None  # where the network has density, while its weights do not change
 
     def networks(self) -> dict[str, NeRF]:
         fields = {'coarse': self.coarse, 'fine': self.fine}
@@ -51,35 +65,124 @@ class PaperModel(Model):
     def best(self) -> MLPField:
         return self.coarse if self.fine is None else self.fine
 
+    def follow_occupancy(self, box: np.ndarray) -> None:
+        """Training takes samples in those cells of a box [2, 3] only in which the best network has density."""
+        self.followed = FollowedOccupancy(box, self.device)
+        self.captured = False  # how many rays meet such a cell is known only when the device has told
+
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
+        if self.followed is not None:
+            self.seed_of_step = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
         return draw(n_rays, self.sampling, generator)
 
     def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
         """The mean squared error of each pass (section 5.3)."""
-        shown = render_rays(rays, self.coarse, self.fine, self.sampling, Draws(*numbers))
+        shown = self._shown(rays, Draws(*numbers))
         losses, seen = {'mse': img2mse(shown.final.rgb, target)}, [shown.final.rgb, target]
         if shown.coarse is not None:
             losses, seen = {'mse0': img2mse(shown.coarse.rgb, target), **losses}, [shown.coarse.rgb, *seen]
         self.guard.see(seen)
         return losses
 
+    def _shown(self, rays: Rays, draws: Draws) -> RenderResult:
+        """What training rays show; of those that meet no occupied cell, the background."""
+        if self.followed is not None and self.followed.occupied is not None:
+            paths = Paths.of(self.followed.occupied.steps(rays), rays)
+            if paths.n_rays:  # else all: a loss without a gradient is no step
+                draws = Draws(*(part if part is None else part[paths.rows] for part in draws))
+                shown = render_occupied(rays.part(paths.rows), paths, self.coarse, self.fine, self.sampling, draws)
+                return shown._replace(final=self._on_background(shown.final, paths, len(rays.near)),
+                                      coarse=self._on_background(shown.coarse, paths, len(rays.near)))
+        return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
+
+    def _on_background(self, shown: Composite | None, paths: Paths, n_rays: int) -> Composite | None:
+        """A composite of the paths' rays, with the colours of all n_rays instead of theirs."""
+        if shown is None:
+            return None
+        background = torch.full((n_rays, 3), float(self.white_bkgd), device=self.device)
+        return shown._replace(rgb=background.index_put((paths.rows[:paths.n_rays],), shown.rgb[:paths.n_rays]))
+
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
-        return self.guard.watch(step, optimiser)
+        tries = dict(self.guard.tries)
+        lines = self.guard.watch(step, optimiser)
+        if self.followed is not None:
+            if self.guard.tries != tries:
+                self.followed.begin_anew()
+            self.followed.after_step(step, self.density, self.seed_of_step)
+        return lines
 
     def render(self, rays: Rays) -> Composite:
         return render_rays(rays, self.coarse, self.fine, self.sampling).final
 
+    def survey(self, box: np.ndarray, cache: Path | None = None) -> None:
+        """Finds where there is density: views are then drawn through what was found, and `density_array` uses it.
+
+        Where samples are even in disparity nothing is done: in a box up to the far bound the cells would be too large
+        for what is near.
+        """
+        if self.sampling.lindisp or self.surveyed is not None:
+            return
+        fingerprint = self._fingerprint(box)
+        self.surveyed = DensityGrid.of_arrays(read_arrays(cache, fingerprint), self.device)
+        if self.surveyed is None:
+            self.surveyed = survey(self.density, box, self.device)
+            write_arrays(cache, fingerprint, self.surveyed.arrays())
+
+    def _fingerprint(self, box: np.ndarray) -> str:
+        """Of all that a survey depends on."""
+        numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
+        digest = hashlib.sha256(f'{self.dtype} {SETTINGS}'.encode())
+        for part in numbers:
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    def forget_survey(self) -> None:
+        self.surveyed = None
+
     def show(self, rays: Rays, height: int, width: int) -> Iterator[Picture]:
-        """Rays that show nothing are skipped where there is a fine field; see `LatticeView`."""
-        if self.fine is None:
-            return super().show(rays, height, width)
-        return LatticeView(self.coarse, self.fine, self.sampling, self.view_chunk, rays, height, width).draw()
+        """Where there was a survey, the better field is sampled where it has density; else both passes are drawn."""
+        if self.surveyed is None:
+            return super().show(rays, height, width) if self.fine is None else self._show_passes(rays)
+        return self._show_surveyed(rays)
+
+    @torch.inference_mode()
+    def _show_surveyed(self, rays: Rays) -> Iterator[Picture]:
+        n_samples = samples_of_view(self.sampling)
+        at_once = min(self.view_chunk, POINTS // n_samples) if self.device.type == 'cpu' else self.view_chunk
+        yield from guided_view.draw(self.best, self.surveyed, rays, n_samples, at_once, self.white_bkgd)
+
+    @torch.inference_mode()
+    def _show_passes(self, rays: Rays) -> Iterator[Picture]:
+        """Both passes of all rays; samples of the fine one that are hidden are skipped."""
+        picture = Picture.background(len(rays.near), self.white_bkgd, self.device, ('coarse',))._replace(
+            spread=torch.zeros_like(rays.near[:, 0]))
+        for tile in pieces(len(rays.near), self.view_chunk):
+            part = rays.part(tile)
+            z = coarse_depths(part, self.sampling)
+            shown = render_pass(self.coarse, part, z, self.white_bkgd)
+            picture.passes['coarse'].put(tile, shown)
+            z_fine = fine_depths(z, shown.weights, self.sampling.N_importance)
+            z = torch.cat([z, z_fine], -1).sort(-1).values
+            picture.put(tile, front_to_back(self.fine, part, z, self.white_bkgd))
+            picture.spread[tile] = z_fine.std(-1, unbiased=False)
+            picture.final[tile] = True
+            yield picture
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         return self.best(points, viewdirs)
 
     def density(self, points: Tensor) -> Tensor:
         return self.best.density(points)
+
+    @torch.inference_mode()
+    def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
+        if self.surveyed is None or least < self.surveyed.least:
+            return super().density_array(points)
+        kept = self.surveyed.may_hold(torch.from_numpy(points).to(self.device)).cpu().numpy()
+        density = np.zeros(len(points), np.float32)
+        if kept.any():
+            density[kept] = super().density_array(points[kept])
+        return density
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
@@ -107,12 +210,40 @@ class PaperModel(Model):
             network.load_state_dict(saved)
 
     def training_state(self) -> dict:
-        return {'guard': self.guard.state_dict()}
+        followed = {} if self.followed is None else {'occupancy': self.followed.state_dict()}
+        return {'guard': self.guard.state_dict(), **followed}
 
     def load_training_state(self, state: dict) -> None:
         self.guard.load_state_dict(state['guard'])
+        if self.followed is not None and 'occupancy' in state:
+            self.followed.load_state_dict(state['occupancy'])
 
     def describe(self) -> str:
         counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
                   for name, network in self.networks().items())
-        return f"networks  {', '.join(counts)}"
+        return f"networks  {', '.join(counts)}" + ('' if self.followed is None else ', trained in occupied cells')
+
+
+def samples_of_view(sampling: Sampling) -> int:
+    """Samples of a ray of a surveyed view: where they lie is better known than to a coarse pass, so they are fewer."""
+    return 8 + 4 * -(-(sampling.N_samples + sampling.N_importance) // 32)
+
+
+def front_to_back(field: MLPField, rays: Rays, z: Tensor, white_bkgd: bool) -> Composite:
+    """`render_pass`, but samples that less than 1e-4 of the light gets through to are skipped."""
+    n_rays, n_samples = z.shape
+    rgb, density = torch.zeros(n_rays, n_samples, 3, device=z.device), torch.zeros_like(z)
+    optical = torch.zeros(n_rays, device=z.device)  # in front of the samples to come
+    spans = z.diff(append=z[:, -1:]) * rays.directions.norm(dim=-1, keepdim=True)
+    step = -(-n_samples // STRETCHES)
+    for samples in (slice(start, start + step) for start in range(0, n_samples, step)):
+        lit = optical < HIDDEN
+        rows = padded_rows(lit, RAYS)
+        if len(rows) == 0:
+            break
+        some = rays.part(rows)
+        colours, densities = field(ray_points(some, z[rows, samples]), some.viewdirs)
+        rgb[rows, samples] = colours
+        density[rows, samples] = torch.where(lit[rows, None], densities, 0.0)  # padding adds nothing
+        optical += (density[:, samples] * spans[:, samples]).sum(-1)
+    return composite(rgb, density, z, rays.directions, white_bkgd)

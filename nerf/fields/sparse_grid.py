@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nerf.fields.occupancy import Occupancy
 from nerf.runtime.errors import UserError
 
 BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty; the kernels know no other
@@ -16,15 +17,13 @@ MOST_VERTICES = 2 ** 28  # of a box, kept or not: each needs 5 bytes
 
 
 @dataclass(frozen=True)
-class SparseGrid:
-    """X x Y x Z vertices, of which M have rows. A cell is named by its lowest vertex.
+class SparseGrid(Occupancy):
+    """X x Y x Z vertices, of which M have rows, and the cells between them. None is kept, which is to say occupied, at
+    the last vertex along an axis.
 
     Row numbers follow from `cells`: the vertices of kept cells in the order of their flat indices.
     """
 
-    low: Tensor  # [3] float64, the place of vertex (0, 0, 0), on the CPU
-    voxel: float  # distance of neighbouring vertices, in scene units
-    cells: Tensor  # [X, Y, Z] bool, kept cells; none at the last vertex along an axis
     index: Tensor  # [X, Y, Z] int32, the row of each vertex; -1: it has none
     blocks: Tensor  # [X', Y', Z'] bool, blocks with a kept cell
 
@@ -51,14 +50,6 @@ class SparseGrid:
     @property
     def n_rows(self) -> int:
         return int(self.index.max()) + 1
-
-    def centres(self) -> Tensor:
-        """Centres [K, 3] float32 of the kept cells, in the order of their flat indices."""
-        return ((self.cells.nonzero() + 0.5) * self.voxel + self.low.to(self.cells.device)).float()
-
-    def scaled(self, points: Tensor) -> Tensor:
-        """Points [..., 3] in voxels from vertex (0, 0, 0)."""
-        return (points - self.low.to(points)) / self.voxel
 
     def keeping(self, cells: Tensor) -> tuple[SparseGrid, Tensor]:
         """The grid of some of the kept cells, and which rows [M'] its rows were."""

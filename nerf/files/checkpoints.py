@@ -17,6 +17,11 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / f'{step:06d}.tar'
 
 
+def survey_path(run_dir: Path, step: int) -> Path:
+    """Where it is kept, beside a checkpoint, what a survey of its model found."""
+    return Path(run_dir) / f'{step:06d}_occupancy.npz'
+
+
 def read_newest(run_dir: Path) -> tuple[Path, dict] | None:
     """The readable checkpoint with the most steps in a run's folder, and its content; None where there is none at all.
 

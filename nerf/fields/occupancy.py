@@ -1,0 +1,126 @@
+"""Cells of a box in which something can be, and which parts of rays are in them. Both kinds of field use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from run_nerf_helpers import Rays
+
+LEAP = 8  # steps of one cell that a ray takes at once where nothing is near
+LEAP_CELLS = 4  # edge of the cells, in small ones, of the mask that says where that is
+
+
+class Steps(NamedTuple):
+    """The steps of R rays that are in occupied cells, one list, ray after ray and front to back."""
+
+    ray: Tensor  # [N] int64, ascending
+    t: Tensor  # [N] depth of the middle of each step
+    length: Tensor  # [R] length of a ray's steps in depth
+    cell: Tensor  # [N] int64, flat index of the cell that the middle is in
+
+    @property
+    def count(self) -> Tensor:
+        """[R] steps of each ray."""
+        return torch.bincount(self.ray, minlength=len(self.length))
+
+    @property
+    def first(self) -> Tensor:
+        """[R] where each ray's steps begin in the list."""
+        count = self.count
+        return count.cumsum(0) - count
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum [R] of each ray's values [N]."""
+        return values.new_zeros(len(self.length)).index_add(0, self.ray, values)
+
+    def sum_before(self, values: Tensor) -> Tensor:
+        """[N] the sum of a ray's values [N] before each step; in float64, as one sum runs over all rays."""
+        before = values.cumsum(0) - values
+        return before - before[self.first[self.ray]]
+
+    def shifted(self, values: Tensor, by: int) -> Tensor:
+        """[N] the value of the step `by` steps before, 0 where that is on another ray."""
+        moved, ray = values.roll(by), self.ray
+        return torch.where(ray.roll(by) == ray, moved, 0.0)
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """X x Y x Z cubes, of which some are occupied. A cell is named by its lowest corner."""
+
+    low: Tensor  # [3] float64, the place of corner (0, 0, 0), on the CPU
+    voxel: float  # edge of a cell, in scene units
+    cells: Tensor  # [X, Y, Z] bool, the occupied ones
+
+    def scaled(self, points: Tensor) -> Tensor:
+        """Points [..., 3] in cells from corner (0, 0, 0)."""
+        return (points - self.low.to(points)) / self.voxel
+
+    def centres(self) -> Tensor:
+        """Centres [K, 3] float32 of the occupied cells, in the order of their flat indices."""
+        return ((self.cells.nonzero() + 0.5) * self.voxel + self.low.to(self.cells.device)).float()
+
+    def cell_of(self, scaled: Tensor) -> Tensor:
+        """Flat index of the cell [...] that each scaled point [..., 3] is in; of those outside, one at the surface."""
+        return _flat_index(scaled, self.cells.shape)
+
+    def holds(self, points: Tensor) -> Tensor:
+        """[N] bool: points [N, 3] that are in an occupied cell."""
+        scaled = self.scaled(points)
+        size = torch.tensor(self.cells.shape, device=points.device)
+        inside = ((scaled >= 0) & (scaled <= size)).all(-1)
+        return self.cells.flatten()[self.cell_of(scaled)] & inside
+
+    @cached_property
+    def _near(self) -> Tensor:
+        """[X', Y', Z'] bool: cells of LEAP_CELLS cells with an occupied one at most LEAP / 2 cells away from them, so
+        that a ray meets nothing in a leap whose middle is in another one."""
+        near, ends = self.cells[None].float(), LEAP // 2
+        for axis in range(3):  # one after the other: a cube at once is many times slower
+            near = F.max_pool3d(near, [LEAP + 1 if i == axis else 1 for i in range(3)], 1,
+                                [ends if i == axis else 0 for i in range(3)])
+        padding = [part for size in reversed(self.cells.shape) for part in (0, -size % LEAP_CELLS)]
+        return F.max_pool3d(F.pad(near, padding), LEAP_CELLS)[0] > 0
+
+    def steps(self, rays: Rays) -> Steps:
+        """Marches rays through the box in steps of one cell; this waits for the device.
+
+        A step is in the cell that its middle is in, so corners of cells are cut off: what must not be lost has to have
+        its neighbours occupied too.
+        """
+        origins, directions = self.scaled(rays.origins), rays.directions / self.voxel
+        length = 1.0 / directions.norm(dim=-1)
+        start, end = self._crossed(origins, directions, rays)
+        leaps = ((end - start) / (LEAP * length)).clamp(min=0.0).ceil()
+        n = torch.arange(int(leaps.max()), device=leaps.device)
+        middles = start[:, None] + (n + 0.5) * (LEAP * length)[:, None]  # [R, L]
+        points = (origins[:, None] + middles[..., None] * directions[:, None]) / LEAP_CELLS
+        near = self._near.flatten()[_flat_index(points, self._near.shape)] & (n < leaps[:, None])
+        ray, leap = near.nonzero(as_tuple=True)
+        ray = ray.repeat_interleave(LEAP)
+        step = (LEAP * leap[:, None] + torch.arange(LEAP, device=leap.device)).flatten()
+        t = start[ray] + (step + 0.5) * length[ray]
+        cell = self.cell_of(origins[ray] + t[:, None] * directions[ray])
+        kept = (self.cells.flatten()[cell] & (t < end[ray])).nonzero()[:, 0]
+        return Steps(ray[kept], t[kept], length, cell[kept])
+
+    def _crossed(self, origins: Tensor, directions: Tensor, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Depths [R] at which scaled rays enter and leave the box, within their bounds; those that miss it leave it
+        before they enter."""
+        size = torch.tensor(self.cells.shape, device=origins.device)
+        inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
+        a, b = -origins * inverse, (size - origins) * inverse
+        return (torch.maximum(torch.minimum(a, b).amax(-1), rays.near[:, 0]),
+                torch.minimum(torch.maximum(a, b).amin(-1), rays.far[:, 0]))
+
+
+def _flat_index(points: Tensor, shape: torch.Size) -> Tensor:
+    """Flat indices [...] of the unit cells that points [..., 3] are in; those outside count to the nearest one."""
+    x, y, z = (points[..., axis].clamp(0, size - 1).to(torch.int32) for axis, size in enumerate(shape))
+    return ((x * shape[1] + y) * shape[2] + z).long()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,21 @@ def test_rays_of_pinholes_are_those_of_get_rays_bit_for_bit():
     for ours, i in ((origins, 0), (directions, 1)):
         whole = torch.stack([pair[i] for pair in expected])
         assert torch.equal(ours, whole[view, row, column])
+
+
+def test_rays_through_centres_are_those_of_a_principal_point_half_a_pixel_away_and_stay_so():
+    corner = cameras_with(count=2)
+    centre = replace(corner, within=0.5)
+    moved = replace(corner, intrinsics=corner.intrinsics - torch.tensor([0.0, 0.0, 0.5, 0.5]))
+    for changed in (centre, centre.take([0, 1]), centre.to(torch.device('cpu'))):
+        for ours, theirs in zip(changed.view_rays(1), moved.view_rays(1)):
+            torch.testing.assert_close(ours, theirs)
+    # The middle of a view of half the size is where it is in the whole view: between four pixels of both.
+    for cameras in (centre, centre.scaled(2)):
+        height, width = cameras.size(0)
+        directions = cameras.view_rays(0)[1]
+        around = directions[height // 2 - 1:height // 2 + 1, width // 2 - 1:width // 2 + 1].mean((0, 1))
+        torch.testing.assert_close(around, centre.view_rays(0)[1].mean((0, 1)), rtol=0, atol=1e-5)
 
 
 def test_a_pinhole_beside_lenses_keeps_its_rays_bit_for_bit():

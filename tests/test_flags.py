@@ -54,6 +54,7 @@ FLAGS = {  # name: (type, default, another value)
     'lindisp': (bool, False, True),
     'spherify': (bool, False, True),
     'llffhold': (int, 8, 4),
+    'rays_through': (str, 'corner', 'center'),
     'i_print': (int, 100, 10),
     'i_img': (int, 500, 50),
     'i_weights': (int, 10000, 100),
@@ -93,9 +94,14 @@ PAPER_CONFIGS = {  # config: what its lines set, which are those of the referenc
 CONFIG_FILES = PAPER_CONFIGS | {
     'toy_chair': {
         'expname': 'toy_chair', 'basedir': './logs', 'datadir': './data/toy_chair', 'dataset_type': 'blender',
-        'testskip': 1, 'use_viewdirs': True, 'white_bkgd': True, 'lrate': 5e-3, 'lrate_decay': 3, 'netdepth': 4,
+        'testskip': 1, 'rays_through': 'corner',
+        'use_viewdirs': True, 'white_bkgd': True, 'lrate': 5e-3, 'lrate_decay': 3, 'netdepth': 4,
         'netdepth_fine': 5, 'netwidth': 64, 'netwidth_fine': 64, 'multires': 6, 'multires_views': 2, 'N_samples': 32,
         'N_importance': 32, 'N_rand': 256, 'N_iters': 3000, 'i_testset': 3000, 'i_video': 3000, 'render_factor': 2,
+    },
+    'toy_chair_grid': {
+        'expname': 'toy_chair_grid', 'basedir': './logs', 'datadir': './data/toy_chair', 'dataset_type': 'blender',
+        'testskip': 1, 'rays_through': 'corner', 'field': 'grid', 'white_bkgd': True, 'N_iters': 1000,
     },
 }
 
@@ -239,14 +245,18 @@ def test_a_shipped_config_sets_this_and_no_more_without_warning(name, capsys):
     path = str(CONFIGS / f'{name}.txt')
     values = vars(parse_flags(['--config', path]))
     assert capsys.readouterr() == ('', '')
-    assert values == {flag: default for flag, (_, default, _) in FLAGS.items()} | CONFIG_FILES[name] | {'config': path}
+    defaults = {flag: default for flag, (_, default, _) in FLAGS.items()}
+    if CONFIG_FILES[name].get('field') == 'grid':
+        defaults |= GRID_DEFAULTS | {'i_testset': values['N_iters'], 'i_video': values['N_iters']}
+    assert values == defaults | CONFIG_FILES[name] | {'config': path}
     assert {flag: type(values[flag]) for flag in CONFIG_FILES[name]} == {
         flag: FLAGS[flag][0] for flag in CONFIG_FILES[name]}
 
 
 @pytest.mark.parametrize('name', sorted(CONFIG_FILES.keys() - PAPER_CONFIGS.keys()))
 def test_a_config_of_our_own_repeats_no_default(name):
-    assert [key for key, value in CONFIG_FILES[name].items() if value == FLAGS[key][1]] == []
+    assert [key for key, value in CONFIG_FILES[name].items()
+            if value == FLAGS[key][1] and key != 'rays_through'] == []  # which the grid has another default for
 
 
 # The grid's defaults
@@ -266,7 +276,7 @@ def test_the_grid_has_defaults_of_its_own_and_the_mlp_keeps_its(grid_defaults):
     assert given(grid) == grid_defaults
     assert given(mlp) == {name: FLAGS[name][1] for name in given(mlp)}
     assert {name: type(value) for name, value in given(grid).items()} == {name: FLAGS[name][0] for name in given(grid)}
-    others = FLAGS.keys() - given(grid).keys() - {'field', 'expname'}
+    others = FLAGS.keys() - given(grid).keys() - {'field', 'expname', 'rays_through'}
     assert {name: getattr(grid, name) for name in others} == {name: FLAGS[name][1] for name in others}
 
 
@@ -278,9 +288,17 @@ def test_a_config_of_the_mlp_does_not_change_the_grids_defaults(config, line, gr
     assert args.netwidth == 32
 
 
-@pytest.mark.parametrize('name', sorted(CONFIG_FILES))
+@pytest.mark.parametrize('name', sorted(CONFIG_FILES.keys() - {'toy_chair_grid'}))
 def test_every_shipped_config_of_the_mlp_gives_the_grid_its_defaults(name, grid_defaults):
     assert given(parse_flags(['--config', str(CONFIGS / f'{name}.txt'), '--field', 'grid'])) == grid_defaults
+
+
+def test_the_grids_rays_go_through_the_centers_of_pixels_unless_somebody_says_otherwise(config):
+    path = config('rays_through = corner\n')
+    for argv, expected in ((['--field', 'grid', '--expname', 'x'], 'center'), (['--expname', 'x'], 'corner'),
+                           (['--field', 'grid', '--config', path], 'corner'),
+                           (['--field', 'grid', '--config', path, '--rays_through', 'center'], 'center')):
+        assert parse_flags(argv).rays_through == expected
 
 
 @pytest.mark.parametrize('argv', [['--N_rand', '77', '--lrate=0.25', '--i_video', '5'],

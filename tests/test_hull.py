@@ -79,6 +79,13 @@ def test_points_on_the_ray_of_an_opaque_pixel_are_inside_and_those_beside_it_are
             assert not inside_hull(scene, point_at(row, column, depth), 1e-6).any()
 
 
+def test_rays_through_centres_carve_half_a_pixel_away():
+    scene = at_origin(one_pixel(5, 20)).rays_within(0.5)
+    for row, column, inside in ((5.5, 20.5, True), (7.9, 20.5, True), (2.9, 20.5, False), (8.1, 20.5, False),
+                                (5.5, 22.9, True), (5.5, 17.9, False)):  # a point reaches two pixels
+        assert inside_hull(scene, point_at(row, column, 3.0), 1e-6).item() == inside
+
+
 def test_points_that_a_camera_does_not_see_are_not_outside_for_it():
     scene = at_origin(one_pixel(5, 20))
     for row, column in ((-2, 3), (26, 3), (4, -2), (4, 34)):

@@ -295,6 +295,7 @@ def with_size(scene: Scene, view: int, size: tuple[int, int]) -> Scene:
 
 
 CHANGES = {
+    'where in a pixel its ray goes': lambda scene: scene.rays_within(0.5),
     'a pixel': lambda scene: with_pixel(scene, 2),
     'a pose': lambda scene: with_part(scene, 'poses', 2, 1e-3),
     'the intrinsics of one camera': lambda scene: with_part(scene, 'intrinsics', 2, 0.25),

@@ -19,7 +19,7 @@ from nerf.runtime.errors import UserError
 from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
 
 STAGES = {  # share of the run at which a stage begins: cells along the longest side of the scene's box
-    0.0: 89, 0.12: 178, 0.40: 320}
+    0.0: 89, 0.08: 178, 0.25: 320}
 LONG_RUN = 4000  # steps from which a run has one stage more
 LONG_STAGES = {0.0: 89, 0.06: 178, 0.20: 320, 0.45: 471}
 PRUNINGS = 0.12  # share of the run between prunings

@@ -39,10 +39,11 @@ from nerf.runtime.exit_codes import returns_exit_code
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
-from run_nerf_helpers import NeRF, Sampling, get_embedder
+from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
 GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
+SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
               'rays_through')
@@ -123,12 +124,17 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
-    """Builds the voxel grid over the scene's box; where images have an alpha channel it begins with the visual hull."""
+    """Builds the voxel grid over the scene's box; where images have an alpha channel it begins with the visual hull.
+    Without bounds it is over contracted space, and begins with what the training cameras see."""
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
-    model = GridModel(scene.box(to_infinity=True), args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels())
-    if has_hull(scene):
+    box = scene.box(to_infinity=True) if scene.bounded else scene.contracted_box()
+    model = GridModel(box, args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
+                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction)
+    if not scene.bounded:
+        views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
+        model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)
+    elif scene.white_bkgd and has_hull(scene):  # else alpha is ignored, and there can be colours behind it
         centres, cells = model.grid.centres(), model.grid.cells.clone()
         cells[model.grid.cells] = inside_hull(scene, centres, 0.87 * model.grid.voxel).to(device)
         model.keep(cells)
@@ -141,6 +147,14 @@ def rays_at_once(args: argparse.Namespace, device: torch.device) -> int:
         return args.chunk
     channels = max(args.netwidth, args.netwidth_fine if args.N_importance else 0)
     return min(args.chunk, max(1, CPU_TILE // (channels * (args.N_samples + args.N_importance))))
+
+
+def create_batcher(args: argparse.Namespace, scene: Scene, device: torch.device) -> RayBatcher:
+    """What draws the rays of each step. The grid gets alpha where pictures are on white; else, as in nerf-pytorch, it
+    is ignored."""
+    grid, generator = args.field == 'grid', torch.Generator(device).manual_seed(args.seed)
+    return RayBatcher(scene, args.N_rand, args.no_batching and not grid, args.precrop_iters, args.precrop_frac,
+                      generator, foreground=grid and args.white_bkgd)
 
 
 def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
@@ -163,12 +177,8 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         raise UserError(f'N_rand is {args.N_rand}, the rays of all {ranks.count()} processes in a step; raise it')
     with locked(run_dir) if ranks.first() else nullcontext():
         checkpoint = restore_model(args, run_dir, model)[1]
-        generator = torch.Generator(model.device).manual_seed(args.seed)
-        grid = args.field == 'grid'
-        batcher = RayBatcher(scene, args.N_rand, args.no_batching and not grid, args.precrop_iters, args.precrop_frac,
-                             generator, foreground=grid)
-        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
-        trainer = Trainer(model, batcher, args.lrate, decay, args.ema_decay)
+        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if args.field == 'grid' else args.lrate_decay
+        trainer = Trainer(model, create_batcher(args, scene, model.device), args.lrate, decay, args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')

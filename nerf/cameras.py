@@ -111,10 +111,16 @@ class Cameras:
 
     def corner_rays(self) -> tuple[Tensor, Tensor]:
         """The rays of each view's four corner pixels: origins and directions, [V, 4, 3] each."""
+        return self.spread_rays(2)
+
+    def spread_rays(self, side: int) -> tuple[Tensor, Tensor]:
+        """Rays spread evenly over each view, side x side, from corner pixel to corner pixel: origins and directions,
+        [V, side * side, 3] each. Others go between pixels."""
         last = (self.sizes - 1)[:, None]  # [V, 1, 2]
-        corners = last * torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=self.device)
-        view = torch.arange(len(self), device=self.device)[:, None].expand(-1, 4)
-        return self.rays(view, corners[..., 0], corners[..., 1])
+        share = torch.linspace(0.0, 1.0, side, device=self.device)
+        places = last * torch.cartesian_prod(share, share)
+        view = torch.arange(len(self), device=self.device)[:, None].expand(-1, side * side)
+        return self.rays(view, places[..., 0], places[..., 1])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(*(None if part is None else change(part) for part in (

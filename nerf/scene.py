@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 
 from nerf.cameras import Cameras
+from nerf.contraction import Contraction
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, bundle_rays
+
+BEYOND_NEAR = 1.0  # near bounds from the outermost camera to where the contraction begins, if the cameras look forward
+BOX_RAYS = 17  # along both sides of each view, that find the box of what is seen without bounds
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Scene:
     i_test: np.ndarray
     around: bool = True  # the cameras surround the origin; else they look at a scene in front of them
     farthest: float | None = None  # in NDC, whose rays reach to infinity: depth of the farthest thing that is known of
+    bounded: bool = True  # all that is seen lies between near and far, or is in NDC; else there is a background
 
     @property
     def ndc_camera(self) -> tuple[int, int, float] | None:
@@ -85,6 +90,34 @@ class Scene:
     def rays(self, origins: Tensor, directions: Tensor) -> Rays:
         """World origins and directions [..., 3] as rays with this scene's bounds, in NDC where it is."""
         return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
+
+    @property
+    def contraction(self) -> Contraction | None:
+        """How space is drawn together where the scene has no bounds; else None.
+
+        Where the training cameras surround the origin, they are just inside the unit ball around it. Else the ball is
+        around the cameras' mean position, and reaches BEYOND_NEAR near bounds beyond the farthest of them: what is
+        near is in it.
+        """
+        if self.bounded:
+            return None
+        positions = self.cameras.take(self.i_train).poses[:, :, 3].double()
+        centre = torch.zeros(3) if self.around else positions.mean(0)
+        farthest = float((positions - centre).norm(dim=-1).max())
+        radius = max(1.01 * farthest, self.near) if self.around else farthest + BEYOND_NEAR * self.near
+        return Contraction(tuple(centre.tolist()), radius)
+
+    def contracted_box(self) -> np.ndarray:
+        """[2, 3] corners of what the training cameras see from near to infinity, in contracted coordinates."""
+        rays, contraction = self.spread_rays(self.i_train, BOX_RAYS), self.contraction
+        far = contraction.radius * torch.logspace(-1.0, 6.0, 100)
+        depths = self.near + torch.cat([torch.zeros(1), far])
+        ends = contraction(rays.origins[:, None] + depths[:, None] * rays.viewdirs[:, None]).flatten(0, 1)
+        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+
+    def spread_rays(self, views: np.ndarray, side: int) -> Rays:
+        """Rays spread evenly over each of some views, side x side, view after view."""
+        return self.rays(*self.cameras.take(views).spread_rays(side))
 
     def box(self, to_infinity: bool = False) -> np.ndarray:
         """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
@@ -182,7 +215,7 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
     scene = Scene(images=Images.of_one_size(images), cameras=cameras,
                   render_cameras=cameras.posed(render_poses[..., :4]),
                   near=near, far=far, ndc=ndc, white_bkgd=white_bkgd, i_train=i_train, i_val=i_test, i_test=i_test,
-                  around=spherify, farthest=float(bds.max()) if ndc else None)
+                  around=spherify, farthest=float(bds.max()) if ndc else None, bounded=ndc)
     if ndc:
         check_forward_facing(scene, datadir)
     return scene

@@ -16,11 +16,10 @@ from hypothesis import settings
 from PIL import Image
 
 from nerf.flags import parse_flags
-from nerf.ray_batcher import RayBatcher
 from nerf.runtime.devices import choose_device, choose_precision
 from nerf.scene import Scene
 from nerf.training import Trainer
-from run_nerf import create_model, load_scene
+from run_nerf import create_batcher, create_model, load_scene
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -155,9 +154,7 @@ def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
     args = parse_flags(flags)
     scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
     model = create_model(args, scene, device, choose_precision(args.precision, device))
-    batcher = RayBatcher(scene, args.N_rand, args.no_batching, args.precrop_iters, args.precrop_frac,
-                         torch.Generator(device).manual_seed(args.seed), foreground=args.field == 'grid')
-    return Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
+    return Trainer(model, create_batcher(args, scene, device), args.lrate, args.lrate_decay, args.ema_decay)
 
 
 def state_of_run(folder: Path, step: int) -> dict:

@@ -339,6 +339,16 @@ def test_a_factor_that_leaves_nothing_of_a_view_is_an_error_that_names_its_size(
     assert '\n' not in str(error.value)
 
 
+def test_spread_rays_go_through_pixels_from_corner_to_corner():
+    cameras = of_sizes((9, 5), (3, 13))
+    for ours, i in zip(cameras.spread_rays(3), (0, 1)):
+        assert ours.shape == (2, 9, 3)
+        for view in range(2):
+            height, width = cameras.size(view)
+            whole = cameras.view_rays(view)[i][::(height - 1) // 2, ::(width - 1) // 2]
+            assert torch.equal(ours[view], whole.reshape(9, 3))
+
+
 def test_corner_rays_are_those_of_the_four_corner_pixels():
     cameras = mixed()
     sizes = torch.tensor([[60, 80], [17, 9], [1, 30], [60, 80]])

@@ -13,6 +13,7 @@ from conftest import assert_same, trainer_of
 from torch import Tensor
 
 import run_nerf
+from nerf.contraction import Contraction, shrinkage
 from nerf.fields import grid
 from nerf.fields.grid import GridModel, direction_polynomials
 from nerf.fields.grid_torch import OFFSET, SHARPNESS
@@ -41,6 +42,12 @@ def a_model(compiled: bool = True, n_iters: int = 20, white: bool = True, seed: 
     """A model of the cube from -half to half."""
     box = np.array([[-half] * 3, [half] * 3])
     return GridModel(box, n_iters, white, seed, torch.device('cpu'), dtype, view_chunk, compiled)
+
+
+def unbounded(compiled: bool = True, n_iters: int = 20, seed: int = 0) -> GridModel:
+    """A model of all of space, whose unit ball has radius 1.5 around (0.2, -0.1, 0.3)."""
+    return GridModel(np.array([[-2.0] * 3, [2.0] * 3]), n_iters, True, seed, torch.device('cpu'), torch.float32, 10000,
+                     compiled, Contraction((0.2, -0.1, 0.3), 1.5))
 
 
 def raw_of(density: Tensor, voxel: float) -> Tensor:
@@ -193,6 +200,45 @@ def test_colour_depends_on_the_direction_through_the_network_for_points_as_for_r
     torch.testing.assert_close(shown.rgb, colours, rtol=0, atol=5e-3)  # a ray ends before all of its light is gone
     assert colours.std(0).min() > 0.01
     assert (colours != COLOUR).all(-1).any()
+
+
+@BOTH
+def test_density_and_radiance_of_a_scene_without_bounds_are_what_rays_show(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 48})
+    monkeypatch.setattr(grid, 'LEAST', (1e-6, 1e-6))
+    model = fill(unbounded(compiled), lambda points: torch.where(points.norm(dim=-1) > 1.7, 1e-6, 0.3 + 0.2 * (
+        2.0 + points[:, 0])))
+    with torch.no_grad():
+        model.rows[:, 1:4] = model.grid.vertex_points()  # colours change slowly
+    directions = some_rays(60).directions
+    origins = torch.tensor([0.2, -0.1, 0.3]).expand(60, 3)  # density has no direction away from the centre or across
+    rays = Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1), torch.full((60, 1), 0.1),
+                torch.full((60, 1), 9.0))
+    z = 0.1 + torch.logspace(-3.0, 1.3, 4000).expand(60, 4000)
+    rgb, density = model.radiance(ray_points(rays, z), rays.viewdirs)
+    torch.testing.assert_close(model.density(ray_points(rays, z).reshape(-1, 3)).reshape(density.shape), density)
+    x = model.contraction.from_centre(ray_points(rays, z))
+    turned = shrinkage(x, rays.directions[:, None].expand_as(x)) / 1.5 / model.contraction.scale(ray_points(rays, z))
+    density[:, -1] = 0.0  # composite takes the last interval for endless
+    expected = composite(rgb.detach(), density * turned, z, rays.directions, white_bkgd=True)
+    shown = model.render(rays)
+    torch.testing.assert_close(shown.acc, expected.acc, rtol=0, atol=2e-2)  # steps far away are a little short
+    torch.testing.assert_close(shown.rgb, expected.rgb, rtol=0, atol=2e-2)
+    torch.testing.assert_close(shown.depth, expected.depth, rtol=0.05, atol=2e-2)
+    assert 0.3 < shown.acc.min() < shown.acc.max() < 1.0
+    near = x.norm(dim=-1) < 1.0
+    assert torch.allclose(turned[near], torch.ones(()))  # in the ball density is that of a box
+    assert turned.min() < 0.2
+
+
+@BOTH
+def test_rays_of_a_scene_without_bounds_go_on_behind_their_far_bound(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
+    model = fill(unbounded(compiled), lambda points: torch.where(points.norm(dim=-1) > 1.8, 200.0, 1e-6))
+    shown = model.render(one_ray([0.2, -0.1, 0.3], [0.0, 0.0, -2.0], far=1.0))
+    assert shown.acc.item() > 0.99
+    u = 2.0 * shown.depth.item() / 1.5  # the shell at 1.8, give or take a voxel of 1/6, is at 1 / (2 - 1.8)
+    assert 1.0 / (2.0 - 1.8 + 1 / 6) < u < 1.0 / (2.0 - 1.8 - 1 / 12)
 
 
 def test_there_is_no_density_outside_the_box_nor_in_cells_that_were_dropped():
@@ -375,6 +421,31 @@ def test_another_seed_is_another_network():
 # Pruning and stages
 
 
+@BOTH
+def test_cells_that_no_view_sees_are_dropped_and_in_the_ball_those_that_one_alone_does(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
+    model, spread = unbounded(compiled), torch.linspace(-0.5, 0.5, 33)
+    y, z = (part.flatten() for part in torch.meshgrid(spread, spread, indexing='ij'))
+    views = []
+    for side in (-1.0, 1.0):  # both look to +x, the second from farther right
+        origins = torch.tensor([[0.6 * (1.0 + side), 0.0, 0.0]]).expand(len(y), 3)
+        directions = torch.stack([torch.ones_like(y), y, z], -1)
+        bounds = torch.full((len(y), 1), 0.75), torch.full((len(y), 1), 2.0)
+        views.append(Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1), *bounds))
+    model.keep_seen(views)
+
+    def kept(x: float, y: float = 0.0, z: float = 0.0) -> bool:
+        return bool(model.grid.holds(model.contraction(torch.tensor([[x, y, z]]))))
+    assert [kept(x) for x in (-1.0, 0.3, 1.2)] == [False] * 3  # behind, before a near bound, seen by the first alone
+    assert all(kept(x) for x in (2.3, 10.0, 1000.0))
+    assert not kept(20.0, 15.0)
+    assert kept(20.0, 8.0)
+    assert not kept(0.0, 1000.0)
+    one = unbounded(compiled)
+    one.keep_seen(views[:1])  # there is no second view that could see them
+    assert bool(one.grid.holds(one.contraction(torch.tensor([[1.2, 0.0, 0.0]]))))
+
+
 def test_dropping_all_cells_is_one_line_and_changes_nothing():
     model = a_model()
     with pytest.raises(UserError, match='the grid is empty') as error:
@@ -499,6 +570,29 @@ def test_weights_and_training_state_go_into_another_model_bit_for_bit(compiled):
         assert_same(other.training_state(), model.training_state())
 
 
+def test_a_checkpoint_holds_the_contraction_and_one_of_before_has_none():
+    model, other = scramble(unbounded()), a_model(seed=9)
+    other.load_weights(through_a_file(model.weights()))
+    assert other.contraction == model.contraction
+    assert other.longest == pytest.approx(4.0)
+    assert_same(other.render(some_rays()).rgb, model.render(some_rays()).rgb)
+    box = scramble(a_model())
+    state = box.weights()['grid_state_dict']
+    assert state.pop('contraction') is None
+    model.load_weights(through_a_file({'grid_state_dict': state}))
+    assert model.contraction is None
+    assert model.longest == pytest.approx(2.0)
+    assert_same(model.render(some_rays()).rgb, box.render(some_rays()).rgb)
+
+
+@pytest.mark.parametrize('value', [[], 3, 'text', [0.0] * 4, [math.nan] * 4, [0.0, 0.0, 0.0, math.inf]])
+def test_a_broken_contraction_is_one_line(value):
+    state = unbounded().weights()['grid_state_dict']
+    with pytest.raises(UserError, match='its grid_state_dict is broken ') as error:
+        unbounded().load_weights({'grid_state_dict': state | {'contraction': value}})
+    assert '\n' not in str(error.value)
+
+
 def test_kernels_and_plain_pytorch_take_each_others_weights():
     fast, plain = scramble(a_model(True)), a_model(False, seed=9)
     plain.load_weights(fast.weights())
@@ -599,3 +693,35 @@ def test_a_grid_over_a_scene_with_alpha_begins_with_its_visual_hull(flags, tiny_
     assert filled.grid.cells.sum() == 24 ** 3
     assert hulled.compiled
     assert hulled.density(torch.zeros(1, 3)).item() > 0
+
+
+def test_without_white_bkgd_alpha_is_ignored_as_by_nerf_pytorch(flags, tiny_scene, tmp_path):
+    plain = [flag for flag in grid_flags(flags, '--datadir', str(tiny_scene(tmp_path / 'alpha', channels=4)))
+             if flag != '--white_bkgd']
+    trainer = trainer_of(plain)
+    images = trainer.batcher.scene.images
+    assert images.pixels.shape[1] == 4
+    assert trainer.model.grid.cells.sum() == CELLS ** 3  # no hull either
+    image, row, column = trainer.batcher.pixels(1)
+    _, target = trainer.batcher.rays(image, row, column)
+    pixels = images.pixels.reshape(len(images), 16, 16, 4)[trainer.batcher.scene.i_train[image], row, column]
+    np.testing.assert_allclose(target.numpy(), pixels[:, :3] / np.float32(255.0), rtol=1e-6)
+    assert (pixels[:, 3] == 0).any()
+
+
+@pytest.mark.parametrize('extra', [(), ('--no_ndc',), ('--no_ndc', '--spherify')], ids=['NDC', 'forward', 'around'])
+def test_photographs_without_ndc_have_no_bounds_and_a_grid_of_what_is_seen(tiny_llff, tmp_path, extra):
+    folder = tiny_llff(tmp_path / 'scene')
+    args = parse_flags(['--dataset_type', 'llff', '--factor', '2', '--datadir', str(folder), '--expname', 'run',
+                        '--field', 'grid', '--device', 'cpu', *extra])
+    scene = run_nerf.load_scene(args)
+    model = run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32)
+    assert scene.bounded == (not extra)
+    assert model.contraction == scene.contraction
+    if extra:
+        centres = model.grid.centres()
+        assert centres.norm(dim=-1).max() < 2.0 + 2.0 * model.grid.voxel
+        assert model.grid.cells.sum() < 0.9 * model.grid.cells.numel()
+        rays = scene.rays(*scene.cameras.view_rays(int(scene.i_train[0])))
+        far = rays.origins + 1e4 * rays.viewdirs
+        assert model.grid.holds(model.contraction(far)).all()  # all that is far away can be shown

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nerf.fields import grid_torch
 from nerf.fields.grid_torch import (
-    CHANNELS, DARK, EPSILON, FIRST_RATE, MOST, SECOND_RATE, STEP, Marched, Rules, optical_depth,
+    CHANNELS, DARK, EPSILON, FIRST_RATE, MOST, SECOND_RATE, STEP, STRAIGHT, Ball, Marched, Rules, optical_depth,
 )
 from nerf.fields.sparse_grid import SparseGrid
 
@@ -21,6 +21,7 @@ grid_kernels = pytest.importorskip('nerf.fields.grid_kernels')
 
 SHAPE = (18, 13, 23)  # vertices
 LEAST = 1e-3
+BALL = Ball(True, 8.3, 6.2, 11.4, 5.0)  # of which twice the radius reaches out of the box in y
 PER_VOXEL = 3.0  # directions are about so long, so that depths are not in voxels
 
 
@@ -71,14 +72,15 @@ def random_rays(n: int, seed: int) -> Given:
     return Given(through - away * directions, directions * lengths, near, far, torch.rand(n, generator=generator))
 
 
-def reference(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST) -> Marched:
+def reference(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST, ball: Ball = STRAIGHT) -> Marched:
     """The plain form, in float64 but for how composite_packed rounds."""
-    return grid_torch.march(grid, rows.double(), *(part.double() for part in rays), least)
+    return grid_torch.march(grid, rows.double(), *(part.double() for part in rays), least, ball)
 
 
-def certain(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST) -> Given:
+def certain(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST, ball: Ball = STRAIGHT) -> Given:
     """Those of the rays whose number of samples does not depend on rounding: on a thousandth of a step."""
-    counts = [reference(grid, rows, rays._replace(jitter=rays.jitter + by), least).count for by in (-1e-3, 0.0, 1e-3)]
+    counts = [reference(grid, rows, rays._replace(jitter=rays.jitter + by), least, ball).count
+              for by in (-1e-3, 0.0, 1e-3)]
     same = (counts[0] == counts[1]) & (counts[1] == counts[2])
     assert same.float().mean() > 0.8
     return rays.part(same)
@@ -88,7 +90,7 @@ class Marching:
     """A march of the kernels, and their arrays."""
 
     def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: Given, least: float = LEAST, most: int = MOST,
-                 saved: bool = True):
+                 saved: bool = True, ball: Ball = STRAIGHT):
         n = len(rays.near)
         self.grid, self.rows = grid, rows
         self.count, (self.rest, self.depth) = np.full(n, -1, np.int64), np.full((2, n), np.nan, np.float32)
@@ -102,8 +104,8 @@ class Marching:
         self.raw = np.full(grid.index.shape, -1e9, np.float32)
         self.raw.reshape(-1)[self.vertices] = rows[:, 0]
         grid_kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(), grid.cells.numpy(),
-                           grid.blocks.numpy(), Rules(least), saved, self.count, self.rest, self.depth, self.features,
-                           *self.samples)
+                           grid.blocks.numpy(), Rules(least, ball=ball), saved, self.count, self.rest, self.depth,
+                           self.features, *self.samples)
 
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
         values, corners, places = self.samples
@@ -126,10 +128,11 @@ def assert_agree(marching: Marching, expected: Marched) -> None:
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
-def gradients_of(grid: SparseGrid, rows: Tensor, rays: Given, of_features: Tensor, of_rest: Tensor) -> np.ndarray:
+def gradients_of(grid: SparseGrid, rows: Tensor, rays: Given, of_features: Tensor, of_rest: Tensor,
+                 ball: Ball = STRAIGHT) -> np.ndarray:
     """By autograd, for the rows of a mixture of features and rest."""
     rows = rows.double().requires_grad_()
-    marched = reference(grid, rows, rays)
+    marched = reference(grid, rows, rays, ball=ball)
     ((marched.features * of_features).sum() + (marched.rest * of_rest).sum()).backward()
     return rows.grad.numpy()
 
@@ -280,6 +283,66 @@ def test_density_is_finite_and_right_from_very_thin_to_very_dense():
         assert_agree(marching, reference(grid, rows, rays, 0.0))
         marching.backward(*mixture(1))
         assert np.isfinite(marching.gradients).all()
+
+
+# Contracted rays
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_contracted_rays_meet_what_they_meet_in_plain_pytorch(seed):
+    grid, rows = a_grid(seed)
+    rays = random_rays(300, seed)
+    rays = certain(grid, rows, rays._replace(far=torch.where(rays.far == 60.0, 500.0, rays.far)), ball=BALL)
+    marching = Marching(grid, rows.numpy(), rays, ball=BALL)
+    assert_agree(marching, reference(grid, rows, rays, ball=BALL))
+    assert marching.count.min() == 0
+    assert marching.count.max() > 8
+    assert marching.rest.min() < 0.01
+    apart = np.abs(marching.rest - reference(grid, rows, rays).rest.numpy())
+    assert np.median(apart) > 1e-2  # as straight rays meet something else
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_gradients_of_contracted_rays_are_those_of_autograd(seed):
+    grid, rows = a_grid(seed)
+    rays = certain(grid, rows, random_rays(200, seed), ball=BALL)
+    of_features, of_rest = mixture(len(rays.near), seed)
+    marching = Marching(grid, rows.numpy(), rays, ball=BALL).backward(of_features, of_rest)
+    expected = gradients_of(grid, rows, rays, of_features, of_rest, BALL)
+    for channel in range(CHANNELS):
+        np.testing.assert_allclose(marching.gradients[:, channel], expected[:, channel], rtol=1e-3,
+                                   atol=1e-4 * np.abs(expected[:, channel]).max())
+
+
+def test_inside_the_ball_contracted_rays_are_those_of_the_box_bit_for_bit():
+    grid, rows = a_grid()
+    rays = random_rays(200, 0)
+    box, ball = (Marching(grid, rows.numpy(), rays._replace(near=torch.zeros(200), far=torch.full((200,), 3.0),
+                          origins=torch.tensor([9.0, 6.0, 11.0]).expand(200, 3).contiguous()), ball=ball)
+                 for ball in (STRAIGHT, Ball(True, 9.0, 6.0, 11.0, 16.0)))  # 3 long at 1.5 to 4.5 voxels per unit
+    assert box.count.max() > 5
+    for ours, theirs in zip((box.count, box.rest, box.depth, box.features), (ball.count, ball.rest, ball.depth,
+                                                                             ball.features)):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_hand():
+    grid, rows = full_grid(20, 0.1)
+    ball = Ball(True, 0.0, 2.0, 2.0, 10.0)
+    rays = Given(torch.tensor([[4.0, 2.0, 2.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1),
+                 torch.tensor([195.0]), torch.tensor([0.5]))
+    u, depths = 0.425, []  # radii from the centre: the ray begins at 0.4 and has samples half a voxel of 0.1 apart
+    while u < 0.4 + 0.2 * 195.0:
+        depths.append((u - 0.4) / 0.2)
+        u += 0.05 * max(u, 1.0) ** 2
+    n = len(depths)
+    assert 32 < n < 38  # the grid ends 16 voxels from the ray's origin, and steps are too short at its end
+    passed = math.exp(-STEP * float(optical_depth(rows[0, 0].double())))
+    marching = Marching(grid, rows.numpy(), rays, 0.0, ball=ball)
+    assert marching.count.tolist() == [n]
+    np.testing.assert_allclose(marching.rest, [passed ** n], rtol=1e-5)
+    np.testing.assert_allclose(marching.depth, [(passed ** np.arange(n) * (1.0 - passed) * depths).sum()], rtol=1e-4)
+    assert_agree(marching, reference(grid, rows, rays, 0.0, ball))
 
 
 # Gradients

@@ -207,6 +207,19 @@ def test_several_processes_are_refused(flags, monkeypatch):
 # Other scenes
 
 
+def test_a_resumed_run_without_bounds_is_the_run_it_would_have_been(tiny_llff, tmp_path):
+    common = ['--dataset_type', 'llff', '--factor', '2', '--datadir', str(tiny_llff(tmp_path / 'scene')), '--basedir',
+              str(tmp_path), '--device', 'cpu', '--precision', 'fp32', '--expname', 'run', *GRID, '--no_ndc',
+              '--i_img', '1000', '--i_video', '1000']
+    assert run_nerf.main([*common, '--i_weights', '10']) == 0
+    whole = state_of_run(tmp_path / 'run', STEPS)
+    assert whole['grid_state_dict']['contraction'][3] > 1.0
+    for step in (20, STEPS):
+        (tmp_path / 'run' / f'{step:06d}.tar').unlink()
+    assert run_nerf.main(common) == 0
+    assert_same(state_of_run(tmp_path / 'run', STEPS), whole)
+
+
 @pytest.mark.parametrize('extra', [(), ('--no_ndc',)], ids=['NDC', 'world'])
 def test_a_forward_facing_scene(tiny_llff, tmp_path, extra):
     scene = tiny_llff(tmp_path / 'scene')

@@ -12,6 +12,7 @@ from conftest import forward_cameras
 
 from load_blender import pose_spherical
 from nerf.cameras import Cameras
+from nerf.contraction import Contraction
 from nerf.scene import Images, Scene, centred_intrinsics, target_colours
 from run_nerf_helpers import ndc_points, ndc_rays
 
@@ -205,6 +206,41 @@ def test_the_box_in_ndc_reaches_to_infinity_where_asked():
     np.testing.assert_allclose(box, [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]], atol=1e-6)
     world = orbit(poses=shifted, around=False)
     np.testing.assert_array_equal(world.box(to_infinity=True), world.box())
+
+
+# Scenes without bounds
+
+
+def test_a_scene_with_bounds_has_no_contraction():
+    assert orbit().contraction is None
+
+
+def test_cameras_around_the_origin_are_just_inside_the_unit_ball():
+    poses = np.stack([pose_spherical(30.0 * radius, -30.0, radius)[:3] for radius in (3.0, 5.0, 90.0)])
+    centre, radius = orbit(poses, bounded=False).contraction
+    assert centre == (0.0, 0.0, 0.0)
+    assert radius == pytest.approx(5.05)  # the last is not a training camera
+
+
+def test_cameras_that_look_forward_have_the_ball_around_their_mean_and_what_is_near_in_it():
+    shifted = np.eye(4)[None, :3].repeat(3, 0)
+    shifted[:, 0, 3] = 3.0, 4.0, 99.0
+    scene = orbit(shifted, around=False, bounded=False)
+    assert scene.contraction == Contraction((3.5, 0.0, 0.0), 2.5)  # 0.5 to a camera, 2 to its near bound
+
+
+def test_the_contracted_box_holds_what_is_seen_up_to_infinity():
+    poses = np.eye(4)[None, :3].repeat(3, 0)  # at the origin
+    box = orbit(poses, around=False, bounded=False).contracted_box()  # the ball reaches to the near bound, 2
+
+    def edge(*direction: float) -> np.ndarray:
+        """Where a ray from the centre is at infinity."""
+        return 2.0 * np.array(direction) / np.linalg.norm(direction)
+    expected = [edge(-0.8, 0.0, -1.0)[0], edge(0.0, -0.58, -1.0)[1], -2.0], [edge(0.78, 0.0, -1.0)[0],
+                                                                              edge(0.0, 0.6, -1.0)[1], 0.0]
+    np.testing.assert_allclose(box[:, :2], np.array(expected)[:, :2], atol=0.01)
+    assert box[0, 2] == pytest.approx(-2.0, abs=0.01)
+    assert box[1, 2] == pytest.approx(-1.0 / np.sqrt(1.0 + 0.8 ** 2 + 0.6 ** 2), abs=0.01)  # a corner's near bound
 
 
 def test_what_all_cameras_see_is_more_than_the_cube_and_holds_the_views_of_the_render_path_too():

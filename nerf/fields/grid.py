@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nerf.contraction import Contraction
 from nerf.fields import grid_torch
 from nerf.fields.grid_torch import (
-    CHANNELS, FIRST_RATE, MOST, SECOND_RATE, Marched, channels, optical_depth,
+    CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, channels, optical_depth,
 )
 from nerf.fields.model import Model, Numbers, pieces
 from nerf.fields.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear
@@ -31,6 +33,7 @@ LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage
 RATES = np.float32([20.0] + 3 * [20.0] + 12 * [10.0])  # of a row's channels, as multiples of the network's rate
 SLOW_START = 0.02  # share of the density's rate at first; it rises through the first stage, for hollows stay filled
 # where density comes before colours
+SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
 MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
 NOTHING = np.float32(-1e9)  # raw density where there is no row
@@ -44,7 +47,7 @@ class GridModel(Model):
     direction, to which a network adds once per ray what the composited channels and the direction tell it.
 
     Args:
-        box: [2, 3] corners of the scene, in the coordinates of rays.
+        box: [2, 3] corners of the scene, in the coordinates of rays; contracted, where there is a contraction.
         n_iters: steps of the run, over which the stages are spread.
         white_bkgd: rays end on white.
         seed: of the network's initial weights.
@@ -52,16 +55,19 @@ class GridModel(Model):
         dtype: precision of the network's products.
         view_chunk: most rays of a view at once.
         compiled: by Numba's kernels, on a CPU; else in plain PyTorch.
+        contraction: of a scene without bounds, whose rays reach to infinity whatever their far bound is. The grid then
+            lies in contracted space: its places are in radii from the unit ball's centre.
     """
 
     loss_names = ('mse',)
     captured = False  # a step waits for the device to know how many samples its rays keep
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
-                 dtype: torch.dtype, view_chunk: int, compiled: bool):
+                 dtype: torch.dtype, view_chunk: int, compiled: bool,
+                 contraction: Contraction | None = None):
         super().__init__()
         self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
-        self.white_bkgd, self.dtype = white_bkgd, dtype
+        self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
         self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
         self.stages = list((STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
@@ -101,6 +107,26 @@ class GridModel(Model):
                             'check that the images are not empty and that the cameras look at one scene')
         grid, rows = self.grid.keeping(cells)
         self._take(grid, self.rows.detach()[rows])
+
+    @torch.no_grad()
+    def keep_seen(self, views: Iterable[Rays]) -> None:
+        """Drops the cells that no view sees from its near bound on, and those in the unit ball that fewer than SEEN_BY
+        views do: what they show could be any fog in front of a camera.
+
+        Args:
+            views: rays spread over each view, at most two cells apart.
+        """
+        count = torch.zeros(self.grid.cells.shape, dtype=torch.int16, device=self.device)
+        in_ball = torch.zeros_like(self.grid.cells)
+        in_ball[self.grid.cells] = self.grid.centres().norm(dim=-1) < 1.0
+        for rays in views:
+            origins, directions, *bounds = self._straight(rays)
+            ray, t = grid_torch.samples(self.grid, origins, directions, *bounds, torch.full_like(bounds[0], 0.5),
+                                        self._ball())
+            seen, points = torch.zeros_like(in_ball), origins[ray] + t[:, None] * directions[ray]
+            seen.view(-1)[self.grid.cell_of(self._ball().contract(points))] = True
+            count += dilated(seen)
+        self.keep((count >= min(SEEN_BY, int(count.max()))) | ((count > 0) & ~in_ball))
 
     # A training step
 
@@ -181,10 +207,28 @@ class GridModel(Model):
 
     # What it shows
 
+    def _ball(self) -> Ball:
+        """The contraction's unit ball in the grid."""
+        if self.contraction is None:
+            return STRAIGHT
+        return Ball(True, *(-self.grid.low / self.grid.voxel).tolist(), 1.0 / self.grid.voxel)
+
+    def _straight(self, rays: Rays) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Origins and directions [R, 3] in voxels, not contracted, and the bounds [R]. Where there is a contraction,
+        rays end at most a quarter of a voxel from where infinity is."""
+        near, far = rays.near[:, 0], rays.far[:, 0]
+        if self.contraction is None:
+            return self.grid.scaled(rays.origins), rays.directions / self.grid.voxel, near, far
+        origins, directions = self.contraction.from_centre(rays.origins), rays.directions / self.contraction.radius
+        ends = origins.norm(dim=-1) + 4.0 / self.grid.voxel  # lengths of rays; u is at least 4 / voxel there
+        return self.grid.scaled(origins), directions / self.grid.voxel, near, ends / directions.norm(dim=-1)
+
+    def _scaled(self, points: Tensor) -> Tensor:
+        """Scene points [..., 3] in voxels of the grid."""
+        return self.grid.scaled(points if self.contraction is None else self.contraction(points))
+
     def _march(self, rays: Rays, jitter: Tensor) -> Marched:
-        origins, directions = self.grid.scaled(rays.origins), rays.directions / self.grid.voxel
-        least = LEAST[min(self.stage, 1)]
-        inputs = origins, directions, rays.near[:, 0], rays.far[:, 0], jitter, least
+        inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self._ball()
         if self.kernels is None:
             return grid_torch.march(self.grid, self.rows, *inputs)
         return Marched(*_MarchKernels.apply(self.rows, self.kernels, torch.is_grad_enabled(), *inputs))
@@ -210,17 +254,19 @@ class GridModel(Model):
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         flat, dirs = points.reshape(-1, 3), viewdirs[:, None].expand(points.shape).reshape(-1, 3)
-        corner, weights = trilinear(self.grid.index, self.grid.scaled(flat))
+        corner, weights = trilinear(self.grid.index, self._scaled(flat))
         _, features = channels(self.rows.detach(), corner.clamp(min=0), weights)
         rgb = features[:, :3] + self._view_dependent(features, dirs)
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
 
     def density(self, points: Tensor) -> Tensor:
-        scaled = self.grid.scaled(points)
+        """The interface's; where space is contracted, that of the mean over directions (`Contraction.scale`)."""
+        scaled = self._scaled(points)
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
         last = torch.tensor(self.grid.index.shape, device=points.device) - 1
         inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
-        return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel, 0.0)
+        scale = 1.0 if self.contraction is None else self.contraction.scale(points)
+        return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel * scale, 0.0)
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
@@ -235,6 +281,7 @@ class GridModel(Model):
         return {'grid_state_dict': {
             'rows': self.rows.detach().cpu(), 'cells': torch.from_numpy(cells), 'shape': list(self.grid.cells.shape),
             'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
+            'contraction': self.contraction and self.contraction.numbers(),
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
 
     def load_weights(self, checkpoint: dict) -> None:
@@ -253,10 +300,14 @@ class GridModel(Model):
             most = self.longest / SMALLEST
             if not ((grid.low.abs() < most).all() and SMALLEST * self.longest < grid.voxel < most):
                 raise ValueError(f'voxels of {grid.voxel} from {grid.low.tolist()}')
+            contraction = state.get('contraction')  # none in checkpoints of before
+            contraction = None if contraction is None else Contraction.of_numbers(contraction)
             self.network.load_state_dict(state['network'])
             self.stage = min(max(int(state['stage']), 0), len(self.stages) - 1)
         except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
+        if contraction != self.contraction:  # of an older run, or of another scene's
+            self.contraction, self.longest = contraction, grid.voxel * self.stages[self.stage][1]
         self._take(grid, rows)
 
     def training_state(self) -> dict:
@@ -320,14 +371,14 @@ class _Kernels:
         """Copies the rows' densities to where `march` reads them; `adam` keeps them up to date."""
         self.raw.reshape(-1)[self.vertices] = self.rows[:, 0]
 
-    def march(self, saved: bool, origins, directions, near, far, jitter, least) -> Marched:
+    def march(self, saved: bool, origins, directions, near, far, jitter, least, ball) -> Marched:
         if (n_rays := len(origins)) > RAYS[1]:  # the kernels do not look how long their arrays are
             raise ValueError(f'{n_rays} rays at once; at most {RAYS[1]}')
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         inputs = (np.ascontiguousarray(part.numpy()) for part in (origins, directions, near, far, jitter))
-        self.module.march(*inputs, self.rows, self.raw, self.index, self.cells, self.blocks, grid_torch.Rules(least),
-                          saved, count, rest, depth, features, *self.samples)
+        self.module.march(*inputs, self.rows, self.raw, self.index, self.cells, self.blocks,
+                          grid_torch.Rules(least, ball=ball), saved, count, rest, depth, features, *self.samples)
         self.saved = count, rest
         return Marched(*map(torch.from_numpy, (features, rest, depth, count)))
 
@@ -359,7 +410,7 @@ class _MarchKernels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, of_features: Tensor, of_rest: Tensor, *_):
         ctx.kernels.backward(of_features.contiguous().numpy(), of_rest.contiguous().numpy())
-        return (None,) * 9
+        return (None,) * 10
 
 
 def _view_network(generator: torch.Generator) -> nn.Sequential:

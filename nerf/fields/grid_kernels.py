@@ -19,13 +19,37 @@ from numba import njit, prange
 
 F = np.float32
 OPTIONS = {'cache': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
-ONE, ZERO, HALF = F(1.0), F(0.0), F(0.5)  # samples are half a voxel apart
+ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
 BLOCK_BITS = 2  # blocks have 4 cells along an edge
 
 
 @njit(**OPTIONS)
 def _inverse(x):
     return ONE / x if abs(x) > F(1e-9) else F(1e9)
+
+
+@njit(**OPTIONS)
+def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
+    """A point of a straight ray to where it is in the grid, and by how much its steps are shortened there."""
+    px, py, pz = x - cx, y - cy, z - cz
+    square = px * px + py * py + pz * pz
+    if square <= radius * radius:
+        return x, y, z, ONE
+    over = radius / math.sqrt(square)
+    across = (TWO - over) * over
+    inner = px * dx + py * dy + pz * dz
+    along = min(inner * inner / (square * (dx * dx + dy * dy + dz * dz)), ONE)  # the squared cosine
+    shorter = math.sqrt(along * over * over * over * over + (ONE - along) * across * across)
+    return cx + across * px, cy + across * py, cz + across * pz, shorter
+
+
+@njit(**OPTIONS)
+def _leaves_ball(px, py, pz, dx, dy, dz, radius):
+    """Depth at which a ray leaves the ball, from an origin (px, py, pz) seen from its centre; far before it where the
+    ray misses."""
+    square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
+    root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
+    return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
 
 
 @njit(parallel=True, **OPTIONS)
@@ -49,6 +73,8 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
     """
     (nx, ny, nz), width = index.shape, rows.shape[1]
     least, dark, sharpness, offset = F(rules.least), F(rules.dark), F(rules.sharpness), F(rules.offset)
+    contracted, radius = rules.ball.contracted, F(rules.ball.radius)
+    cx, cy, cz = F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
     for r in prange(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
@@ -60,18 +86,36 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
         start = max(max(min(ax, bx), min(ay, by)), max(min(az, bz), near[r]))
         end = min(min(max(ax, bx), max(ay, by)), min(max(az, bz), far[r]))
         dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
-        t = start + jitter[r] * dt
+        leaves_ball = F(1e9)
+        if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
+            start, end = near[r], far[r]
+            x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
+            t = start + jitter[r] * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
+            leaves_ball = _leaves_ball(ox - cx, oy - cy, oz - cz, dx, dy, dz, radius)
+        else:
+            t = start + jitter[r] * dt
         light, distance, n = ONE, ZERO, 0
         sums, sample = np.zeros(16, np.float32), np.empty(16, np.float32)
         while t < end:
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+            step = dt
+            if contracted:
+                x, y, z, shorter = _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)
+                step = dt / shorter
+                if not (ZERO <= x <= F(nx - 1) and ZERO <= y <= F(ny - 1) and ZERO <= z <= F(nz - 1)):
+                    t += step
+                    continue
             i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
             bi, bj, bk = i >> BLOCK_BITS, j >> BLOCK_BITS, k >> BLOCK_BITS
             if not blocks[bi, bj, bk]:
+                if step > dt:
+                    t += step
+                    continue
                 leave_x = (F((bi + (dx >= 0)) << BLOCK_BITS) - ox) * over_x
                 leave_y = (F((bj + (dy >= 0)) << BLOCK_BITS) - oy) * over_y
                 leave_z = (F((bk + (dz >= 0)) << BLOCK_BITS) - oz) * over_z
-                t += F(max(int((min(leave_x, min(leave_y, leave_z)) - t) / dt) + 1, 1)) * dt
+                leave = min(min(leave_x, min(leave_y, leave_z)), leaves_ball)
+                t += F(max(int((leave - t) / dt) + 1, 1)) * dt
                 continue
             fx, fy, fz = x - F(i), y - F(j), z - F(k)
             gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
@@ -81,13 +125,13 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
                              + w3 * raw[i, j + 1, k + 1] + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1]
                              + w6 * raw[i + 1, j + 1, k] + w7 * raw[i + 1, j + 1, k + 1]) + offset
             if a < thin or not cells[i, j, k]:
-                t += dt
+                t += step
                 continue
             e = math.exp(min(a, F(40.0)))
             passed = ONE / math.sqrt(ONE + e)  # exp(-0.5 softplus(a)): over half a voxel
             weight = light * (ONE - passed)
             if weight < least:
-                t += dt
+                t += step
                 continue
             r0, r2, r4, r6 = index[i, j, k], index[i, j + 1, k], index[i + 1, j, k], index[i + 1, j + 1, k]
             r1, r3, r5, r7 = r0 + 1, r2 + 1, r4 + 1, r6 + 1  # rows are in the order of z
@@ -110,7 +154,7 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
             n += 1
             if light < dark or n == values.shape[1]:
                 break
-            t += dt
+            t += step
         count[r], rest[r], depth[r] = n, light, distance
         for c in range(15):
             features[r, c] = sums[c + 1]

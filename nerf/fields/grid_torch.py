@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nerf.contraction import contracted, shrinkage
 from nerf.fields.sparse_grid import SparseGrid, trilinear
 from run_nerf_helpers import composite_packed
 
@@ -23,6 +24,30 @@ FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
 EPSILON = 1e-12  # Adam's
 
 
+class Ball(NamedTuple):
+    """The unit ball of a contraction (nerf/contraction.py), in voxels; inside it, contracted points are where they are.
+    """
+
+    contracted: bool = False  # False: there is none, and rays are straight in the grid
+    x: float = 0.0  # of its centre
+    y: float = 0.0
+    z: float = 0.0
+    radius: float = 1.0
+
+    def of(self, points: Tensor) -> Tensor:
+        """Points [..., 3] in voxels as radii from the centre."""
+        return (points - points.new_tensor([self.x, self.y, self.z])) / self.radius
+
+    def contract(self, points: Tensor) -> Tensor:
+        """Points [..., 3] on a straight ray to where they are in the grid."""
+        if not self.contracted:
+            return points
+        return contracted(self.of(points)) * self.radius + points.new_tensor([self.x, self.y, self.z])
+
+
+STRAIGHT = Ball()
+
+
 class Rules(NamedTuple):
     """What the kernels must know of all this: compiled code on disk would not notice that a constant was edited."""
 
@@ -30,6 +55,7 @@ class Rules(NamedTuple):
     dark: float = DARK
     sharpness: float = SHARPNESS
     offset: float = OFFSET
+    ball: Ball = STRAIGHT
 
 
 class Marched(NamedTuple):
@@ -54,7 +80,7 @@ def channels(rows: Tensor, corner: Tensor, weights: Tensor) -> tuple[Tensor, Ten
 
 
 def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
-          jitter: Tensor, least: float) -> Marched:
+          jitter: Tensor, least: float, ball: Ball = STRAIGHT) -> Marched:
     """Marches rays through the kept cells and composites what they meet; differentiable by `rows`.
 
     Args:
@@ -63,10 +89,11 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
         near, far: [R] bounds.
         jitter: [R] in [0, 1), where in a step the first sample lies.
         least: weight below which a sample is skipped: it takes no light either.
+        ball: where it is contracted; origins and directions are those of straight rays.
     """
     with torch.no_grad():
-        ray, t = _samples(grid, origins, directions, near, far, jitter)
-        corner, weights = trilinear(grid.index, origins[ray] + t[:, None] * directions[ray])
+        ray, t = samples(grid, origins, directions, near, far, jitter, ball)
+        corner, weights = trilinear(grid.index, ball.contract(origins[ray] + t[:, None] * directions[ray]))
         optical = STEP * optical_depth((rows[corner, 0] * weights).sum(-1))
         kept = _kept(ray, torch.exp(-optical), len(origins), least)
         ray, t, corner, weights = (part[kept] for part in (ray, t, corner, weights))
@@ -76,9 +103,12 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
     return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, torch.bincount(ray, minlength=len(origins)))
 
 
-def _samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
-             jitter: Tensor) -> tuple[Tensor, Tensor]:
-    """Ray and depth of each sample in a kept cell, in order along each ray; waits for the device twice."""
+def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
+            ball: Ball = STRAIGHT) -> tuple[Tensor, Tensor]:
+    """Ray and depth of each sample in a kept cell, in order along each ray; waits for the device twice, and where rays
+    are contracted in each step."""
+    if ball.contracted:
+        return _contracted_samples(grid, origins, directions, near, far, jitter, ball)
     shape = torch.tensor(grid.index.shape, device=origins.device)
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
     a, b = -origins * inverse, (shape - 1 - origins) * inverse
@@ -92,6 +122,29 @@ def _samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor
     inside = grid.cells[at[..., 0], at[..., 1], at[..., 2]] & (t < end[:, None])
     ray, step = inside.nonzero(as_tuple=True)
     return ray, t[ray, step]
+
+
+def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
+                        jitter: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
+    """`samples` in steps that are STEP voxels long in contracted space, so that they grow with the distance. They are
+    as long as at their start, which makes those of the last two or three voxels before infinity too short."""
+    last = torch.tensor(grid.index.shape, device=origins.device) - 1
+    dt = STEP / directions.norm(dim=-1)
+    t = near + jitter * dt / shrinkage(ball.of(origins + near[:, None] * directions), directions)
+    found = []
+    while bool((t < far).any()):
+        straight = origins + t[:, None] * directions
+        points = ball.contract(straight)
+        at = points.long().clamp(min=0).minimum(last - 1)
+        inside = ((points >= 0) & (points <= last)).all(-1) & grid.cells[at[:, 0], at[:, 1], at[:, 2]] & (t < far)
+        ray = inside.nonzero()[:, 0]
+        found.append((ray, t[ray]))
+        t = t + dt / shrinkage(ball.of(straight), directions)
+    if not found:
+        return torch.zeros_like(far[:0], dtype=torch.long), far[:0]
+    ray, t = (torch.cat(part) for part in zip(*found))
+    order = torch.argsort(ray, stable=True)
+    return ray[order], t[order]
 
 
 def _kept(ray: Tensor, passed: Tensor, n_rays: int, least: float) -> Tensor:

@@ -173,7 +173,8 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
         outputs = Outputs(scene, trainer.optimiser.averaged_model, run_dir, None,
-                          Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed)
+                          Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed,
+                          model.has_slim_weights)
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
@@ -189,7 +190,13 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     again = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}'
     print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(model.device):.0f} MB at most\n'
           f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
-          f'preview it: {again} --render_only\nmesh it: {again} --mesh_only')
+          f'{slim_words(run_dir, args.N_iters)}preview it: {again} --render_only\nmesh it: {again} --mesh_only')
+
+
+def slim_words(run_dir: Path, step: int) -> str:
+    """A line about the file of the weights alone; nothing where there is none."""
+    path = checkpoints.slim_path(run_dir, step)
+    return f'share it: {path} has the weights alone, {path.stat().st_size / 1e6:.1f} MB\n' if path.exists() else ''
 
 
 def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs: Outputs,
@@ -235,7 +242,8 @@ def saver(args: argparse.Namespace, scene: Scene, trainer: Trainer, outputs: Out
 
 
 def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int | None, dict | None]:
-    """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none.
+    """Loads the weights to start from: the run's newest checkpoint, to render or mesh also a slim file where it has
+    none, else ft_path, else none.
 
     Where a checkpoint holds averaged weights, those are taken, unless training goes on from it.
 
@@ -247,9 +255,14 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     """
     training = not (args.render_only or args.mesh_only)
     own = None if args.no_reload and training else checkpoints.read_newest(run_dir)
+    if own is None and not training and not args.ft_path:
+        own = checkpoints.read_newest(run_dir, slim=True)
     if own and args.ft_path:
         print(f'ft_path {args.ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
     if own is None and not args.ft_path:
+        if training and not args.no_reload and checkpoints.read_newest(run_dir, slim=True):
+            print(f'{run_dir} has no checkpoint to go on from; to start from its slim weights, give them as ft_path',
+                  file=sys.stderr)
         return None, None
     path, checkpoint = own or (Path(args.ft_path).expanduser(), None)
     checkpoint = checkpoint or checkpoints.read_checkpoint(path)

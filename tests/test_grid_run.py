@@ -86,7 +86,7 @@ def test_its_checkpoints_hold_the_grid_of_their_stage(whole):
     assert voxels == pytest.approx([4.0 / cells for cells in (12, 16, 16, 24, 24)])
     last = stages[STEPS]
     assert set(last) == {'global_step', 'grid_state_dict', 'optimizer_state_dict', 'run_state'}
-    assert last['run_state']['grid']['means'].shape == last['grid_state_dict']['rows'].shape
+    assert set(last['run_state']['grid']) == {'means', 'squares', 'touched', 'adam_steps', 'n_rays'}
     assert last['run_state']['flags']['field'] == 'grid'
 
 
@@ -164,6 +164,74 @@ def test_rendered_test_views_are_those_of_the_run_and_the_path_has_a_video(flags
     assert np.asarray(Image.open(path / '000.png')).shape == (4, 4, 3)
 
 
+def test_a_run_ends_with_its_weights_alone_in_half_precision(whole):
+    path, full = whole / f'{STEPS:06d}_slim.tar', whole / f'{STEPS:06d}.tar'
+    slim = torch.load(path, weights_only=True)
+    assert set(slim) == {'global_step', 'grid_state_dict'}
+    assert slim['global_step'] == STEPS
+    assert [*whole.glob('*_slim.tar')] == [path]
+    assert path.stat().st_size < 0.3 * full.stat().st_size
+
+
+@pytest.mark.parametrize('shared', ['folder', 'ft_path'])
+def test_slim_weights_show_and_mesh_what_the_checkpoint_does(flags, whole, tmp_path, capsys, shared):
+    (tmp_path / 'run').mkdir()
+    slim, extra = whole / f'{STEPS:06d}_slim.tar', []
+    if shared == 'folder':
+        slim = Path(shutil.copy(slim, tmp_path / 'run'))
+    else:
+        extra = ['--ft_path', str(slim)]
+    assert run_nerf.main(flags(*GRID, *extra, '--render_only', '--render_test')) == 0
+    assert f'weights from {slim} (step {STEPS})' in capsys.readouterr().out
+    means = [json.loads((folder / 'metrics.json').read_text())['mean']['psnr'] for folder in (
+        tmp_path / 'run' / f'renderonly_test_{STEPS:06d}', whole / f'testset_{STEPS:06d}')]
+    assert means[0] == pytest.approx(means[1], abs=0.05)
+    assert run_nerf.main(flags(*GRID, *extra, '--mesh_only', '--mesh_threshold', '1', '--mesh_grid_size', '32')) == 0
+    assert len(trimesh.load(tmp_path / 'run' / f'mesh_{STEPS:06d}.ply', process=False).faces) > 100
+
+
+def test_training_starts_from_slim_weights_if_they_are_ft_path_and_says_so_if_not(flags, whole, tmp_path, capsys):
+    (tmp_path / 'run').mkdir()
+    slim = Path(shutil.copy(whole / f'{STEPS:06d}_slim.tar', tmp_path / 'run'))
+    assert run_nerf.main(flags(*GRID, '--N_iters', '1')) == 0
+    out, error = capsys.readouterr()
+    assert error == f'{slim.parent} has no checkpoint to go on from; to start from its slim weights, give them as ' \
+                    'ft_path\n'
+    assert 'starting at step 0' in out
+    assert run_nerf.main(flags(*GRID, '--N_iters', '1', '--lrate', '1e-9', '--ft_path', str(slim), expname='new')) == 0
+    assert f'weights from {slim} (step {STEPS})' in capsys.readouterr().out
+    assert state_of_run(tmp_path / 'new', 1)['grid_state_dict']['stage'] == 2
+
+
+def test_slim_weights_are_no_checkpoint_to_go_on_from_and_are_made_where_they_are_missing(
+        flags, whole, started_from, capsys):
+    run_dir = started_from(STEPS)
+    shutil.copy(whole / f'{STEPS:06d}_slim.tar', run_dir / f'{STEPS + 9:06d}_slim.tar')
+    assert checkpoints.read_newest(run_dir)[0] == run_dir / f'{STEPS:06d}.tar'
+    assert run_nerf.main(flags(*GRID)) == 0
+    slim = run_dir / f'{STEPS:06d}_slim.tar'
+    assert_same(*(torch.load(folder / slim.name, weights_only=True) for folder in (run_dir, whole)))
+    said = capsys.readouterr().out
+    assert f'share it: {slim} has the weights alone, {slim.stat().st_size / 1e6:.1f} MB\n' in said
+
+
+def test_slim_weights_that_find_the_disk_full_are_one_line_and_the_run_ends_well(
+        flags, started_from, capsys, monkeypatch):
+    run_dir = started_from(STEPS - 2)
+    save = checkpoints.save_checkpoint
+
+    def full(path, checkpoint):
+        if path.name.endswith('_slim.tar'):
+            raise run_nerf.UserError(f'{path} cannot be written (disk full)')
+        save(path, checkpoint)
+    monkeypatch.setattr(checkpoints, 'save_checkpoint', full)
+    assert run_nerf.main(flags(*GRID, '--i_img', '1000')) == 0
+    out = capsys.readouterr().out
+    assert out.count(f'warning: {run_dir / f"{STEPS:06d}_slim.tar"} cannot be written (disk full); training goes') == 1
+    assert 'share it' not in out
+    assert (run_dir / f'{STEPS:06d}.tar').is_file()
+
+
 def test_a_mesh_is_the_surface_of_what_was_trained(flags, started_from):
     run_dir = started_from(STEPS)
     assert run_nerf.main(flags(*GRID, '--mesh_only', '--mesh_threshold', '1', '--mesh_grid_size', '32')) == 0
@@ -179,7 +247,7 @@ def test_ft_path_gives_a_fresh_run_the_grid_of_another(flags, whole, tmp_path, c
     assert run_nerf.main(tuned) == 0
     ours, theirs = (state_of_run(*run)['grid_state_dict'] for run in ((tmp_path / 'tuned', 1), (whole, STEPS)))
     assert ours['stage'] == 2
-    assert torch.equal(ours['cells'], theirs['cells'])
+    assert_same(ours['cells'], theirs['cells'])
     torch.testing.assert_close(ours['rows'], theirs['rows'], rtol=0, atol=1e-6)
     assert f'weights from {path} (step {STEPS})' in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -13,7 +14,8 @@ from nerf.fields.grid_torch import (
     CHANNELS, FIRST_RATE, MOST, SECOND_RATE, Marched, channels, optical_depth,
 )
 from nerf.fields.model import Model, Numbers, pieces
-from nerf.fields.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear
+from nerf.fields.sparse_grid import MOST_VERTICES, SparseGrid, cells_around, dilated, interpolated, trilinear
+from nerf.files.packing import packed, unpacked
 from nerf.optimiser import Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
@@ -35,6 +37,7 @@ MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
 NOTHING = np.float32(-1e9)  # raw density where there is no row
 WIDTH = 64  # of the network behind the grid
+HALF = torch.finfo(torch.float16).max
 
 
 class GridModel(Model):
@@ -55,6 +58,7 @@ class GridModel(Model):
     """
 
     loss_names = ('mse',)
+    has_slim_weights = True
     captured = False  # a step waits for the device to know how many samples its rays keep
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
@@ -233,41 +237,51 @@ class GridModel(Model):
     def weights(self) -> dict:
         cells = np.packbits(self.grid.cells.cpu().numpy().reshape(-1))
         return {'grid_state_dict': {
-            'rows': self.rows.detach().cpu(), 'cells': torch.from_numpy(cells), 'shape': list(self.grid.cells.shape),
-            'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
+            'rows': self.rows.detach().cpu(), 'cells': packed(torch.from_numpy(cells)),
+            'shape': list(self.grid.cells.shape), 'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
+
+    def slim_weights(self) -> dict:
+        """The rows in half precision."""
+        state = self.weights()['grid_state_dict']
+        return {'grid_state_dict': state | {'rows': packed(state['rows'].clamp(-HALF, HALF).half())}}
 
     def load_weights(self, checkpoint: dict) -> None:
         state = checkpoint.get('grid_state_dict')
         if not isinstance(state, dict):
             raise UserError('it has no grid_state_dict; set field = mlp or use another checkpoint')
         try:
-            shape, rows = [int(size) for size in state['shape']], state['rows']
-            if len(shape) != 3 or min(shape) < 2 or -(-int(np.prod(shape)) // 8) != len(state['cells']):
-                raise ValueError(f'cells of shape {shape}')
-            cells = np.unpackbits(state['cells'].numpy())[:np.prod(shape)].reshape(shape).astype(bool)
-            grid = SparseGrid.of_cells(state['low'].double().reshape(3), float(state['voxel']),
-                                       torch.from_numpy(cells).to(self.device))
-            if not is_real(rows) or rows.shape != (grid.n_rows, CHANNELS) or not grid.n_rows:
-                raise ValueError('rows that do not fit its cells')
-            most = self.longest / SMALLEST
-            if not ((grid.low.abs() < most).all() and SMALLEST * self.longest < grid.voxel < most):
-                raise ValueError(f'voxels of {grid.voxel} from {grid.low.tolist()}')
+            grid = self._grid_of(state)
+            rows = unpacked(state['rows'], (grid.n_rows, CHANNELS), torch.float16)
+            if not is_real(rows) or not grid.n_rows:
+                raise ValueError('rows that are no real numbers, or none')
             self.network.load_state_dict(state['network'])
             self.stage = min(max(int(state['stage']), 0), len(self.stages) - 1)
         except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
         self._take(grid, rows)
 
+    def _grid_of(self, state: dict) -> SparseGrid:
+        """The grid of a checkpoint; ValueError and others where it is broken."""
+        shape = [int(size) for size in state['shape']]
+        if len(shape) != 3 or min(shape) < 2 or math.prod(shape) > MOST_VERTICES:
+            raise ValueError(f'cells of shape {shape}')
+        low, voxel, most = state['low'].double().reshape(3), float(state['voxel']), self.longest / SMALLEST
+        if not ((low.abs() < most).all() and SMALLEST * self.longest < voxel < most):
+            raise ValueError(f'voxels of {voxel} from {low.tolist()}')
+        return SparseGrid.of_cells(low, voxel, _bits(state['cells'], shape).to(self.device))
+
     def training_state(self) -> dict:
-        return {'grid': {'means': self.means.cpu(), 'squares': self.squares.cpu(), 'adam_steps': self.adam_steps,
-                         'n_rays': self.n_rays_of_step}}
+        """Rows that no ray touched since Adam began anew have no running means."""
+        touched = ((self.means != 0) | (self.squares != 0)).any(-1)
+        means, squares = (packed(part[touched].cpu()) for part in (self.means, self.squares))
+        return {'grid': {'means': means, 'squares': squares, 'touched': packed(touched.cpu()),
+                         'adam_steps': self.adam_steps, 'n_rays': self.n_rays_of_step}}
 
     def load_training_state(self, state: dict) -> None:
         state = state['grid']
-        means, squares = state['means'], state['squares']
-        if not all(is_real(part) and part.shape == self.rows.shape for part in (means, squares)):
-            raise ValueError('running means that do not fit the rows')
+        touched = unpacked(state['touched'], (len(self.rows),), torch.uint8).to(self.device) != 0
+        means, squares = (_of_touched(state[name], touched) for name in ('means', 'squares'))
         if not (0 <= state['adam_steps'] < 2 ** 31 and RAYS[0] <= state['n_rays'] <= RAYS[1]):
             raise ValueError(f"{state['adam_steps']} steps, {state['n_rays']} rays")
         self.n_rays_of_step = int(state['n_rays'])
@@ -278,13 +292,27 @@ class GridModel(Model):
         return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
 
 
+def _bits(parts: dict | Tensor, shape: list[int]) -> Tensor:
+    """The mask of a shape whose bits were packed; ValueError and others where it is broken."""
+    count = math.prod(shape)
+    flags = np.unpackbits(unpacked(parts, (-(-count // 8),), torch.uint8).numpy())
+    return torch.from_numpy(flags[:count].reshape(shape).astype(bool))
+
+
+def _of_touched(parts: dict, touched: Tensor) -> Tensor:
+    """All rows' running means [M, 16], of which a checkpoint has those of the touched rows [M]."""
+    values = torch.zeros(len(touched), CHANNELS, device=touched.device)
+    values[touched] = unpacked(parts, (int(touched.sum()), CHANNELS), values.dtype).to(touched.device)
+    return values
+
+
 def _large(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A contiguous float32 copy of some values (None: zeros). On a CPU NumPy allocates it: in huge pages where the
     system has them, which halves the time of reading rows here and there."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None
-                            else np.array(values.numpy(), np.float32, order='C'))
+                            else np.array(values.float().numpy(), order='C'))
 
 
 def has_kernels() -> bool:

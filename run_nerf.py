@@ -182,7 +182,7 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         if ranks.first():  # no_reload was for this start, not for those that follow
             record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
         with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                              model.device)) as log:
+                              model.device, model.scalars)) as log:
             outputs.log = log
             log.table('flags', vars(args))
             outputs.make(missing, start)

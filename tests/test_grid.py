@@ -27,6 +27,7 @@ pytest.importorskip('numba')
 
 COLOUR = torch.tensor([0.7, 0.4, 0.2])
 CELLS = 8  # along each side of the first stage's cube, of side 2
+N = CELLS + 1  # vertices
 STAGES = {0.0: CELLS, 0.3: 12, 0.6: 16}
 BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])
 
@@ -227,7 +228,28 @@ def test_histograms_are_of_densities_where_there_are_any():
     density = model.histograms(some_rays())['density']
     assert density.min() > 0
     assert density.max() == pytest.approx(200.0, rel=1e-4)
-    assert len(model.histograms(one_ray([9.0, 9.0, 9.0], [1.0, 0.0, 0.0]))['density']) == 0
+    assert [len(part) for part in model.histograms(one_ray([9.0, 9.0, 9.0], [1.0, 0.0, 0.0])).values()] == [0] * 4
+
+
+def test_histograms_of_colours_are_of_what_is_dense():
+    model = fill(a_model(), ball)
+    values = model.histograms(some_rays())
+    assert [*values] == ['density', 'red', 'green', 'blue']
+    n_dense = int((values['density'] > grid.THIN / model.grid.voxel).sum())
+    assert 0 < n_dense < len(values['density'])
+    for name, colour in zip(('red', 'green', 'blue'), COLOUR):
+        torch.testing.assert_close(values[name], colour.expand(n_dense))
+
+
+@BOTH
+def test_scalars_are_the_grids_size_its_occupied_share_and_the_last_steps_samples(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.5))
+    assert model.scalars() == {'rows': N ** 3, 'occupied_share': 1.0, 'voxel': 0.25}
+    model.keep(torch.arange(N)[:, None, None].expand(N, N, N) < 2)  # a slab of two cells
+    rays = Rays(*(part.expand(3, -1) for part in one_ray([-0.7, 0.1, 3.0], [0.0, 0.0, -1.0])))
+    model(rays, numbers(3, 0.5), torch.zeros(3, 3))
+    assert model.scalars() == {'rows': 3 * N ** 2, 'occupied_share': 0.25, 'voxel': 0.25, 'rays_per_step': 3,
+                               'samples_per_ray': 2 * CELLS}
 
 
 def test_direction_polynomials_are_orthogonal_over_the_sphere():
@@ -575,9 +597,6 @@ def test_a_copy_shows_the_same_and_is_trained_alone(compiled):
 def test_a_checkpoint_without_a_grid_names_the_flag(checkpoint):
     with pytest.raises(UserError, match='it has no grid_state_dict; set field = mlp or use another checkpoint'):
         a_model().load_weights(checkpoint)
-
-
-N = CELLS + 1
 
 
 @pytest.mark.parametrize(('name', 'value'), [

@@ -15,6 +15,7 @@ import torch
 import trimesh
 from conftest import ROOT, SMALL_RUN, assert_same, state_of_run
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_nerf
 from nerf.fields import grid
@@ -77,6 +78,19 @@ def test_a_run_trains_logs_and_makes_test_set_videos_and_summary(whole):
     assert metrics['mean']['psnr'] > 8.0
     for name in ('summary.png', f'run_spiral_{STEPS:06d}_rgb.mp4', f'run_spiral_{STEPS:06d}_disp.mp4', 'args.txt'):
         assert (whole / name).is_file()
+
+
+def test_its_log_has_the_grids_size_its_samples_and_histograms(whole):
+    lines = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+    board = EventAccumulator(str(whole), size_guidance={'scalars': 0}).Reload()
+    names = ['rows', 'occupied_share', 'voxel', 'rays_per_step', 'samples_per_ray']
+    assert sorted(tag for tag in board.Tags()['scalars'] if tag.startswith('field/')) == sorted(
+        f'field/{name}' for name in names)
+    for name in names:
+        assert [event.value for event in board.Scalars(f'field/{name}')] == pytest.approx(
+            [line[name] for line in lines])
+    assert [line['voxel'] for line in lines] == pytest.approx([4.0 / cells for cells in (12, 12, 16, 24, 24, 24)])
+    assert sorted(board.Tags()['histograms']) == ['val/blue', 'val/density', 'val/green', 'val/red']
 
 
 def test_its_checkpoints_hold_the_grid_of_their_stage(whole):

@@ -70,6 +70,7 @@ class GridModel(Model):
         self.stages = list((STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
+        self.last_step = {}  # rays, and samples that a ray kept, of the last step
         self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
 
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
@@ -131,6 +132,7 @@ class GridModel(Model):
         kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
         self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
+        self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
         return {'mse': img2mse(self._coloured(marched, rays.viewdirs, background), target)}
 
     def parameter_groups(self) -> list[dict]:
@@ -228,9 +230,16 @@ class GridModel(Model):
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Densities evenly along the rays, where there is any."""
-        density = self.density(ray_points(rays, coarse_depths(rays, Sampling(64))).reshape(-1, 3))
-        return {'density': density[density > 0]}
+        """Densities evenly along the rays, where there is any, and colours where a voxel is not thin."""
+        colours, density = self.radiance(ray_points(rays, coarse_depths(rays, Sampling(64))), rays.viewdirs)
+        seen = colours[density * self.grid.voxel > THIN]
+        return {'density': density[density > 0], **dict(zip(('red', 'green', 'blue'), seen.unbind(-1)))}
+
+    def scalars(self) -> dict[str, float]:
+        """Rows, the occupied share of the box's cells, the voxels' size in scene units, and the last step's samples."""
+        inner = math.prod(size - 1 for size in self.grid.cells.shape)
+        return {'rows': len(self.rows), 'occupied_share': int(self.grid.cells.sum()) / inner,
+                'voxel': self.grid.voxel, **self.last_step}
 
     # What checkpoints hold
 

@@ -149,6 +149,10 @@ class Model(nn.Module):
         """Values [...] along some of a view's rays that a log shows as histograms, by name."""
         return {}
 
+    def scalars(self) -> dict[str, float]:
+        """Numbers that a log shows every i_print steps, by name: the last step's, or of the model as it is."""
+        return {}
+
     # What checkpoints hold
 
     def weights(self) -> dict:

@@ -133,6 +133,30 @@ def test_without_numba_a_run_goes_on_in_plain_pytorch_and_says_so(flags, started
     assert (run_dir / f'{STEPS:06d}.tar').is_file()
 
 
+def test_compiled_loops_are_kept_and_the_log_says_when_there_are_none(flags, tmp_path):
+    for times in (1, 0):
+        (code, out, error), = processes([(flags(*GRID, '--N_iters', '1', '--no_reload'),
+                                          {'NUMBA_CACHE_DIR': str(tmp_path / 'cache')})])
+        assert (code, error) == (0, '')
+        assert out.count("compiling the grid's loops, once; this takes about 10 s\n") == times
+
+
+def test_where_compiled_loops_cannot_be_kept_they_are_used_all_the_same(flags, tmp_path):
+    code = tmp_path / 'code'
+    shutil.copytree(ROOT / 'nerf', code / 'nerf', ignore=shutil.ignore_patterns('__pycache__'))
+    for path in ROOT.glob('*.py'):
+        shutil.copy(path, code)
+    file = code / 'nerf' / 'fields' / '__pycache__'
+    file.touch()  # no folder can be made below a file
+    below = {name: str(file / 'x') for name in ('NUMBA_CACHE_DIR', 'HOME', 'XDG_CACHE_HOME')}
+    done = subprocess.run([sys.executable, code / 'run_nerf.py', *flags(*GRID, '--N_iters', '1')], cwd=code, text=True,
+                          capture_output=True, env=os.environ | below | {
+                              'OMP_NUM_THREADS': '1', 'MPLCONFIGDIR': str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, '')
+    assert "compiling the grid's loops; this takes about 10 s in each run" in done.stdout
+    assert 'vertices, 0.04494 apart, kernels' in done.stdout  # the first stage of a box of side 4
+
+
 def test_an_average_of_the_networks_weights_is_kept_and_shown(flags, tmp_path):
     averaged = (*GRID, '--ema_decay', '0.9', '--i_weights', '12', '--i_img', '1000', '--i_video', '1000')
     assert run_nerf.main(flags(*averaged)) == 0

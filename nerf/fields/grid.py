@@ -325,13 +325,15 @@ def _large(values: Tensor | None, shape: tuple[int, ...], device: torch.device) 
 
 
 def has_kernels() -> bool:
-    """Whether Numba's kernels can be used; where not, a line says why."""
+    """Whether Numba's kernels can be used; where not, a line says why. Another says if they are to be compiled."""
     try:
-        from nerf.fields import grid_kernels  # noqa: F401
-    except Exception as error:  # a missing or broken Numba, or a folder in which it can keep nothing
+        from nerf.fields import grid_kernels
+    except Exception as error:  # a missing or broken Numba
         print(f'the grid runs in plain PyTorch, many times slower: Numba cannot be used ({error}); '
               'pip install numba', file=sys.stderr)
         return False
+    if note := grid_kernels.compile_note():
+        print(note)
     return True
 
 

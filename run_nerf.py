@@ -168,7 +168,7 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         batcher = RayBatcher(scene, args.N_rand, args.no_batching and not grid, args.precrop_iters, args.precrop_frac,
                              generator, foreground=grid)
         decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
-        trainer = Trainer(model, batcher, args.lrate, decay, args.ema_decay)
+        trainer = Trainer(model, batcher, args.lrate, decay, 0.0 if grid else args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')

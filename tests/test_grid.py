@@ -491,6 +491,20 @@ def test_a_scene_without_anything_dense_is_one_line(compiled):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(('target', 'of_mean'), [((0.1, 0.5), '0.0400'), ((0.8, 1.0), None), ((0.2, 0.2), None)])
+def test_a_grid_that_shows_no_more_than_one_colour_would_is_reported_with_both_errors(target, of_mean):
+    """One ray shows 0.9, another passes by and shows white; targets of one colour say nothing about the grid."""
+    model = fill(a_model(), lambda points: torch.full((len(points),), 50.0), colour=torch.full((3,), 0.9))
+    hit, miss = one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0]), one_ray([3.0, 3.0, 3.0], [0.0, 0.0, -1.0])
+    rays = Rays(*(torch.cat(parts) for parts in zip(hit, miss)))
+    model(rays, numbers(2, 0.5), torch.tensor(target)[:, None].expand(2, 3))
+    *fog, last = model.after_step(19, None)
+    assert 'vertices' in last
+    assert [line.partition('; ')[0] for line in fog] == [
+        'step 19: the grid shows no more than fog: its error is 0.4450, that of one colour for all pixels '
+        + of_mean] * (of_mean is not None)
+
+
 # What checkpoints hold
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nerf.fields import grid_torch
+from nerf.fields.dead_networks import ONE_COLOUR
 from nerf.fields.grid_torch import (
     CHANNELS, FIRST_RATE, MOST, SECOND_RATE, Marched, channels, optical_depth,
 )
@@ -71,6 +72,7 @@ class GridModel(Model):
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
+        self.last_errors = None  # mean squared error of the last step, and what the mean colour's would have been
         self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
 
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
@@ -133,7 +135,9 @@ class GridModel(Model):
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
         self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
         self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
-        return {'mse': img2mse(self._coloured(marched, rays.viewdirs, background), target)}
+        mse = img2mse(self._coloured(marched, rays.viewdirs, background), target)
+        self.last_errors = mse.detach(), img2mse(target.mean(0), target)
+        return {'mse': mse}
 
     def parameter_groups(self) -> list[dict]:
         return [{'params': list(self.network.parameters()), 'rate': 1.0, 'betas': (FIRST_RATE, SECOND_RATE)}]
@@ -160,13 +164,21 @@ class GridModel(Model):
                       and step >= max(self.stages[self.stage + 1][0] * self.n_iters, FEWEST_PRUNE))
         if step >= self.n_iters or (step % every and not next_stage):
             return []
-        before = len(self.rows)
+        before, lines = len(self.rows), self._fog_note(step)
         self.keep(self._dense_cells())
         if not next_stage:
-            return [f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
+            return [*lines, f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
         self.stage += 1
         self._refine(self.longest / self.stages[self.stage][1])
-        return [f'step {step}: {self.describe().strip()}']
+        return [*lines, f'step {step}: {self.describe().strip()}']
+
+    def _fog_note(self, step: int) -> list[str]:
+        """A line where the last step's rays were shown no better than by one colour: a grid of fog, or background."""
+        error, of_mean = map(float, self.last_errors or (0.0, 0.0))
+        if error < of_mean or of_mean < ONE_COLOUR ** 2:  # where all targets have one colour, a good grid shows it too
+            return []
+        return [f'step {step}: the grid shows no more than fog: its error is {error:.4f}, that of one colour for all '
+                f'pixels {of_mean:.4f}; if this stays so, try a lower lrate or another seed, and check the cameras']
 
     def _dense_cells(self) -> Tensor:
         """[X, Y, Z] bool: cells with a dense corner; before the last stage their neighbours too, which may grow."""

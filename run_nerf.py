@@ -177,13 +177,16 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         raise UserError(f'N_rand is {args.N_rand}, the rays of all {ranks.count()} processes in a step; raise it')
     with locked(run_dir) if ranks.first() else nullcontext():
         checkpoint = restore_model(args, run_dir, model)[1]
-        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if args.field == 'grid' else args.lrate_decay
-        trainer = Trainer(model, create_batcher(args, scene, model.device), args.lrate, decay, args.ema_decay)
+        grid = args.field == 'grid'
+        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
+        trainer = Trainer(model, create_batcher(args, scene, model.device), args.lrate, decay,
+                          0.0 if grid else args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
         outputs = Outputs(scene, trainer.optimiser.averaged_model, run_dir, None,
-                          Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed)
+                          Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed,
+                          model.has_slim_weights)
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
@@ -191,7 +194,7 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         if ranks.first():  # no_reload was for this start, not for those that follow
             record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
         with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                              model.device)) as log:
+                              model.device, model.scalars)) as log:
             outputs.log = log
             log.table('flags', vars(args))
             outputs.make(missing, start)
@@ -199,7 +202,13 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
     again = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}'
     print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(model.device):.0f} MB at most\n'
           f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
-          f'preview it: {again} --render_only\nmesh it: {again} --mesh_only')
+          f'{slim_words(run_dir, args.N_iters)}preview it: {again} --render_only\nmesh it: {again} --mesh_only')
+
+
+def slim_words(run_dir: Path, step: int) -> str:
+    """A line about the file of the weights alone; nothing where there is none."""
+    path = checkpoints.slim_path(run_dir, step)
+    return f'share it: {path} has the weights alone, {path.stat().st_size / 1e6:.1f} MB\n' if path.exists() else ''
 
 
 def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs: Outputs,
@@ -245,7 +254,8 @@ def saver(args: argparse.Namespace, scene: Scene, trainer: Trainer, outputs: Out
 
 
 def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int | None, dict | None]:
-    """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none.
+    """Loads the weights to start from: the run's newest checkpoint, to render or mesh also a slim file where it has
+    none, else ft_path, else none.
 
     Where a checkpoint holds averaged weights, those are taken, unless training goes on from it.
 
@@ -257,9 +267,14 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     """
     training = not (args.render_only or args.mesh_only)
     own = None if args.no_reload and training else checkpoints.read_newest(run_dir)
+    if own is None and not training and not args.ft_path:
+        own = checkpoints.read_newest(run_dir, slim=True)
     if own and args.ft_path:
         print(f'ft_path {args.ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
     if own is None and not args.ft_path:
+        if training and not args.no_reload and checkpoints.read_newest(run_dir, slim=True):
+            print(f'{run_dir} has no checkpoint to go on from; to start from its slim weights, give them as ft_path',
+                  file=sys.stderr)
         return None, None
     path, checkpoint = own or (Path(args.ft_path).expanduser(), None)
     checkpoint = checkpoint or checkpoints.read_checkpoint(path)

@@ -137,8 +137,8 @@ def config_parser() -> FlagParser:
          help="what is trained: mlp, the paper's networks; or grid, a sparse voxel grid that trains in minutes on a "
               'CPU. For the grid some flags have other defaults, and a config of the mlp does not change them: '
               + ', '.join(f'{name} {value}' for name, value in GRID_DEFAULTS.items())
-              + '; i_testset and i_video N_iters. It has no use for no_batching, nor for flags about networks, '
-              'samples and precrop')
+              + '; i_testset and i_video N_iters. It has no use for no_batching and ema_decay, nor for flags '
+              'about networks, samples and precrop')
     flag('--netdepth', type=whole(1), default=8, help='layers of the coarse MLP')
     flag('--netwidth', type=whole(2), default=256, help='channels per layer of the coarse MLP')
     flag('--netdepth_fine', type=whole(1), default=8, help='layers of the fine MLP')
@@ -255,6 +255,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'testskip': (llff, 'where dataset_type is llff'),
         'occupancy': (args.field == 'grid' or (args.lindisp and not uses_ndc(args)),
                       'where field is grid or with lindisp'),
+        'ema_decay': (args.field == 'grid', 'where field is grid: its falling learning rate averages enough'),
         'lindisp': (uses_ndc(args), 'in normalised device coordinates; set no_ndc'),
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
         'multires': (args.i_embed == -1, 'where i_embed is -1'),

@@ -1,4 +1,5 @@
-"""What a training run makes at its intervals: held-out views for TensorBoard, test sets, videos and the summary."""
+"""What a training run makes at its intervals: held-out views for TensorBoard, slim weights, test sets, videos
+and the summary."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.fields.model import Model
+from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_video
 from nerf.metrics import in_words, psnr
 from nerf.plots import draw_summary, error_map
@@ -44,24 +46,29 @@ class Outputs:
         intervals: when each output is due.
         render_factor: videos are at 1/N of the size.
         viewed: the last step whose held-out view was logged. No file tells of it, so the checkpoint does.
+        has_slim_weights: at the last step, write the model's.
     """
 
     def __init__(self, scene: Scene, shown_model: Callable[[], Model], run_dir: Path, log: TrainLog | None,
-                 intervals: Intervals, render_factor: int = 0, viewed: int = 0):
+                 intervals: Intervals, render_factor: int = 0, viewed: int = 0, has_slim_weights: bool = False):
         self.scene, self.shown_model, self.run_dir, self.log = scene, shown_model, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
-        self.makers = {'view': self.view, 'test_set': self.test_set, 'video': self.video, 'summary': self.summary}
+        self.has_slim_weights = has_slim_weights
+        self.makers = {'view': self.view, 'slim': self.slim, 'test_set': self.test_set, 'video': self.video,
+                       'summary': self.summary}
 
     def due(self, step: int) -> list[str]:
         """Names of the outputs of a step, in the order in which they are made."""
         every = self.intervals
-        due = {'view': step % every.view == 0, 'test_set': step % every.test_set == 0,
+        due = {'view': step % every.view == 0, 'slim': self.has_slim_weights and step == every.n_iters,
+               'test_set': step % every.test_set == 0,
                'video': step % every.video == 0, 'summary': step % every.test_set == 0 or step == every.n_iters}
         return [name for name in self.makers if due[name] and step > 0]
 
     def missing(self, step: int) -> list[str]:
         """Those of `due` that an interrupted run has not made."""
-        made = {'view': self.viewed >= step, 'test_set': (self._test_folder(step) / 'metrics.json').exists(),
+        made = {'view': self.viewed >= step, 'slim': checkpoints.slim_path(self.run_dir, step).exists(),
+                'test_set': (self._test_folder(step) / 'metrics.json').exists(),
                 'video': self._video(step, 'disp').exists(), 'summary': (self.run_dir / 'summary.png').exists()}
         return [name for name in self.due(step) if not made[name]]
 
@@ -100,6 +107,11 @@ class Outputs:
         for name, values in model.histograms(some).items():
             self.log.histogram(f'val/{name}', values, step)
         self.viewed = step
+
+    def slim(self, model: Model, step: int) -> None:
+        """Writes the weights alone, small enough to be shared."""
+        checkpoints.save_checkpoint(checkpoints.slim_path(self.run_dir, step),
+                                    {'global_step': step, **model.slim_weights()})
 
     def test_set(self, model: Model, step: int) -> None:
         """Renders and measures the test views."""

@@ -32,13 +32,16 @@ class TrainLog:
         n_iters: the step at which training ends.
         i_print: steps between lines.
         device: where the run trains.
+        scalars: gives further numbers, by name, for each line.
     """
 
-    def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device):
+    def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device,
+                 scalars: Callable[[], dict[str, float]] = dict):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         self.start, self.device, self.i_print, self.n_iters = start, device, i_print, n_iters
+        self.scalars = scalars
         self.metrics_path, self.board, self.seconds = None, None, 0.0
         if run_dir is not None:
             self.metrics_path = run_dir / 'metrics.jsonl'
@@ -81,7 +84,10 @@ class TrainLog:
         elapsed = time.perf_counter() - self.mark
         self.seconds += elapsed
         metrics |= {'lr': lr, 'rays_per_s': self.rays / elapsed, 'seconds': self.seconds}
-        self._append(json.dumps({'step': step, **metrics}) + '\n')
+        of_model = self.scalars()
+        self._append(json.dumps({'step': step, **metrics, **of_model}) + '\n')
+        for name, value in of_model.items():
+            self.scalar(f'field/{name}', value, step)
         for key in (key for key in metrics if key != 'seconds'):
             self.scalar(f'train/{TAGS.get(key, key)}', metrics[key], step)
         self.scalar('memory/peak_mb', peak_memory(self.device), step)

@@ -98,6 +98,18 @@ def test_the_newest_checkpoint_is_the_one_with_the_most_steps(tmp_path):
     assert checkpoints.checkpoint_path(tmp_path, 42).name == '000042.tar'
 
 
+def test_slim_weights_are_read_where_they_are_asked_for_and_are_no_checkpoints(tmp_path):
+    for step in (900, 1000):
+        saved(checkpoints.slim_path(tmp_path, step), step=step)
+    saved(tmp_path / '_slim.tar')
+    assert checkpoints.read_newest(tmp_path) is None
+    path, content = checkpoints.read_newest(tmp_path, slim=True)
+    assert (path.name, content['global_step']) == ('001000_slim.tar', 1000)
+    saved(tmp_path / '000800.tar', step=800)
+    assert checkpoints.read_newest(tmp_path)[0].name == '000800.tar'
+    assert checkpoints.read_newest(tmp_path, slim=True)[0] == path
+
+
 @pytest.mark.parametrize('spoil', [lambda data: b'', lambda data: data[:len(data) // 2], lambda data: b'x' * 1000,
                                    lambda data: data[:200] + bytes(100) + data[300:]])
 def test_a_newest_checkpoint_that_is_broken_is_reported_and_the_one_before_it_taken(tmp_path, capsys, spoil):

@@ -436,6 +436,7 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     (['--lindisp'], ['lindisp']),
     (['--occupancy', '--field', 'grid'], ['occupancy']),
     (['--occupancy', '--no_ndc', '--lindisp'], ['occupancy']),
+    (['--ema_decay', '0.9', '--field', 'grid'], ['ema_decay']),
     (['--shape', 'vase'], ['shape']),
     (['--testskip', '1'], ['testskip']),
     (['--render_test'], ['render_test']),
@@ -461,7 +462,7 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
     [*BLENDER, '--half_res', '--lindisp'], ['--no_ndc', '--lindisp', '--factor', '4', '--llffhold', '4', '--spherify'],
     ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'], ['--render_only', '--render_test'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
-    [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2']])
+    [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])
 def test_flags_with_effect_get_no_warning(capsys, argv):
     parse_flags(['--expname', 'a_run', *argv])
     assert capsys.readouterr().err == ''

@@ -17,6 +17,7 @@ from nerf.contraction import Contraction, shrinkage
 from nerf.fields import grid
 from nerf.fields.grid import GridModel, direction_polynomials
 from nerf.fields.grid_torch import OFFSET, SHARPNESS
+from nerf.files.packing import packed
 from nerf.flags import parse_flags
 from nerf.optimiser import Optimiser
 from nerf.rendering import render_view
@@ -27,6 +28,7 @@ pytest.importorskip('numba')
 
 COLOUR = torch.tensor([0.7, 0.4, 0.2])
 CELLS = 8  # along each side of the first stage's cube, of side 2
+N = CELLS + 1  # vertices
 STAGES = {0.0: CELLS, 0.3: 12, 0.6: 16}
 BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])
 
@@ -272,7 +274,28 @@ def test_histograms_are_of_densities_where_there_are_any():
     density = model.histograms(some_rays())['density']
     assert density.min() > 0
     assert density.max() == pytest.approx(200.0, rel=1e-4)
-    assert len(model.histograms(one_ray([9.0, 9.0, 9.0], [1.0, 0.0, 0.0]))['density']) == 0
+    assert [len(part) for part in model.histograms(one_ray([9.0, 9.0, 9.0], [1.0, 0.0, 0.0])).values()] == [0] * 4
+
+
+def test_histograms_of_colours_are_of_what_is_dense():
+    model = fill(a_model(), ball)
+    values = model.histograms(some_rays())
+    assert [*values] == ['density', 'red', 'green', 'blue']
+    n_dense = int((values['density'] > grid.THIN / model.grid.voxel).sum())
+    assert 0 < n_dense < len(values['density'])
+    for name, colour in zip(('red', 'green', 'blue'), COLOUR):
+        torch.testing.assert_close(values[name], colour.expand(n_dense))
+
+
+@BOTH
+def test_scalars_are_the_grids_size_its_occupied_share_and_the_last_steps_samples(compiled):
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.5))
+    assert model.scalars() == {'rows': N ** 3, 'occupied_share': 1.0, 'voxel': 0.25}
+    model.keep(torch.arange(N)[:, None, None].expand(N, N, N) < 2)  # a slab of two cells
+    rays = Rays(*(part.expand(3, -1) for part in one_ray([-0.7, 0.1, 3.0], [0.0, 0.0, -1.0])))
+    model(rays, numbers(3, 0.5), torch.zeros(3, 3))
+    assert model.scalars() == {'rows': 3 * N ** 2, 'occupied_share': 0.25, 'voxel': 0.25, 'rays_per_step': 3,
+                               'samples_per_ray': 2 * CELLS}
 
 
 def test_direction_polynomials_are_orthogonal_over_the_sphere():
@@ -539,6 +562,20 @@ def test_a_scene_without_anything_dense_is_one_line(compiled):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(('target', 'of_mean'), [((0.1, 0.5), '0.0400'), ((0.8, 1.0), None), ((0.2, 0.2), None)])
+def test_a_grid_that_shows_no_more_than_one_colour_would_is_reported_with_both_errors(target, of_mean):
+    """One ray shows 0.9, another passes by and shows white; targets of one colour say nothing about the grid."""
+    model = fill(a_model(), lambda points: torch.full((len(points),), 50.0), colour=torch.full((3,), 0.9))
+    hit, miss = one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0]), one_ray([3.0, 3.0, 3.0], [0.0, 0.0, -1.0])
+    rays = Rays(*(torch.cat(parts) for parts in zip(hit, miss)))
+    model(rays, numbers(2, 0.5), torch.tensor(target)[:, None].expand(2, 3))
+    *fog, last = model.after_step(19, None)
+    assert 'vertices' in last
+    assert [line.partition('; ')[0] for line in fog] == [
+        'step 19: the grid shows no more than fog: its error is 0.4450, that of one colour for all pixels '
+        + of_mean] * (of_mean is not None)
+
+
 # What checkpoints hold
 
 
@@ -593,6 +630,59 @@ def test_a_broken_contraction_is_one_line(value):
     assert '\n' not in str(error.value)
 
 
+def psnr_between(one: Tensor, other: Tensor) -> float:
+    return -10.0 * math.log10((one - other).square().mean().item())
+
+
+@BOTH
+def test_slim_weights_are_half_precision_and_show_the_same(compiled):
+    model = fill(a_model(compiled, n_iters=40), ball)
+    with torch.no_grad():
+        model.rows[:, 1:] += 0.3 * torch.randn(model.rows[:, 1:].shape, generator=torch.Generator().manual_seed(2))
+    before, other = copy.deepcopy(model.weights()), a_model(compiled, seed=9)
+    slim = through_a_file(model.slim_weights())
+    assert_same(model.weights(), before)
+    other.load_weights(slim)
+    assert slim['grid_state_dict']['rows']['low'].shape == (16 * len(other.rows), 1)
+    assert other.rows.dtype == torch.float32
+    shown, truth = (part.render(some_rays(2000)).rgb for part in (other, model))
+    assert psnr_between(shown, truth) > 55.0
+
+
+def test_values_too_large_for_slim_weights_become_the_largest_of_half_precision():
+    model, other = a_model(), a_model()
+    with torch.no_grad():
+        model.rows[:, 0], model.rows[:, 1], model.rows[:, 2] = -1e6, 1e6, 0.1
+    other.load_weights(model.slim_weights())
+    expected = torch.zeros(len(model.rows), 16)
+    expected[:, :3] = torch.tensor([-65504.0, 65504.0, 0.1]).half().float()
+    assert torch.equal(other.rows, expected)
+
+
+def test_checkpoints_hold_running_means_of_the_rows_that_were_touched_alone():
+    model = fill(a_model(), lambda points: torch.full((len(points),), 0.5))
+    optimiser = Optimiser(model)
+    optimiser.prepare(1, 1e-3)
+    optimiser.backward(model(one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0]), numbers(1), torch.zeros(1, 3))['mse'])
+    optimiser.step({'mse': torch.zeros(())})
+    state, touched = model.training_state()['grid'], (model.squares > 0).any(-1)
+    assert touched.sum() == 4 * N  # the corners of a column of cells
+    assert state['means']['low'].shape == (16 * 4 * N, 3)
+    other = a_model()
+    other.load_weights(model.weights())
+    other.load_training_state({'grid': state})
+    assert_same([other.means, other.squares], [model.means, model.squares])
+
+
+def test_weights_of_bfloat16_and_cells_that_were_not_packed_are_taken():
+    model, other = scramble(a_model()), a_model()
+    state = model.weights()['grid_state_dict']
+    cells = torch.from_numpy(np.packbits(model.grid.cells.numpy().reshape(-1)))
+    other.load_weights({'grid_state_dict': state | {'rows': state['rows'].bfloat16(), 'cells': cells}})
+    assert torch.equal(other.rows, model.rows.bfloat16().float())
+    assert torch.equal(other.grid.cells, model.grid.cells)
+
+
 def test_kernels_and_plain_pytorch_take_each_others_weights():
     fast, plain = scramble(a_model(True)), a_model(False, seed=9)
     plain.load_weights(fast.weights())
@@ -617,13 +707,12 @@ def test_a_checkpoint_without_a_grid_names_the_flag(checkpoint):
         a_model().load_weights(checkpoint)
 
 
-N = CELLS + 1
-
-
 @pytest.mark.parametrize(('name', 'value'), [
     ('rows', None), ('rows', torch.zeros(N ** 3, 15)), ('rows', torch.zeros(N ** 3 + 1, 16)),
     ('rows', torch.zeros(N ** 3, 16, dtype=torch.int64)), ('rows', torch.zeros(N ** 3, 16).to_sparse()),
-    ('rows', torch.zeros(N ** 3, 16) + 0j), ('cells', None), ('cells', torch.zeros(0, dtype=torch.uint8)),
+    ('rows', torch.zeros(N ** 3, 16) + 0j), ('rows', {}), ('rows', packed(torch.zeros(N ** 3, 16))),
+    ('rows', packed(torch.zeros(N ** 3 - 1, 16).half())), ('rows', {'high': 3, 'low': 4}), ('cells', {}),
+    ('cells', packed(torch.zeros(9, dtype=torch.uint8))), ('cells', None), ('cells', torch.zeros(0, dtype=torch.uint8)),
     ('cells', torch.zeros(-(-N ** 3 // 8))), ('cells', torch.zeros(-(-N ** 3 // 8), dtype=torch.uint8)),
     ('cells', torch.full((-(-N ** 3 // 8),), 3, dtype=torch.uint8)), ('shape', None), ('shape', [N, N]),
     ('shape', [N, N, 0]), ('shape', [N, N, -N]), ('shape', [1, 1, N ** 3]), ('shape', [2 ** 40] * 3),
@@ -644,12 +733,13 @@ def test_a_broken_entry_is_one_line(name, value):
 
 @pytest.mark.parametrize(('name', 'value'), [
     ('means', None), ('means', torch.zeros(3, 16)), ('means', torch.zeros(N ** 3, 16, dtype=torch.int64)),
-    ('squares', torch.zeros(N ** 3)), ('squares', 'text'), ('adam_steps', -1), ('adam_steps', 2 ** 40),
+    ('squares', torch.zeros(N ** 3)), ('squares', 'text'), ('touched', None), ('touched', torch.ones(N ** 3 - 1)),
+    ('touched', packed(torch.ones(N ** 3, dtype=torch.bool))), ('adam_steps', -1), ('adam_steps', 2 ** 40),
     ('adam_steps', math.nan), ('adam_steps', 'x'), ('n_rays', 0), ('n_rays', 10 ** 9), ('n_rays', None)])
 def test_a_broken_training_state_is_an_error(name, value):
     model = a_model()
     state = model.training_state()['grid']
-    with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError, RuntimeError)):
         model.load_training_state({'grid': state | {name: value}})
     with pytest.raises(LookupError):
         model.load_training_state({'grid': {key: part for key, part in state.items() if key != name}})

@@ -15,6 +15,7 @@ import torch
 import trimesh
 from conftest import ROOT, SMALL_RUN, assert_same, state_of_run
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_nerf
 from nerf.fields import grid
@@ -79,6 +80,19 @@ def test_a_run_trains_logs_and_makes_test_set_videos_and_summary(whole):
         assert (whole / name).is_file()
 
 
+def test_its_log_has_the_grids_size_its_samples_and_histograms(whole):
+    lines = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+    board = EventAccumulator(str(whole), size_guidance={'scalars': 0}).Reload()
+    names = ['rows', 'occupied_share', 'voxel', 'rays_per_step', 'samples_per_ray']
+    assert sorted(tag for tag in board.Tags()['scalars'] if tag.startswith('field/')) == sorted(
+        f'field/{name}' for name in names)
+    for name in names:
+        assert [event.value for event in board.Scalars(f'field/{name}')] == pytest.approx(
+            [line[name] for line in lines])
+    assert [line['voxel'] for line in lines] == pytest.approx([4.0 / cells for cells in (12, 12, 16, 24, 24, 24)])
+    assert sorted(board.Tags()['histograms']) == ['val/blue', 'val/density', 'val/green', 'val/red']
+
+
 def test_its_checkpoints_hold_the_grid_of_their_stage(whole):
     stages = {step: torch.load(whole / f'{step:06d}.tar', weights_only=True) for step in (6, 8, 14, 16, STEPS)}
     assert [part['grid_state_dict']['stage'] for part in stages.values()] == [0, 1, 1, 2, 2]
@@ -86,7 +100,7 @@ def test_its_checkpoints_hold_the_grid_of_their_stage(whole):
     assert voxels == pytest.approx([4.0 / cells for cells in (12, 16, 16, 24, 24)])
     last = stages[STEPS]
     assert set(last) == {'global_step', 'grid_state_dict', 'optimizer_state_dict', 'run_state'}
-    assert last['run_state']['grid']['means'].shape == last['grid_state_dict']['rows'].shape
+    assert set(last['run_state']['grid']) == {'means', 'squares', 'touched', 'adam_steps', 'n_rays'}
     assert last['run_state']['flags']['field'] == 'grid'
 
 
@@ -119,19 +133,34 @@ def test_without_numba_a_run_goes_on_in_plain_pytorch_and_says_so(flags, started
     assert (run_dir / f'{STEPS:06d}.tar').is_file()
 
 
-def test_an_average_of_the_networks_weights_is_kept_and_shown(flags, tmp_path):
-    averaged = (*GRID, '--ema_decay', '0.9', '--i_weights', '12', '--i_img', '1000', '--i_video', '1000')
-    assert run_nerf.main(flags(*averaged)) == 0
-    last = state_of_run(tmp_path / 'run', STEPS)
-    raw, average = (part['grid_state_dict']['network']['4.weight'] for part in (last, last['averaged']))
-    assert not torch.equal(raw, average)
-    (tmp_path / 'run' / f'{STEPS:06d}.tar').unlink()
-    assert run_nerf.main(flags(*averaged)) == 0
-    assert_same(state_of_run(tmp_path / 'run', STEPS), last)
-    assert run_nerf.main(flags(*GRID, '--render_only', '--render_test')) == 0
-    shown, test_set = (np.asarray(Image.open(tmp_path / 'run' / f'{folder}_{STEPS:06d}' / '000.png'))
-                       for folder in ('renderonly_test', 'testset'))
-    np.testing.assert_array_equal(shown, test_set)
+def test_compiled_loops_are_kept_and_the_log_says_when_there_are_none(flags, tmp_path):
+    for times in (1, 0):
+        (code, out, error), = processes([(flags(*GRID, '--N_iters', '1', '--no_reload'),
+                                          {'NUMBA_CACHE_DIR': str(tmp_path / 'cache')})])
+        assert (code, error) == (0, '')
+        assert out.count("compiling the grid's loops, once; this takes about 10 s\n") == times
+
+
+def test_where_compiled_loops_cannot_be_kept_they_are_used_all_the_same(flags, tmp_path):
+    code = tmp_path / 'code'
+    shutil.copytree(ROOT / 'nerf', code / 'nerf', ignore=shutil.ignore_patterns('__pycache__'))
+    for path in ROOT.glob('*.py'):
+        shutil.copy(path, code)
+    file = code / 'nerf' / 'fields' / '__pycache__'
+    file.touch()  # no folder can be made below a file
+    below = {name: str(file / 'x') for name in ('NUMBA_CACHE_DIR', 'HOME', 'XDG_CACHE_HOME')}
+    done = subprocess.run([sys.executable, code / 'run_nerf.py', *flags(*GRID, '--N_iters', '1')], cwd=code, text=True,
+                          capture_output=True, env=os.environ | below | {
+                              'OMP_NUM_THREADS': '1', 'MPLCONFIGDIR': str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, '')
+    assert "compiling the grid's loops; this takes about 10 s in each run" in done.stdout
+    assert 'vertices, 0.04494 apart, kernels' in done.stdout  # the first stage of a box of side 4
+
+
+def test_an_average_of_the_weights_is_not_kept_and_a_line_says_so(flags, whole, tmp_path, capsys):
+    assert run_nerf.main(flags(*GRID, '--ema_decay', '0.9', '--i_img', '12')) == 0
+    assert capsys.readouterr().err.startswith('warning: ema_decay = 0.9 has no effect where field is grid')
+    assert_same(state_of_run(tmp_path / 'run', STEPS), state_of_run(whole, STEPS))
 
 
 @pytest.mark.parametrize('steps', ['1', '2', '5', '9'])
@@ -164,6 +193,74 @@ def test_rendered_test_views_are_those_of_the_run_and_the_path_has_a_video(flags
     assert np.asarray(Image.open(path / '000.png')).shape == (4, 4, 3)
 
 
+def test_a_run_ends_with_its_weights_alone_in_half_precision(whole):
+    path, full = whole / f'{STEPS:06d}_slim.tar', whole / f'{STEPS:06d}.tar'
+    slim = torch.load(path, weights_only=True)
+    assert set(slim) == {'global_step', 'grid_state_dict'}
+    assert slim['global_step'] == STEPS
+    assert [*whole.glob('*_slim.tar')] == [path]
+    assert path.stat().st_size < 0.3 * full.stat().st_size
+
+
+@pytest.mark.parametrize('shared', ['folder', 'ft_path'])
+def test_slim_weights_show_and_mesh_what_the_checkpoint_does(flags, whole, tmp_path, capsys, shared):
+    (tmp_path / 'run').mkdir()
+    slim, extra = whole / f'{STEPS:06d}_slim.tar', []
+    if shared == 'folder':
+        slim = Path(shutil.copy(slim, tmp_path / 'run'))
+    else:
+        extra = ['--ft_path', str(slim)]
+    assert run_nerf.main(flags(*GRID, *extra, '--render_only', '--render_test')) == 0
+    assert f'weights from {slim} (step {STEPS})' in capsys.readouterr().out
+    means = [json.loads((folder / 'metrics.json').read_text())['mean']['psnr'] for folder in (
+        tmp_path / 'run' / f'renderonly_test_{STEPS:06d}', whole / f'testset_{STEPS:06d}')]
+    assert means[0] == pytest.approx(means[1], abs=0.05)
+    assert run_nerf.main(flags(*GRID, *extra, '--mesh_only', '--mesh_threshold', '1', '--mesh_grid_size', '32')) == 0
+    assert len(trimesh.load(tmp_path / 'run' / f'mesh_{STEPS:06d}.ply', process=False).faces) > 100
+
+
+def test_training_starts_from_slim_weights_if_they_are_ft_path_and_says_so_if_not(flags, whole, tmp_path, capsys):
+    (tmp_path / 'run').mkdir()
+    slim = Path(shutil.copy(whole / f'{STEPS:06d}_slim.tar', tmp_path / 'run'))
+    assert run_nerf.main(flags(*GRID, '--N_iters', '1')) == 0
+    out, error = capsys.readouterr()
+    assert error == f'{slim.parent} has no checkpoint to go on from; to start from its slim weights, give them as ' \
+                    'ft_path\n'
+    assert 'starting at step 0' in out
+    assert run_nerf.main(flags(*GRID, '--N_iters', '1', '--lrate', '1e-9', '--ft_path', str(slim), expname='new')) == 0
+    assert f'weights from {slim} (step {STEPS})' in capsys.readouterr().out
+    assert state_of_run(tmp_path / 'new', 1)['grid_state_dict']['stage'] == 2
+
+
+def test_slim_weights_are_no_checkpoint_to_go_on_from_and_are_made_where_they_are_missing(
+        flags, whole, started_from, capsys):
+    run_dir = started_from(STEPS)
+    shutil.copy(whole / f'{STEPS:06d}_slim.tar', run_dir / f'{STEPS + 9:06d}_slim.tar')
+    assert checkpoints.read_newest(run_dir)[0] == run_dir / f'{STEPS:06d}.tar'
+    assert run_nerf.main(flags(*GRID)) == 0
+    slim = run_dir / f'{STEPS:06d}_slim.tar'
+    assert_same(*(torch.load(folder / slim.name, weights_only=True) for folder in (run_dir, whole)))
+    said = capsys.readouterr().out
+    assert f'share it: {slim} has the weights alone, {slim.stat().st_size / 1e6:.1f} MB\n' in said
+
+
+def test_slim_weights_that_find_the_disk_full_are_one_line_and_the_run_ends_well(
+        flags, started_from, capsys, monkeypatch):
+    run_dir = started_from(STEPS - 2)
+    save = checkpoints.save_checkpoint
+
+    def full(path, checkpoint):
+        if path.name.endswith('_slim.tar'):
+            raise run_nerf.UserError(f'{path} cannot be written (disk full)')
+        save(path, checkpoint)
+    monkeypatch.setattr(checkpoints, 'save_checkpoint', full)
+    assert run_nerf.main(flags(*GRID, '--i_img', '1000')) == 0
+    out = capsys.readouterr().out
+    assert out.count(f'warning: {run_dir / f"{STEPS:06d}_slim.tar"} cannot be written (disk full); training goes') == 1
+    assert 'share it' not in out
+    assert (run_dir / f'{STEPS:06d}.tar').is_file()
+
+
 def test_a_mesh_is_the_surface_of_what_was_trained(flags, started_from):
     run_dir = started_from(STEPS)
     assert run_nerf.main(flags(*GRID, '--mesh_only', '--mesh_threshold', '1', '--mesh_grid_size', '32')) == 0
@@ -179,7 +276,7 @@ def test_ft_path_gives_a_fresh_run_the_grid_of_another(flags, whole, tmp_path, c
     assert run_nerf.main(tuned) == 0
     ours, theirs = (state_of_run(*run)['grid_state_dict'] for run in ((tmp_path / 'tuned', 1), (whole, STEPS)))
     assert ours['stage'] == 2
-    assert torch.equal(ours['cells'], theirs['cells'])
+    assert_same(ours['cells'], theirs['cells'])
     torch.testing.assert_close(ours['rows'], theirs['rows'], rtol=0, atol=1e-6)
     assert f'weights from {path} (step {STEPS})' in capsys.readouterr().out
 

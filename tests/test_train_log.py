@@ -280,6 +280,19 @@ def test_any_other_loss_is_logged_under_its_own_name_and_is_part_of_the_sum(tmp_
     assert 'train/mse' not in board.Tags()['scalars']
 
 
+def test_a_models_scalars_are_in_the_line_and_on_the_board_under_field(tmp_path):
+    rows = iter((7, 9))
+    log = TrainLog(tmp_path, 0, 8, 4, CPU, lambda: {'rows': next(rows), 'share': 0.5})
+    for step in range(1, 9):
+        log.step(step, scalars(0.01), 1e-3, 64)
+    log.close()
+    assert [(line['rows'], line['share']) for line in lines_of(tmp_path)] == [(7, 0.5), (9, 0.5)]
+    assert list(lines_of(tmp_path)[0])[-2:] == ['rows', 'share']
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in board.Scalars('field/rows')] == [(4, 7.0), (8, 9.0)]
+    assert {'field/rows', 'field/share'} == {tag for tag in board.Tags()['scalars'] if tag.startswith('field')}
+
+
 def test_a_perfect_fit_has_a_psnr_of_100_which_json_can_hold(tmp_path):
     line, _ = logged(tmp_path, scalars(0.0, mse0=0.0))
     assert (line['psnr'], line['psnr0'], line['loss']) == (100.0, 100.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from nerf.contraction import Contraction
 from nerf.fields import grid_torch
+from nerf.fields.dead_networks import ONE_COLOUR
 from nerf.fields.grid_torch import (
     CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, channels, optical_depth,
 )
 from nerf.fields.model import Model, Numbers, pieces
-from nerf.fields.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear
+from nerf.fields.sparse_grid import MOST_VERTICES, SparseGrid, cells_around, dilated, interpolated, trilinear
+from nerf.files.packing import packed, unpacked
 from nerf.optimiser import Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
@@ -38,6 +41,7 @@ MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
 NOTHING = np.float32(-1e9)  # raw density where there is no row
 WIDTH = 64  # of the network behind the grid
+HALF = torch.finfo(torch.float16).max
 
 
 class GridModel(Model):
@@ -60,6 +64,7 @@ class GridModel(Model):
     """
 
     loss_names = ('mse',)
+    has_slim_weights = True
     captured = False  # a step waits for the device to know how many samples its rays keep
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
@@ -72,6 +77,8 @@ class GridModel(Model):
         self.stages = list((STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
+        self.last_step = {}  # rays, and samples that a ray kept, of the last step
+        self.last_errors = None  # mean squared error of the last step, and what the mean colour's would have been
         self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
 
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
@@ -153,7 +160,10 @@ class GridModel(Model):
         kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
         self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
-        return {'mse': img2mse(self._coloured(marched, rays.viewdirs, background), target)}
+        self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
+        mse = img2mse(self._coloured(marched, rays.viewdirs, background), target)
+        self.last_errors = mse.detach(), img2mse(target.mean(0), target)
+        return {'mse': mse}
 
     def parameter_groups(self) -> list[dict]:
         return [{'params': list(self.network.parameters()), 'rate': 1.0, 'betas': (FIRST_RATE, SECOND_RATE)}]
@@ -180,13 +190,21 @@ class GridModel(Model):
                       and step >= max(self.stages[self.stage + 1][0] * self.n_iters, FEWEST_PRUNE))
         if step >= self.n_iters or (step % every and not next_stage):
             return []
-        before = len(self.rows)
+        before, lines = len(self.rows), self._fog_note(step)
         self.keep(self._dense_cells())
         if not next_stage:
-            return [f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
+            return [*lines, f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
         self.stage += 1
         self._refine(self.longest / self.stages[self.stage][1])
-        return [f'step {step}: {self.describe().strip()}']
+        return [*lines, f'step {step}: {self.describe().strip()}']
+
+    def _fog_note(self, step: int) -> list[str]:
+        """A line where the last step's rays were shown no better than by one colour: a grid of fog, or background."""
+        error, of_mean = map(float, self.last_errors or (0.0, 0.0))
+        if error < of_mean or of_mean < ONE_COLOUR ** 2:  # where all targets have one colour, a good grid shows it too
+            return []
+        return [f'step {step}: the grid shows no more than fog: its error is {error:.4f}, that of one colour for all '
+                f'pixels {of_mean:.4f}; if this stays so, try a lower lrate or another seed, and check the cameras']
 
     def _dense_cells(self) -> Tensor:
         """[X, Y, Z] bool: cells with a dense corner; before the last stage their neighbours too, which may grow."""
@@ -270,36 +288,41 @@ class GridModel(Model):
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Densities evenly along the rays, where there is any."""
-        density = self.density(ray_points(rays, coarse_depths(rays, Sampling(64))).reshape(-1, 3))
-        return {'density': density[density > 0]}
+        """Densities evenly along the rays, where there is any, and colours where a voxel is not thin."""
+        colours, density = self.radiance(ray_points(rays, coarse_depths(rays, Sampling(64))), rays.viewdirs)
+        seen = colours[density * self.grid.voxel > THIN]
+        return {'density': density[density > 0], **dict(zip(('red', 'green', 'blue'), seen.unbind(-1)))}
+
+    def scalars(self) -> dict[str, float]:
+        """Rows, the occupied share of the box's cells, the voxels' size in scene units, and the last step's samples."""
+        inner = math.prod(size - 1 for size in self.grid.cells.shape)
+        return {'rows': len(self.rows), 'occupied_share': int(self.grid.cells.sum()) / inner,
+                'voxel': self.grid.voxel, **self.last_step}
 
     # What checkpoints hold
 
     def weights(self) -> dict:
         cells = np.packbits(self.grid.cells.cpu().numpy().reshape(-1))
         return {'grid_state_dict': {
-            'rows': self.rows.detach().cpu(), 'cells': torch.from_numpy(cells), 'shape': list(self.grid.cells.shape),
-            'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
+            'rows': self.rows.detach().cpu(), 'cells': packed(torch.from_numpy(cells)),
+            'shape': list(self.grid.cells.shape), 'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
             'contraction': self.contraction and self.contraction.numbers(),
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
+
+    def slim_weights(self) -> dict:
+        """The rows in half precision."""
+        state = self.weights()['grid_state_dict']
+        return {'grid_state_dict': state | {'rows': packed(state['rows'].clamp(-HALF, HALF).half())}}
 
     def load_weights(self, checkpoint: dict) -> None:
         state = checkpoint.get('grid_state_dict')
         if not isinstance(state, dict):
             raise UserError('it has no grid_state_dict; set field = mlp or use another checkpoint')
         try:
-            shape, rows = [int(size) for size in state['shape']], state['rows']
-            if len(shape) != 3 or min(shape) < 2 or -(-int(np.prod(shape)) // 8) != len(state['cells']):
-                raise ValueError(f'cells of shape {shape}')
-            cells = np.unpackbits(state['cells'].numpy())[:np.prod(shape)].reshape(shape).astype(bool)
-            grid = SparseGrid.of_cells(state['low'].double().reshape(3), float(state['voxel']),
-                                       torch.from_numpy(cells).to(self.device))
-            if not is_real(rows) or rows.shape != (grid.n_rows, CHANNELS) or not grid.n_rows:
-                raise ValueError('rows that do not fit its cells')
-            most = self.longest / SMALLEST
-            if not ((grid.low.abs() < most).all() and SMALLEST * self.longest < grid.voxel < most):
-                raise ValueError(f'voxels of {grid.voxel} from {grid.low.tolist()}')
+            grid = self._grid_of(state)
+            rows = unpacked(state['rows'], (grid.n_rows, CHANNELS), torch.float16)
+            if not is_real(rows) or not grid.n_rows:
+                raise ValueError('rows that are no real numbers, or none')
             contraction = state.get('contraction')  # none in checkpoints of before
             contraction = None if contraction is None else Contraction.of_numbers(contraction)
             self.network.load_state_dict(state['network'])
@@ -310,15 +333,27 @@ class GridModel(Model):
             self.contraction, self.longest = contraction, grid.voxel * self.stages[self.stage][1]
         self._take(grid, rows)
 
+    def _grid_of(self, state: dict) -> SparseGrid:
+        """The grid of a checkpoint; ValueError and others where it is broken."""
+        shape = [int(size) for size in state['shape']]
+        if len(shape) != 3 or min(shape) < 2 or math.prod(shape) > MOST_VERTICES:
+            raise ValueError(f'cells of shape {shape}')
+        low, voxel, most = state['low'].double().reshape(3), float(state['voxel']), self.longest / SMALLEST
+        if not ((low.abs() < most).all() and SMALLEST * self.longest < voxel < most):
+            raise ValueError(f'voxels of {voxel} from {low.tolist()}')
+        return SparseGrid.of_cells(low, voxel, _bits(state['cells'], shape).to(self.device))
+
     def training_state(self) -> dict:
-        return {'grid': {'means': self.means.cpu(), 'squares': self.squares.cpu(), 'adam_steps': self.adam_steps,
-                         'n_rays': self.n_rays_of_step}}
+        """Rows that no ray touched since Adam began anew have no running means."""
+        touched = ((self.means != 0) | (self.squares != 0)).any(-1)
+        means, squares = (packed(part[touched].cpu()) for part in (self.means, self.squares))
+        return {'grid': {'means': means, 'squares': squares, 'touched': packed(touched.cpu()),
+                         'adam_steps': self.adam_steps, 'n_rays': self.n_rays_of_step}}
 
     def load_training_state(self, state: dict) -> None:
         state = state['grid']
-        means, squares = state['means'], state['squares']
-        if not all(is_real(part) and part.shape == self.rows.shape for part in (means, squares)):
-            raise ValueError('running means that do not fit the rows')
+        touched = unpacked(state['touched'], (len(self.rows),), torch.uint8).to(self.device) != 0
+        means, squares = (_of_touched(state[name], touched) for name in ('means', 'squares'))
         if not (0 <= state['adam_steps'] < 2 ** 31 and RAYS[0] <= state['n_rays'] <= RAYS[1]):
             raise ValueError(f"{state['adam_steps']} steps, {state['n_rays']} rays")
         self.n_rays_of_step = int(state['n_rays'])
@@ -329,23 +364,39 @@ class GridModel(Model):
         return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
 
 
+def _bits(parts: dict | Tensor, shape: list[int]) -> Tensor:
+    """The mask of a shape whose bits were packed; ValueError and others where it is broken."""
+    count = math.prod(shape)
+    flags = np.unpackbits(unpacked(parts, (-(-count // 8),), torch.uint8).numpy())
+    return torch.from_numpy(flags[:count].reshape(shape).astype(bool))
+
+
+def _of_touched(parts: dict, touched: Tensor) -> Tensor:
+    """All rows' running means [M, 16], of which a checkpoint has those of the touched rows [M]."""
+    values = torch.zeros(len(touched), CHANNELS, device=touched.device)
+    values[touched] = unpacked(parts, (int(touched.sum()), CHANNELS), values.dtype).to(touched.device)
+    return values
+
+
 def _large(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A contiguous float32 copy of some values (None: zeros). On a CPU NumPy allocates it: in huge pages where the
     system has them, which halves the time of reading rows here and there."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None
-                            else np.array(values.numpy(), np.float32, order='C'))
+                            else np.array(values.float().numpy(), order='C'))
 
 
 def has_kernels() -> bool:
-    """Whether Numba's kernels can be used; where not, a line says why."""
+    """Whether Numba's kernels can be used; where not, a line says why. Another says if they are to be compiled."""
     try:
-        from nerf.fields import grid_kernels  # noqa: F401
-    except Exception as error:  # a missing or broken Numba, or a folder in which it can keep nothing
+        from nerf.fields import grid_kernels
+    except Exception as error:  # a missing or broken Numba
         print(f'the grid runs in plain PyTorch, many times slower: Numba cannot be used ({error}); '
               'pip install numba', file=sys.stderr)
         return False
+    if note := grid_kernels.compile_note():
+        print(note)
     return True
 
 

@@ -13,12 +13,23 @@ knows their end.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numba import njit, prange
 
+
+def _can_be_kept() -> bool:
+    """Whether Numba finds a folder for compiled code that it can write to; where not, `cache=True` is an error."""
+    try:
+        njit(cache=True)(_can_be_kept)  # this compiles nothing
+    except RuntimeError:
+        return False
+    return True
+
+
 F = np.float32
-OPTIONS = {'cache': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
+OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
 BLOCK_BITS = 2  # blocks have 4 cells along an edge
 
@@ -246,3 +257,14 @@ def adam(rows, raw, vertices, gradients, means, squares, touched, n_touched, is_
                 raw[vertices[row]] = rows[row, 0]
             for c in range(width):
                 gradients[row, c] = ZERO
+
+
+def compile_note() -> str | None:
+    """A line about the wait for the compiler that is to come; None where compiled code is on disk already."""
+    if not OPTIONS['cache']:
+        return ("compiling the grid's loops; this takes about 10 s in each run, as Numba finds no folder to keep them "
+                'in: set NUMBA_CACHE_DIR to one that can be written to')
+    kept = Path(march.stats.cache_path).glob(f'{Path(__file__).stem}.march-*.nbi')
+    if any(path.stat().st_mtime > Path(__file__).stat().st_mtime for path in kept):
+        return None
+    return "compiling the grid's loops, once; this takes about 10 s"

@@ -52,6 +52,7 @@ class Model(nn.Module):
     loss_names: tuple[str, ...]  # names of the losses: 'mse' is that of what is shown, 'mse0' of a coarse pass
     captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
     shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for messages
+    has_slim_weights: bool = False  # its weights can be had in much less room than a checkpoint takes
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +149,10 @@ class Model(nn.Module):
         """Values [...] along some of a view's rays that a log shows as histograms, by name."""
         return {}
 
+    def scalars(self) -> dict[str, float]:
+        """Numbers that a log shows every i_print steps, by name: the last step's, or of the model as it is."""
+        return {}
+
     # What checkpoints hold
 
     def weights(self) -> dict:
@@ -161,6 +166,10 @@ class Model(nn.Module):
         Raises:
             UserError: they are missing or have other shapes; the message names the first that differs.
         """
+        raise NotImplementedError
+
+    def slim_weights(self) -> dict:
+        """`weights` in less room, to be shared: `load_weights` takes them, and views hardly differ."""
         raise NotImplementedError
 
     def training_state(self) -> dict:

@@ -12,6 +12,8 @@ from nerf.files.keras_weights import read_keras_checkpoint
 from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
+SLIM = '_slim'
+
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / f'{step:06d}.tar'
@@ -22,16 +24,27 @@ def survey_path(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / f'{step:06d}_occupancy.npz'
 
 
-def read_newest(run_dir: Path) -> tuple[Path, dict] | None:
+def slim_path(run_dir: Path, step: int) -> Path:
+    """Where the weights alone are kept, in less room than a checkpoint takes."""
+    return Path(run_dir) / f'{step:06d}{SLIM}.tar'
+
+
+def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
     """The readable checkpoint with the most steps in a run's folder, and its content; None where there is none at all.
 
     One that cannot be read is reported, and the one before it taken.
 
+    Args:
+        run_dir: the folder.
+        slim: read a file of `slim_path` instead.
+
     Raises:
         UserError: none of them can be read.
     """
-    found = sorted((path for path in Path(run_dir).glob('*.tar') if path.stem.isdecimal()),
-                   key=lambda path: int(path.stem), reverse=True)
+    steps = {path: path.stem.removesuffix(SLIM) for path in Path(run_dir).glob('*.tar')
+             if path.stem.endswith(SLIM) == slim}
+    found = sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]),
+                   reverse=True)
     for path in found:
         try:
             return path, read_checkpoint(path)

@@ -130,7 +130,7 @@ def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dt
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
     box = scene.box(to_infinity=True) if scene.bounded else scene.contracted_box()
     model = GridModel(box, args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction)
+                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction, ndc=scene.ndc)
     if not scene.bounded:
         views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
         model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)

@@ -52,6 +52,12 @@ def unbounded(compiled: bool = True, n_iters: int = 20, seed: int = 0) -> GridMo
                      compiled, Contraction((0.2, -0.1, 0.3), 1.5))
 
 
+def in_ndc(compiled: bool = True) -> GridModel:
+    """A model of the cube from -1 to 1 in normalised device coordinates."""
+    box = np.array([[-1.0] * 3, [1.0] * 3])
+    return GridModel(box, 20, True, 0, torch.device('cpu'), torch.float32, 10000, compiled, ndc=True)
+
+
 def raw_of(density: Tensor, voxel: float) -> Tensor:
     """Raw values of densities above 0 in 1/scene unit: the inverse of what the model makes of them."""
     return (torch.log(torch.expm1((density * voxel).double())).float() - OFFSET) / SHARPNESS
@@ -99,8 +105,8 @@ def one_ray(origin, direction, near: float = 0.0, far: float = 10.0) -> Rays:
 
 
 def numbers(n_rays: int, jitter: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Random numbers of a step that are not random; the background is only used where pixels have alpha."""
-    return torch.full((n_rays,), jitter), torch.full((n_rays, 3), math.nan)
+    """Random numbers of a step that are not random."""
+    return torch.full((n_rays,), jitter), torch.full((n_rays, 3), 0.5)
 
 
 def trained(model: GridModel, steps: int, target: Tensor | None = None) -> list[float]:
@@ -371,6 +377,36 @@ def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(compiled, bad):
     assert_same(before, [model.rows.detach(), model.means, model.squares, *model.network.parameters()])
     assert math.isfinite(trained(model, 2)[-1])  # and nothing of its gradient is left
     assert model.rows.isfinite().all()
+
+
+@BOTH
+def test_rays_of_a_scene_without_bounds_and_in_ndc_are_shown_on_the_drawn_background_without_alpha_too(compiled):
+    background = torch.tensor([[0.1, 0.5, 0.9], [1.0, 0.0, 0.3]])
+    for make, opaque in ((unbounded, True), (in_ndc, True), (a_model, False)):
+        model = fill(make(compiled), lambda points: torch.full((len(points),), 1e-6))
+        rays = Rays(*(torch.cat([part, part]) for part in one_ray([0.1, 0.1, 0.5], [0.0, 0.0, -1.0], far=1.0)))
+        loss = model(rays, (torch.full((2,), 0.5), background), torch.ones(2, 3))['mse']
+        torch.testing.assert_close(loss, ((background - 1.0) ** 2).mean() if opaque else torch.zeros(()), atol=1e-4,
+                                   rtol=0)
+
+
+@BOTH
+def test_in_ndc_depth_has_a_quarter_of_the_cells_and_things_are_where_they_are(compiled, monkeypatch):
+    monkeypatch.setattr(grid, 'NDC_STAGES', {0.0: 80})
+    model = in_ndc(compiled)
+    assert model.grid.cells.shape == (81, 81, 21)
+    model = fill(model, lambda points: torch.where(points[:, 2] < 0.25 * 0.3, 300.0, 1e-6))  # stretched places
+    x, y = torch.linspace(-0.9, 0.9, 30), torch.linspace(0.9, -0.9, 30)
+    ahead = torch.stack([0.3 * y, 0.2 * x, -torch.ones(30)], -1)
+    rays = Rays(torch.stack([x, y, torch.ones(30)], -1), ahead, torch.nn.functional.normalize(ahead, dim=-1),
+                torch.zeros(30, 1), torch.full((30, 1), 2.0))
+    shown = model.render(rays)
+    torch.testing.assert_close(shown.acc, torch.ones(30), rtol=0, atol=2e-3)
+    torch.testing.assert_close(shown.depth, torch.full((30,), 0.7), rtol=0, atol=0.06)
+    here = torch.tensor([[0.3, -0.4, 0.5], [0.3, -0.4, 0.1], [0.3, -0.4, -0.9], [0.3, -0.4, -1.1]])
+    density = model.density(here)
+    assert (density > 50.0).tolist() == [False, True, True, False]
+    torch.testing.assert_close(density[1], torch.tensor(300.0 * 0.25 ** (1 / 3)), rtol=1e-3, atol=0)
 
 
 @BOTH

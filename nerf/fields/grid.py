@@ -25,6 +25,8 @@ from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity
 
 STAGES = {  # share of the run at which a stage begins: cells along the longest side of the scene's box
     0.0: 89, 0.08: 178, 0.25: 320}
+NDC_STAGES = {0.0: 120, 0.15: 240, 0.4: 480}  # in normalised device coordinates
+NDC_AXES = 1.0, 1.0, 0.25  # how these coordinates are stretched: pixels tell less of depth than of the other two
 LONG_RUN = 4000  # steps from which a run has one stage more
 LONG_STAGES = {0.0: 89, 0.06: 178, 0.20: 320, 0.45: 471}
 PRUNINGS = 0.12  # share of the run between prunings
@@ -61,6 +63,8 @@ class GridModel(Model):
         compiled: by Numba's kernels, on a CPU; else in plain PyTorch.
         contraction: of a scene without bounds, whose rays reach to infinity whatever their far bound is. The grid then
             lies in contracted space: its places are in radii from the unit ball's centre.
+        ndc: rays are in normalised device coordinates. As in a scene without bounds they all end on something, so that
+            a step shows them on random colours: else darkness would become holes.
     """
 
     loss_names = ('mse',)
@@ -69,12 +73,15 @@ class GridModel(Model):
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
                  dtype: torch.dtype, view_chunk: int, compiled: bool,
-                 contraction: Contraction | None = None):
+                 contraction: Contraction | None = None, ndc: bool = False):
         super().__init__()
+        self.axes = torch.tensor(NDC_AXES if ndc else (1.0, 1.0, 1.0), device=device)
+        box = box * self.axes.double().cpu().numpy()
         self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
         self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
+        self.opaque = ndc or contraction is not None
         self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
-        self.stages = list((STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
+        self.stages = list((NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
@@ -154,7 +161,7 @@ class GridModel(Model):
         jitter, background = numbers
         if target.shape[-1] == 4:
             target = torch.lerp(background, target[:, :3], target[:, 3:])
-        else:
+        elif not self.opaque:
             background = torch.full_like(background, float(self.white_bkgd))
         marched = self._march(rays, jitter)
         kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
@@ -236,14 +243,14 @@ class GridModel(Model):
         rays end at most a quarter of a voxel from where infinity is."""
         near, far = rays.near[:, 0], rays.far[:, 0]
         if self.contraction is None:
-            return self.grid.scaled(rays.origins), rays.directions / self.grid.voxel, near, far
+            return self.grid.scaled(rays.origins * self.axes), rays.directions * self.axes / self.grid.voxel, near, far
         origins, directions = self.contraction.from_centre(rays.origins), rays.directions / self.contraction.radius
         ends = origins.norm(dim=-1) + 4.0 / self.grid.voxel  # lengths of rays; u is at least 4 / voxel there
         return self.grid.scaled(origins), directions / self.grid.voxel, near, ends / directions.norm(dim=-1)
 
     def _scaled(self, points: Tensor) -> Tensor:
         """Scene points [..., 3] in voxels of the grid."""
-        return self.grid.scaled(points if self.contraction is None else self.contraction(points))
+        return self.grid.scaled(points * self.axes if self.contraction is None else self.contraction(points))
 
     def _march(self, rays: Rays, jitter: Tensor) -> Marched:
         inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self._ball()
@@ -278,12 +285,13 @@ class GridModel(Model):
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
 
     def density(self, points: Tensor) -> Tensor:
-        """The interface's; where space is contracted, that of the mean over directions (`Contraction.scale`)."""
+        """The interface's; where space is contracted or stretched, that of the mean over directions: `Contraction.scale`.
+        """
         scaled = self._scaled(points)
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
         last = torch.tensor(self.grid.index.shape, device=points.device) - 1
         inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
-        scale = 1.0 if self.contraction is None else self.contraction.scale(points)
+        scale = self.axes.prod() ** (1 / 3) if self.contraction is None else self.contraction.scale(points)
         return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel * scale, 0.0)
 
     @torch.inference_mode()

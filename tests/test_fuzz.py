@@ -35,10 +35,12 @@ from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.fields import grid
 from nerf.files import checkpoints
+from nerf.files.packing import packed
 from nerf.flags import config_parser, parse_flags
 from nerf.optimiser import Optimiser
 from nerf.rendering import draw_view
 from nerf.runtime.errors import UserError
+from nerf.train_log import peak_memory
 
 CASES = int(os.environ.get('NERF_FUZZ', 200))
 fuzzed = settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
@@ -606,19 +608,25 @@ NONSENSE = PLAIN_VALUES | st.lists(WHOLE_NUMBERS, min_size=3, max_size=3) | st.b
     lambda shape, value, dtype: torch.full(shape, value, dtype=torch.float64).to(dtype),
     st.sampled_from([(3,), (125, 16), (64, 16), (64,)]), ODD_NUMBERS, st.sampled_from([torch.float32, torch.float64])
     ) | st.builds(torch.full, st.sampled_from([(8,), (15,), (16,)]), st.integers(0, 255), dtype=st.just(torch.uint8))
+PACKED = st.builds(
+    lambda shape, value, dtype: packed(torch.full(shape, value, dtype=torch.float64).to(dtype)),
+    st.sampled_from([(125, 16), (64, 16), (125,), (16,), (0, 16)]), ODD_NUMBERS,
+    st.sampled_from([torch.float32, torch.float16, torch.uint8, torch.bool]))
 
 
 @pytest.fixture(scope='module')
 def grid_run(blender, tmp_path_factory):
     """Flags, scene and a folder with a checkpoint of three steps of a grid of 4 x 4 x 4 cells."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, 'STAGES', {0.0: 4})
+        patch.setattr(grid, 'STAGES', {0.0: 4, 0.9: 6})
         folder = tmp_path_factory.mktemp('logs') / 'run'
         flags = ['--dataset_type', 'blender', '--datadir', str(blender), '--basedir', str(folder.parent), '--expname',
                  'run', '--device', 'cpu', '--precision', 'fp32', '--field', 'grid', '--N_iters', '3', '--N_rand', '20',
                  '--i_video', '1000', '--i_testset', '1000']
         assert run_nerf.main(flags) == 0
         path = folder / '000003.tar'
+        (slims := folder.parent / 'slim').mkdir()
+        (folder / '000003_slim.tar').rename(slims / '000003_slim.tar')
         for other in set(folder.iterdir()) - {path}:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
         yield flags, run_nerf.load_scene(parse_flags(flags)), path
@@ -638,7 +646,66 @@ def test_a_grid_with_other_values(grid_run, changes, part):
 
 
 @fuzzed
-@given(name=st.sampled_from(['rows', 'cells', 'shape', 'low', 'voxel', 'stage', 'network']), value=NONSENSE)
+@given(name=st.sampled_from(['means', 'squares', 'touched', 'adam_steps', 'n_rays']), value=NONSENSE | PACKED)
+@example(name='means', value=torch.zeros(16))
+@example(name='touched', value=packed(torch.full((125,), 3, dtype=torch.uint8)))
+@example(name='touched', value=torch.full((125,), math.nan))
+def test_running_means_of_a_grid_of_anything(grid_run, name, value):
+    flags, scene, path = grid_run
+    content = torch.load(path, weights_only=True)
+    content['run_state']['grid'][name] = value
+    with replaced(path, as_tar(content)):
+        resume(flags, scene, path.parent)
+
+
+@fuzzed
+@given(edits=EDITS)
+@example(edits=[('cut', 2000, b'0')])
+def test_edited_slim_weights(grid_run, edits):
+    flags, scene, path = grid_run
+    slim = path.parents[1] / 'slim' / '000003_slim.tar'
+    with replaced(slim, edited(slim.read_bytes(), edits)):
+        restore(flags, scene, slim.parent)
+
+
+@fuzzed
+@given(name=st.sampled_from(['rows', 'cells', 'shape', 'low', 'voxel', 'stage', 'network', 'high of rows',
+                             'low of rows', 'high of cells', 'low of cells', 'all']), value=NONSENSE | PACKED)
+@example(name='rows', value=packed(torch.full((125, 16), math.nan).half()))
+@example(name='rows', value=torch.full((125, 16), math.inf).half())
+@example(name='rows', value=torch.full((125, 16), 1.0).bfloat16())
+@example(name='high of rows', value=torch.frombuffer(bytearray(zlib.compress(bytes(10 ** 8))), dtype=torch.uint8))
+@example(name='high of cells', value=torch.frombuffer(bytearray(zlib.compress(bytes(10 ** 8))), dtype=torch.uint8))
+@example(name='shape', value=[2 ** 11, 2 ** 11, 2 ** 11])
+@example(name='voxel', value=1e30)
+@example(name='all', value=None)
+def test_an_entry_of_slim_weights_of_anything(grid_run, name, value):
+    flags, scene, path = grid_run
+    slim = path.parents[1] / 'slim' / '000003_slim.tar'
+    content = torch.load(slim, weights_only=True)
+    part, _, whole = name.partition(' of ')
+    if name == 'all':
+        content['grid_state_dict'] = value
+    else:
+        (content['grid_state_dict'][whole] if whole else content['grid_state_dict'])[part] = value
+    with replaced(slim, as_tar(content)):
+        restore(flags, scene, slim.parent)
+
+
+def test_slim_weights_of_a_huge_grid_in_a_small_file_are_refused_before_they_take_memory(grid_run):
+    flags, scene, path = grid_run
+    slim = path.parents[1] / 'slim' / '000003_slim.tar'
+    content = torch.load(slim, weights_only=True)
+    cells = packed(torch.full((600 ** 3 // 8,), 255, dtype=torch.uint8))
+    content['grid_state_dict'] |= {'shape': [600] * 3, 'cells': cells}
+    model = run_nerf.create_model(parse_flags(flags), scene, torch.device('cpu'), torch.float32)
+    before = peak_memory(torch.device('cpu'))
+    assert_refused(path.parent, lambda: model.load_weights(content), 'cells but 125 rows')
+    assert peak_memory(torch.device('cpu')) < before + 600  # in MB: the masks, and no row numbers
+
+
+@fuzzed
+@given(name=st.sampled_from(['rows', 'cells', 'shape', 'low', 'voxel', 'stage', 'network']), value=NONSENSE | PACKED)
 @example(name='voxel', value=1e-7)
 @example(name='voxel', value=3e-5)
 @example(name='voxel', value=1e30)

@@ -608,8 +608,8 @@ def test_a_grid_that_shows_no_more_than_one_colour_would_is_reported_with_both_e
     *fog, last = model.after_step(19, None)
     assert 'vertices' in last
     assert [line.partition('; ')[0] for line in fog] == [
-        'step 19: the grid shows no more than fog: its error is 0.4450, that of one colour for all pixels '
-        + of_mean] * (of_mean is not None)
+        f'step 19: the grid shows no more than fog: its error is 0.4450, that of one colour for all pixels {of_mean}'
+        ] * (of_mean is not None)
 
 
 # What checkpoints hold

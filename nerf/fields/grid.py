@@ -349,7 +349,12 @@ class GridModel(Model):
         low, voxel, most = state['low'].double().reshape(3), float(state['voxel']), self.longest / SMALLEST
         if not ((low.abs() < most).all() and SMALLEST * self.longest < voxel < most):
             raise ValueError(f'voxels of {voxel} from {low.tolist()}')
-        return SparseGrid.of_cells(low, voxel, _bits(state['cells'], shape).to(self.device))
+        cells, rows = _bits(state['cells'], shape), state['rows']
+        n_cells = np.count_nonzero(cells)  # Tensor.sum makes int64 of each first
+        n_rows = len(rows) if isinstance(rows, Tensor) else len(rows['low']) // CHANNELS
+        if n_cells > n_rows:  # each has a lowest corner; a small file can claim to have a huge grid
+            raise ValueError(f'{n_cells} cells but {n_rows} rows')
+        return SparseGrid.of_cells(low, voxel, cells.to(self.device))
 
     def training_state(self) -> dict:
         """Rows that no ray touched since Adam began anew have no running means."""
@@ -376,7 +381,7 @@ def _bits(parts: dict | Tensor, shape: list[int]) -> Tensor:
     """The mask of a shape whose bits were packed; ValueError and others where it is broken."""
     count = math.prod(shape)
     flags = np.unpackbits(unpacked(parts, (-(-count // 8),), torch.uint8).numpy())
-    return torch.from_numpy(flags[:count].reshape(shape).astype(bool))
+    return torch.from_numpy(flags[:count].reshape(shape).view(bool))
 
 
 def _of_touched(parts: dict, touched: Tensor) -> Tensor:

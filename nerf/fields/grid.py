@@ -285,8 +285,7 @@ class GridModel(Model):
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
 
     def density(self, points: Tensor) -> Tensor:
-        """The interface's; where space is contracted or stretched, that of the mean over directions: `Contraction.scale`.
-        """
+        """The interface's; in contracted or stretched space that of the mean over directions (`Contraction.scale`)."""
         scaled = self._scaled(points)
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
         last = torch.tensor(self.grid.index.shape, device=points.device) - 1

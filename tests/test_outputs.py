@@ -76,6 +76,19 @@ def test_a_run_that_ends_between_its_intervals_has_its_summary_due_then(tmp_path
     assert outputs.due(7) == ['summary']
 
 
+def test_slim_weights_of_a_model_that_has_them_are_due_at_the_end_and_missing_until_they_are_written(tmp_path):
+    class Slim:
+        def slim_weights(self):
+            return {'some_state_dict': {'weight': torch.ones(2).half()}}
+    outputs = outputs_of(tmp_path, Slim(), has_slim_weights=True)
+    assert [outputs.due(step) for step in (10, 65, 70)] == [['view'], [], ['view', 'slim', 'summary']]
+    assert 'slim' in outputs.missing(70)
+    outputs.make(['slim'], 70)
+    assert 'slim' not in outputs.missing(70)
+    content = torch.load(tmp_path / '000070_slim.tar', weights_only=True)
+    assert (content['global_step'], content['some_state_dict']['weight'].dtype) == (70, torch.float16)
+
+
 def test_missing_is_what_is_due_and_has_left_no_file(tmp_path):
     run_dir = tmp_path / 'name'
     outputs = outputs_of(run_dir, viewed=50)

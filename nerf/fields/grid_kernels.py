@@ -264,7 +264,7 @@ def compile_note() -> str | None:
     if not OPTIONS['cache']:
         return ("compiling the grid's loops; this takes about 10 s in each run, as Numba finds no folder to keep them "
                 'in: set NUMBA_CACHE_DIR to one that can be written to')
-    kept = Path(march.stats.cache_path).glob(f'{Path(__file__).stem}.march-*.nbi')
-    if any(path.stat().st_mtime > Path(__file__).stat().st_mtime for path in kept):
+    line = march.py_func.__code__.co_firstlineno  # is in the names of Numba's files
+    if any(Path(march.stats.cache_path).glob(f'{Path(__file__).stem}.march-{line}.*.nbi')):
         return None
     return "compiling the grid's loops, once; this takes about 10 s"

@@ -345,6 +345,13 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
     assert_agree(marching, reference(grid, rows, rays, 0.0, ball))
 
 
+def test_a_contracted_ray_from_very_far_away_ends():
+    grid, rows = full_grid(20, 0.1)
+    rays = Given(torch.tensor([[-3e9, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1),
+                 torch.tensor([4e9]), torch.tensor([0.5]))
+    assert np.isfinite(Marching(grid, rows.numpy(), rays, ball=Ball(True, 0.0, 2.0, 2.0, 10.0)).rest).all()
+
+
 # Gradients
 
 

@@ -341,8 +341,8 @@ def test_any_background_with_and_without_alpha(tiny_scene, tmp_path, channels, w
     lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
     losses = [line['loss'] for line in lines if 'loss' in line]
     assert losses[-1] < 0.5 * losses[0]
-    picture = np.asarray(Image.open(tmp_path / 'run' / f'testset_{STEPS:06d}' / '000.png')).astype(int)
-    if white:  # else the white of the pictures, under transparent pixels too, has to be learned
+    if channels == 4 and white:
+        picture = np.asarray(Image.open(tmp_path / 'run' / f'testset_{STEPS:06d}' / '000.png')).astype(int)
         assert abs(picture[0, 0] - 255).max() < 120
         assert abs(picture[7, 7] - [230, 120, 40]).max() < 120
 

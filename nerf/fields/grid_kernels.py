@@ -85,7 +85,7 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
     (nx, ny, nz), width = index.shape, rows.shape[1]
     least, dark, sharpness, offset = F(rules.least), F(rules.dark), F(rules.sharpness), F(rules.offset)
     contracted, radius = rules.ball.contracted, F(rules.ball.radius)
-    cx, cy, cz = F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
+    cx, cy, cz, least_step = F(rules.ball.x), F(rules.ball.y), F(rules.ball.z), F(rules.least_step)
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
     for r in prange(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
@@ -112,7 +112,7 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
             step = dt
             if contracted:
                 x, y, z, shorter = _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)
-                step = dt / shorter
+                step = max(dt / shorter, least_step * t)
                 if not (ZERO <= x <= F(nx - 1) and ZERO <= y <= F(ny - 1) and ZERO <= z <= F(nz - 1)):
                     t += step
                     continue

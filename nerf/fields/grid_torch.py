@@ -18,6 +18,7 @@ from run_nerf_helpers import composite_packed
 CHANNELS = 16  # of a row: a cache line
 MOST = 128  # samples that a ray can keep; it ends behind them
 STEP = 0.5  # voxels between samples; the kernels know no other
+LEAST_STEP = 1e-5  # of a contracted ray, as a share of its depth: shorter ones could round to 0, and never end
 DARK = 1e-3  # light at which a ray ends
 SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
 FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
@@ -56,6 +57,7 @@ class Rules(NamedTuple):
     sharpness: float = SHARPNESS
     offset: float = OFFSET
     ball: Ball = STRAIGHT
+    least_step: float = LEAST_STEP
 
 
 class Marched(NamedTuple):
@@ -139,7 +141,7 @@ def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, n
         inside = ((points >= 0) & (points <= last)).all(-1) & grid.cells[at[:, 0], at[:, 1], at[:, 2]] & (t < far)
         ray = inside.nonzero()[:, 0]
         found.append((ray, t[ray]))
-        t = t + dt / shrinkage(ball.of(straight), directions)
+        t = t + torch.maximum(dt / shrinkage(ball.of(straight), directions), LEAST_STEP * t)
     if not found:
         return torch.zeros_like(far[:0], dtype=torch.long), far[:0]
     ray, t = (torch.cat(part) for part in zip(*found))

@@ -180,7 +180,7 @@ class GridModel(Model):
         """Adam's step on the rows that the rays touched."""
         self.adam_steps += 1
         rates = RATES.copy()
-        if self.stage == 0:
+        if self.stage == 0 and len(self.stages) > 1:
             rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
         if self.kernels:
             self.kernels.adam(float(rate) * rates, self.adam_steps, bool(finite))

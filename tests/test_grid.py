@@ -37,6 +37,7 @@ BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain
 def small(monkeypatch):
     """Grids of a few cells in the first, second and third part of a run."""
     monkeypatch.setattr(grid, 'STAGES', STAGES)
+    monkeypatch.setattr(grid, 'NDC_STAGES', STAGES)
 
 
 def a_model(compiled: bool = True, n_iters: int = 20, white: bool = True, seed: int = 0, dtype=torch.float32,

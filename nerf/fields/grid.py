@@ -198,7 +198,9 @@ class GridModel(Model):
         if step >= self.n_iters or (step % every and not next_stage):
             return []
         before, lines = len(self.rows), self._fog_note(step)
-        self.keep(self._dense_cells())
+        dense = self._dense_cells()
+        if step > 2 * FEWEST_PRUNE or dense.any():  # after a few steps nothing need be dense yet
+            self.keep(dense)
         if not next_stage:
             return [*lines, f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
         self.stage += 1

@@ -263,8 +263,8 @@ class GridModel(Model):
     def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
         """Colours [R, 3] of R rays on a background [R, 3]."""
         rgb = marched.features[:, :3] + marched.rest[:, None] * background
-        hit = (marched.count > 0).nonzero()[:, 0]
-        return rgb.index_add(0, hit, self._view_dependent(marched.features[hit], viewdirs[hit]))
+        change = self._view_dependent(marched.features, viewdirs)
+        return rgb + torch.where(marched.count[:, None] > 0, change, 0.0)
 
     def _view_dependent(self, features: Tensor, viewdirs: Tensor) -> Tensor:
         """What the network adds to colours [R, 3], from composited channels [R, 15] and directions [R, 3]."""

@@ -43,6 +43,7 @@ from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
 GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
+VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has at least
 SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
@@ -130,7 +131,8 @@ def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dt
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
     box = scene.box(to_infinity=True) if scene.bounded else scene.contracted_box()
     model = GridModel(box, args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction, ndc=scene.ndc)
+                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction, ndc=scene.ndc,
+                      finest=VOXEL_PIXELS * scene.pixel_size() if scene.bounded and not scene.ndc else 0.0)
     if not scene.bounded:
         views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
         model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)

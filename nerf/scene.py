@@ -149,6 +149,11 @@ class Scene:
         rays = bundle_rays(*cameras.corner_rays(), self.near, far, self.ndc_camera)
         return torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
 
+    def pixel_size(self) -> float:
+        """Side of a pixel of the training cameras at the origin, which they surround, in scene units: the median."""
+        cameras = self.cameras.take(self.i_train)
+        return float((cameras.poses[:, :, 3].double().norm(dim=-1) / cameras.intrinsics[:, 0]).median())
+
     def fingerprint(self) -> int:
         """A checksum of all that training sees of the scene."""
         images, cameras = self.images.take(self.i_train), self.cameras.take(self.i_train)

@@ -101,7 +101,7 @@ CONFIG_FILES = PAPER_CONFIGS | {
     },
     'toy_chair_grid': {
         'expname': 'toy_chair_grid', 'basedir': './logs', 'datadir': './data/toy_chair', 'dataset_type': 'blender',
-        'testskip': 1, 'rays_through': 'corner', 'field': 'grid', 'white_bkgd': True, 'N_iters': 1000,
+        'testskip': 1, 'rays_through': 'corner', 'field': 'grid', 'white_bkgd': True, 'N_iters': 600,
     },
 }
 

@@ -592,6 +592,26 @@ def test_a_grid_has_no_more_vertices_than_it_may(monkeypatch):
 
 
 @BOTH
+def test_what_is_hidden_from_all_rays_is_pruned(compiled):
+    """A slab in front of another: rays from above meet the upper one alone."""
+    model = fill(a_model(compiled), lambda points: torch.where(points[:, 2].abs() > 0.3, 400.0, 1e-6))
+    x, y = (part.flatten() for part in torch.meshgrid(torch.linspace(-0.95, 0.95, 40), torch.linspace(-0.95, 0.95, 40),
+                                                      indexing='ij'))
+    down = torch.tensor([[0.0, 0.0, -1.0]]).expand(1600, 3)
+    rays = Rays(torch.stack([x, y, torch.full_like(x, 3.0)], -1), down, down, torch.zeros(1600, 1),
+                torch.full((1600, 1), 10.0))
+    model(rays, numbers(1600, 0.5), torch.zeros(1600, 3))['mse'].backward()
+    assert 0.5 < model.strongest.max() <= 1.0
+    model.adam_steps = model.n_iters
+    kept = model.grid.vertex_points()[:, 2]
+    assert kept.min() < -0.9
+    model.after_step(19, None)
+    kept = model.grid.vertex_points()[:, 2]
+    assert kept.max() > 0.9
+    assert kept.min() > -0.3
+
+
+@BOTH
 def test_a_scene_without_anything_dense_is_one_line(compiled):
     model = fill(a_model(compiled), lambda points: torch.full((len(points),), 1e-6))
     with pytest.raises(UserError, match='the grid is empty: nothing in the scene is dense enough') as error:

@@ -97,7 +97,7 @@ class Marching:
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
                         np.full((n, most, 5), np.nan, np.float32))
-        self.gradients = np.zeros_like(rows)
+        self.gradients, self.strongest = np.zeros_like(rows), np.zeros(len(rows), np.float32)
         self.touched, self.n_touched = np.full((2, len(rows)), -1, np.int32), np.zeros(2, np.int64)
         self.is_touched = np.zeros(len(rows), bool)
         self.vertices = np.flatnonzero(grid.index.numpy() >= 0).astype(np.int32)
@@ -110,8 +110,8 @@ class Marching:
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
         values, corners, places = self.samples
         grid_kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy())
-        grid_kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.touched,
-                             self.n_touched, self.is_touched)
+        grid_kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.strongest,
+                             self.touched, self.n_touched, self.is_touched)
         return self
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:

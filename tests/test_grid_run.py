@@ -102,7 +102,8 @@ def test_its_checkpoints_hold_the_grid_of_their_stage(whole):
     assert voxels == pytest.approx([4.0 / cells for cells in (12, 16, 16, 24, 24)])
     last = stages[STEPS]
     assert set(last) == {'global_step', 'grid_state_dict', 'optimizer_state_dict', 'run_state'}
-    assert set(last['run_state']['grid']) == {'means', 'squares', 'touched', 'adam_steps', 'n_rays'}
+    assert set(last['run_state']['grid']) == {
+        'means', 'squares', 'strongest', 'touched', 'adam_steps', 'n_rays'}
     assert last['run_state']['flags']['field'] == 'grid'
 
 

@@ -382,3 +382,13 @@ def test_the_fingerprint_of_masks_and_lenses_beside_other_sizes_changes_too():
         replace(scene, images=Images.of_any_size(several_sizes())),
         replace(scene, images=Images.of_any_size(several_sizes(), [~mask for mask in some_masks()])))]
     assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_a_pixel_at_the_origin_is_as_large_as_the_cameras_distance_over_the_focal_length():
+    scene = a_scene()
+    cameras = scene.cameras.take(scene.i_train)
+    sizes = [float(pose[:, 3].norm()) / float(intrinsics[0]) for pose, intrinsics in zip(cameras.poses,
+                                                                                          cameras.intrinsics)]
+    assert scene.pixel_size() == pytest.approx(np.median(sizes), rel=0.3)
+    far = replace(scene, cameras=replace(scene.cameras, poses=scene.cameras.poses * 2.0))
+    assert far.pixel_size() == pytest.approx(2.0 * scene.pixel_size())

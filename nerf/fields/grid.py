@@ -31,6 +31,7 @@ LONG_RUN = 4000  # steps from which a run has one stage more
 LONG_STAGES = {0.0: 89, 0.06: 178, 0.20: 320, 0.45: 471}
 PRUNINGS = 0.12  # share of the run between prunings
 FEWEST_PRUNE = 8  # steps between prunings, and before the second stage, at least
+HIDDEN = 0.2  # weight; rows around which all samples have less are pruned
 THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are pruned
 SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
@@ -65,6 +66,7 @@ class GridModel(Model):
             lies in contracted space: its places are in radii from the unit ball's centre.
         ndc: rays are in normalised device coordinates. As in a scene without bounds they all end on something, so that
             a step shows them on random colours: else darkness would become holes.
+        finest: the smallest voxel, in units of the box.
     """
 
     loss_names = ('mse',)
@@ -73,7 +75,7 @@ class GridModel(Model):
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
                  dtype: torch.dtype, view_chunk: int, compiled: bool,
-                 contraction: Contraction | None = None, ndc: bool = False):
+                 contraction: Contraction | None = None, ndc: bool = False, finest: float = 0.0):
         super().__init__()
         self.axes = torch.tensor(NDC_AXES if ndc else (1.0, 1.0, 1.0), device=device)
         box = box * self.axes.double().cpu().numpy()
@@ -81,7 +83,9 @@ class GridModel(Model):
         self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
         self.opaque = ndc or contraction is not None
         self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
-        self.stages = list((NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES).items())
+        stages = NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES
+        self.stages = [(share, cells) for share, cells in stages.items()
+                       if not share or self.longest / cells >= finest]
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
@@ -89,11 +93,12 @@ class GridModel(Model):
         self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
 
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
-              squares: Tensor | None = None, adam_steps: int = 0) -> None:
+              squares: Tensor | None = None, strongest: Tensor | None = None, adam_steps: int = 0) -> None:
         """Goes on with a grid and the rows of its vertices; without running means Adam begins anew."""
         self.grid, self.adam_steps = grid, adam_steps
         rows, self.means, self.squares = (_large(part, (grid.n_rows, CHANNELS), grid.cells.device)
                                           for part in (rows, means, squares))
+        self.strongest = _large(strongest, (grid.n_rows,), grid.cells.device)  # weight around a row since Adam began
         self.rows = nn.Parameter(rows)
         self.kernels = _Kernels(self, self.kernels) if self.compiled else None
 
@@ -216,9 +221,15 @@ class GridModel(Model):
                 f'pixels {of_mean:.4f}; if this stays so, try a lower lrate or another seed, and check the cameras']
 
     def _dense_cells(self) -> Tensor:
-        """[X, Y, Z] bool: cells with a dense corner; before the last stage their neighbours too, which may grow."""
+        """[X, Y, Z] bool: cells with a dense corner that was not HIDDEN from all rays since Adam began anew: what is
+        behind surfaces or in no view would be seen from elsewhere. (Scenes that end on something everywhere stay foggy
+        for too long for this.) Before the last stage their neighbours too.
+        """
         dense = torch.zeros_like(self.grid.cells)
-        dense[self.grid.index >= 0] = optical_depth(self.rows.detach()[:, 0]) > THIN
+        is_dense = optical_depth(self.rows.detach()[:, 0]) > THIN
+        if not self.opaque and self.adam_steps >= 0.5 * PRUNINGS * self.n_iters:  # rays have met all that can be seen
+            is_dense &= self.strongest > HIDDEN
+        dense[self.grid.index >= 0] = is_dense
         around = cells_around(dense)
         return around if self.stage + 1 == len(self.stages) else dilated(around)
 
@@ -257,7 +268,7 @@ class GridModel(Model):
     def _march(self, rays: Rays, jitter: Tensor) -> Marched:
         inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self._ball()
         if self.kernels is None:
-            return grid_torch.march(self.grid, self.rows, *inputs)
+            return grid_torch.march(self.grid, self.rows, *inputs, self.strongest if torch.is_grad_enabled() else None)
         return Marched(*_MarchKernels.apply(self.rows, self.kernels, torch.is_grad_enabled(), *inputs))
 
     def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
@@ -360,18 +371,21 @@ class GridModel(Model):
     def training_state(self) -> dict:
         """Rows that no ray touched since Adam began anew have no running means."""
         touched = ((self.means != 0) | (self.squares != 0)).any(-1)
-        means, squares = (packed(part[touched].cpu()) for part in (self.means, self.squares))
-        return {'grid': {'means': means, 'squares': squares, 'touched': packed(touched.cpu()),
+        means, squares, strongest = (packed(part[touched].cpu()) for part in (
+            self.means, self.squares, self.strongest))
+        return {'grid': {'means': means, 'squares': squares, 'strongest': strongest,
+                         'touched': packed(touched.cpu()),
                          'adam_steps': self.adam_steps, 'n_rays': self.n_rays_of_step}}
 
     def load_training_state(self, state: dict) -> None:
         state = state['grid']
         touched = unpacked(state['touched'], (len(self.rows),), torch.uint8).to(self.device) != 0
-        means, squares = (_of_touched(state[name], touched) for name in ('means', 'squares'))
+        means, squares = (_of_touched(state[name], touched, (CHANNELS,)) for name in ('means', 'squares'))
+        strongest = _of_touched(state['strongest'], touched, ())
         if not (0 <= state['adam_steps'] < 2 ** 31 and RAYS[0] <= state['n_rays'] <= RAYS[1]):
             raise ValueError(f"{state['adam_steps']} steps, {state['n_rays']} rays")
         self.n_rays_of_step = int(state['n_rays'])
-        self._take(self.grid, self.rows.detach(), means, squares, int(state['adam_steps']))
+        self._take(self.grid, self.rows.detach(), means, squares, strongest, int(state['adam_steps']))
 
     def describe(self) -> str:
         shape, kind = 'x'.join(map(str, self.grid.cells.shape)), 'kernels' if self.compiled else 'plain PyTorch'
@@ -385,10 +399,10 @@ def _bits(parts: dict | Tensor, shape: list[int]) -> Tensor:
     return torch.from_numpy(flags[:count].reshape(shape).view(bool))
 
 
-def _of_touched(parts: dict, touched: Tensor) -> Tensor:
-    """All rows' running means [M, 16], of which a checkpoint has those of the touched rows [M]."""
-    values = torch.zeros(len(touched), CHANNELS, device=touched.device)
-    values[touched] = unpacked(parts, (int(touched.sum()), CHANNELS), values.dtype).to(touched.device)
+def _of_touched(parts: dict, touched: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """All rows' values [M, *shape], of which a checkpoint has those of the touched rows [M]; else zeros."""
+    values = torch.zeros(len(touched), *shape, device=touched.device)
+    values[touched] = unpacked(parts, (int(touched.sum()), *shape), values.dtype).to(touched.device)
     return values
 
 
@@ -424,6 +438,7 @@ class _Kernels:
         self.index, self.cells, self.blocks = (part.numpy().copy() for part in (grid.index, grid.cells, grid.blocks))
         self.rows, self.means, self.squares = model.rows.detach().numpy(), model.means.numpy(), model.squares.numpy()
         self.vertices, self.gradients = np.flatnonzero(self.index >= 0).astype(np.int32), np.zeros_like(self.rows)
+        self.strongest = model.strongest.numpy()
         self.raw = np.full(self.index.shape, NOTHING, np.float32)
         self.take_densities()
         self.touched, self.n_touched = np.zeros((2, len(self.rows)), np.int32), np.zeros(2, np.int64)
@@ -451,7 +466,7 @@ class _Kernels:
         """Adds the gradients of the last `march`."""
         (count, rest), (values, corners, places) = self.saved, self.samples
         self.module.raw_gradients(count, rest, values, places, of_features, of_rest)
-        self.module.scatter(count, values, corners, places, of_features, self.gradients, self.touched,
+        self.module.scatter(count, values, corners, places, of_features, self.gradients, self.strongest, self.touched,
                             self.n_touched, self.is_touched)
 
     def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:

@@ -190,11 +190,12 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 
 @njit(parallel=True, **OPTIONS)
-def scatter(count, values, corners, places, of_features, gradients, touched, n_touched, is_touched):
+def scatter(count, values, corners, places, of_features, gradients, strongest, touched, n_touched, is_touched):
     """Adds the samples' gradients to those of the rows around them.
 
     Args:
         gradients: [M, 16], zero in rows that are not touched.
+        strongest: [M], gets the largest weight of a sample around each row, where it was smaller.
         touched: [2, M] int32, gets the touched rows of each parity, in the order in which they were met.
         n_touched: [2], gets how many.
         is_touched: [M] bool, all False.
@@ -221,6 +222,7 @@ def scatter(count, values, corners, places, of_features, gradients, touched, n_t
                         row, share = lower + up, share_xy * (fz if up else ONE - fz)
                         for c in range(width):
                             gradients[row, c] += share * gradient[c]
+                        strongest[row] = max(strongest[row], weight)
                         if not is_touched[row]:
                             is_touched[row] = True
                             touched[parity, n] = row

@@ -82,7 +82,7 @@ def channels(rows: Tensor, corner: Tensor, weights: Tensor) -> tuple[Tensor, Ten
 
 
 def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
-          jitter: Tensor, least: float, ball: Ball = STRAIGHT) -> Marched:
+          jitter: Tensor, least: float, ball: Ball = STRAIGHT, strongest: Tensor | None = None) -> Marched:
     """Marches rays through the kept cells and composites what they meet; differentiable by `rows`.
 
     Args:
@@ -92,6 +92,7 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
         jitter: [R] in [0, 1), where in a step the first sample lies.
         least: weight below which a sample is skipped: it takes no light either.
         ball: where it is contracted; origins and directions are those of straight rays.
+        strongest: [M], gets the largest weight of a sample around each row, where it was smaller.
     """
     with torch.no_grad():
         ray, t = samples(grid, origins, directions, near, far, jitter, ball)
@@ -102,6 +103,8 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
     optical, features = channels(rows, corner, weights)
     length = directions.norm(dim=-1)
     shown = composite_packed(features, optical, t, ray, directions / length[:, None], deltas=torch.full_like(t, STEP))
+    if strongest is not None:
+        strongest.scatter_reduce_(0, corner.flatten(), shown.weights.detach().repeat_interleave(8), 'amax')
     return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, torch.bincount(ray, minlength=len(origins)))
 
 

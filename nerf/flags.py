@@ -125,7 +125,6 @@ def config_parser() -> FlagParser:
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
          help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
-
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
               "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid the default is "

@@ -561,6 +561,11 @@ def restore(flags: list[str], scene: run_nerf.Scene, folder: Path) -> None:
 @given(changes=PLAIN_CHANGES, part=st.sampled_from(['all', 'run_state', 'batcher', 'guard', 'optimizer_state_dict',
                                                     'averaged']))
 def test_resuming_with_other_values(run, changes, part):
+    start_with_other_values(run, changes, part)
+
+
+def start_with_other_values(run, changes, part):
+    """Resumes and renders from a run's checkpoint of which a part has other values."""
     flags, scene, path = run
     content = torch.load(path, weights_only=True)
     if part == 'all':
@@ -636,17 +641,11 @@ def grid_run(blender, tmp_path_factory):
 @given(changes=st.lists(st.tuples(PLACES, NONSENSE | st.just(REMOVED)), min_size=1, max_size=3),
        part=st.sampled_from(['grid_state_dict', 'grid']))
 def test_a_grid_with_other_values(grid_run, changes, part):
-    flags, scene, path = grid_run
-    content = torch.load(path, weights_only=True)
-    holder = content if part in content else content['run_state']
-    holder[part] = changed(holder[part], changes)
-    with replaced(path, as_tar(content)):
-        resume(flags, scene, path.parent)
-        restore(flags, scene, path.parent)
+    start_with_other_values(grid_run, changes, part)
 
 
 @fuzzed
-@given(name=st.sampled_from(['means', 'squares', 'touched', 'adam_steps', 'n_rays']), value=NONSENSE | PACKED)
+@given(name=st.sampled_from(['means', 'squares', 'strongest', 'touched', 'adam_steps', 'n_rays']), value=NONSENSE | PACKED)
 @example(name='means', value=torch.zeros(16))
 @example(name='touched', value=packed(torch.full((125,), 3, dtype=torch.uint8)))
 @example(name='touched', value=torch.full((125,), math.nan))

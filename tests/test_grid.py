@@ -725,10 +725,12 @@ def test_checkpoints_hold_running_means_of_the_rows_that_were_touched_alone():
     state, touched = model.training_state()['grid'], (model.squares > 0).any(-1)
     assert touched.sum() == 4 * N  # the corners of a column of cells
     assert state['means']['low'].shape == (16 * 4 * N, 3)
+    assert (model.strongest > 0).sum() == 4 * N
+    model.strongest[(~touched).nonzero()[0]] = 0.5  # as a step leaves it that is skipped
     other = a_model()
     other.load_weights(model.weights())
-    other.load_training_state({'grid': state})
-    assert_same([other.means, other.squares], [model.means, model.squares])
+    other.load_training_state({'grid': model.training_state()['grid']})
+    assert_same([other.means, other.squares, other.strongest], [model.means, model.squares, model.strongest])
 
 
 def test_weights_of_bfloat16_and_cells_that_were_not_packed_are_taken():

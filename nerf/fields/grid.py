@@ -37,8 +37,7 @@ SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = np.float32([20.0] + 3 * [20.0] + 12 * [10.0])  # of a row's channels, as multiples of the network's rate
-SLOW_START = 0.02  # share of the density's rate at first; it rises through the first stage, for hollows stay filled
-# where density comes before colours
+SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first
 SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
 MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
@@ -369,12 +368,12 @@ class GridModel(Model):
         return SparseGrid.of_cells(low, voxel, cells.to(self.device))
 
     def training_state(self) -> dict:
-        """Rows that no ray touched since Adam began anew have no running means."""
-        touched = ((self.means != 0) | (self.squares != 0)).any(-1)
+        """Rows that no ray touched since Adam began anew have no running means; after a skipped step some have but a
+        weight."""
+        touched = ((self.means != 0) | (self.squares != 0)).any(-1) | (self.strongest != 0)
         means, squares, strongest = (packed(part[touched].cpu()) for part in (
             self.means, self.squares, self.strongest))
-        return {'grid': {'means': means, 'squares': squares, 'strongest': strongest,
-                         'touched': packed(touched.cpu()),
+        return {'grid': {'means': means, 'squares': squares, 'strongest': strongest, 'touched': packed(touched.cpu()),
                          'adam_steps': self.adam_steps, 'n_rays': self.n_rays_of_step}}
 
     def load_training_state(self, state: dict) -> None:

@@ -5,9 +5,10 @@ to vertices owns those of one parity of their x index, and adds in the order of 
 computes the same in plain PyTorch.
 
 Shapes: R rays, K samples that a ray can keep, M rows of 16 channels. Rays are in voxels: vertex (i, j, k) is at the
-point (i, j, k). All numbers are float32. Inner loops run to
-`width`, which is 16: the compiler makes vector instructions of loops whose end it does not know, but not of these if it
-knows their end.
+point (i, j, k). All numbers are float32.
+
+Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know how
+short the loop is.
 """
 
 from __future__ import annotations

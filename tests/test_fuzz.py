@@ -645,7 +645,8 @@ def test_a_grid_with_other_values(grid_run, changes, part):
 
 
 @fuzzed
-@given(name=st.sampled_from(['means', 'squares', 'strongest', 'touched', 'adam_steps', 'n_rays']), value=NONSENSE | PACKED)
+@given(name=st.sampled_from(['means', 'squares', 'strongest', 'touched', 'adam_steps', 'n_rays']),
+       value=NONSENSE | PACKED)
 @example(name='means', value=torch.zeros(16))
 @example(name='touched', value=packed(torch.full((125,), 3, dtype=torch.uint8)))
 @example(name='touched', value=torch.full((125,), math.nan))

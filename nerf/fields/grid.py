@@ -407,7 +407,7 @@ def _of_touched(parts: dict, touched: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _large(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A contiguous float32 copy of some values (None: zeros). On a CPU NumPy allocates it: in huge pages where the
-    system has them, which halves the time of reading rows here and there."""
+    system has them, as rows are read here and there."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nerf.contraction import contracted, shrinkage
+from nerf.fields.occupancy import crossed
 from nerf.fields.sparse_grid import SparseGrid, trilinear
 from run_nerf_helpers import composite_packed
 
@@ -115,10 +116,7 @@ def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor,
     if ball.contracted:
         return _contracted_samples(grid, origins, directions, near, far, jitter, ball)
     shape = torch.tensor(grid.index.shape, device=origins.device)
-    inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
-    a, b = -origins * inverse, (shape - 1 - origins) * inverse
-    start = torch.maximum(torch.minimum(a, b).amax(-1), near)
-    end = torch.minimum(torch.maximum(a, b).amin(-1), far)
+    start, end = crossed([size - 1 for size in grid.index.shape], origins, directions, near, far)
     dt = STEP / directions.norm(dim=-1)
     n_steps = int(((end - start) / dt).amax().clamp(min=0.0).ceil()) + 1
     t = start[:, None] + (jitter[:, None] + torch.arange(n_steps, device=origins.device)) * dt[:, None]  # [R, S]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -96,7 +97,7 @@ class Occupancy:
         """
         origins, directions = self.scaled(rays.origins), rays.directions / self.voxel
         length = 1.0 / directions.norm(dim=-1)
-        start, end = self._crossed(origins, directions, rays)
+        start, end = crossed(self.cells.shape, origins, directions, rays.near[:, 0], rays.far[:, 0])
         leaps = ((end - start) / (LEAP * length)).clamp(min=0.0).ceil()
         n = torch.arange(int(leaps.max()), device=leaps.device)
         middles = start[:, None] + (n + 0.5) * (LEAP * length)[:, None]  # [R, L]
@@ -110,14 +111,14 @@ class Occupancy:
         kept = (self.cells.flatten()[cell] & (t < end[ray])).nonzero()[:, 0]
         return Steps(ray[kept], t[kept], length, cell[kept])
 
-    def _crossed(self, origins: Tensor, directions: Tensor, rays: Rays) -> tuple[Tensor, Tensor]:
-        """Depths [R] at which scaled rays enter and leave the box, within their bounds; those that miss it leave it
-        before they enter."""
-        size = torch.tensor(self.cells.shape, device=origins.device)
-        inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
-        a, b = -origins * inverse, (size - origins) * inverse
-        return (torch.maximum(torch.minimum(a, b).amax(-1), rays.near[:, 0]),
-                torch.minimum(torch.maximum(a, b).amin(-1), rays.far[:, 0]))
+
+def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor,
+            far: Tensor) -> tuple[Tensor, Tensor]:
+    """Depths [R] at which rays, in cells, enter and leave a box of some size [3] from (0, 0, 0) on, within their bounds
+    [R]; those that miss it leave it before they enter."""
+    inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
+    a, b = -origins * inverse, (torch.tensor(size, device=origins.device) - origins) * inverse
+    return torch.maximum(torch.minimum(a, b).amax(-1), near), torch.minimum(torch.maximum(a, b).amin(-1), far)
 
 
 def _flat_index(points: Tensor, shape: torch.Size) -> Tensor:

@@ -11,10 +11,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from nerf.exposure import MEASURED
 from nerf.fields.dead_networks import FOG
 from nerf.fields.grid import GridModel, has_kernels
 from nerf.fields.mlp import FastMLPField, MLPField, fast_where_equal
@@ -24,7 +26,7 @@ from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
-    RAYS_THROUGH, config_parser, config_text, parse_flags, uses_ndc,
+    RAYS_THROUGH, config_parser, config_text, learns_exposure, parse_flags, uses_ndc,
 )
 from nerf.hull import has_hull, inside_hull
 from nerf.mesh import export_mesh
@@ -81,10 +83,11 @@ def load_scene(args: argparse.Namespace) -> Scene:
         scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
     else:
         scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
-    scene = scene.rays_within(RAYS_THROUGH[args.rays_through])
+    scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
     height, width = scene.images.sizes.min(0)
-    if min(height, width) < 11:
-        raise UserError(f"{args.datadir}: images are {width}x{height} pixels; SSIM's window needs at least 11x11")
+    least = 22 if scene.exposure else 11  # of the width: with exposure half of it is measured
+    if height < 11 or width < least:
+        raise UserError(f"{args.datadir}: images are {width}x{height} pixels; SSIM's window needs at least {least}x11")
     scene.render_cameras.scaled(args.render_factor)  # an error now rather than at the first video
     return scene
 
@@ -166,7 +169,8 @@ def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
     return (f'scene     {args.datadir}: {len(scene.images)} images of {size}, '
             f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test, '
             f'near {scene.near:g}, far {scene.far:g}{" (NDC)" * scene.ndc}\n'
-            f'{model.describe()}\n'
+            + f'exposure  learned for each training image; metrics are of the {MEASURED}\n' * scene.exposure
+            + f'{model.describe()}\n'
             f'device    {model.device}, {str(model.dtype).removeprefix("torch.")}, seed {args.seed}')
 
 
@@ -353,7 +357,7 @@ def errors_of(path: Path, args: argparse.Namespace, model: Model, checkpoint: di
     try:
         yield
     except UserError as error:
-        changed = changed_flags(args, checkpoint, model.shape_flags)
+        changed = changed_flags(args, checkpoint, (*model.shape_flags, 'exposure'))
         raise UserError(f'{path}: {error}' + f' (changed since then: {changed})' * bool(changed)) from None
 
 

@@ -125,6 +125,10 @@ def config_parser() -> FlagParser:
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
          help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
+    flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
+         help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
+              'are measured on their right half, after the gain was fitted on the left. auto: on for the dataset_type '
+              'photos')
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
               "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid the default is "
@@ -241,6 +245,11 @@ def set_field_defaults(args: argparse.Namespace, parser: FlagParser, argv: list[
 def uses_ndc(args: argparse.Namespace) -> bool:
     """Whether rays are in normalised device coordinates."""
     return args.dataset_type == 'llff' and not args.no_ndc
+
+
+def learns_exposure(args: argparse.Namespace) -> bool:
+    """Whether each training image gets a gain of its own."""
+    return args.exposure == 'on' or (args.exposure == 'auto' and args.dataset_type == 'photos')
 
 
 def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 
 import torch
@@ -23,11 +23,12 @@ class Optimiser:
     Args:
         model: its parameter groups are optimised.
         ema_decay: decay of the exponential moving average of the weights; 0: no average.
+        more_groups: further groups like the model's, of parameters that are not its own.
     """
 
-    def __init__(self, model: nn.Module, ema_decay: float = 0.0):
+    def __init__(self, model: nn.Module, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
         self.model, self.ema_decay, device = model, ema_decay, model.device
-        groups = model.parameter_groups()
+        groups = [*model.parameter_groups(), *more_groups]
         self.multiples = [group.pop('rate') for group in groups]
         self.rate = torch.zeros((), device=device)  # tensors: a captured step reads them
         self.rates = [torch.zeros((), device=device) for _ in groups]
@@ -154,7 +155,7 @@ class Optimiser:
         if isinstance(averaged := checkpoint.get('averaged'), dict):
             model.load_weights(averaged)
         theirs = dict(zip(map(id, self.model.parameters()), model.parameters()))
-        self.averages = [theirs[id(parameter)].detach().clone() for parameter in self._parameters()]
+        self.averages = [theirs.get(id(parameter), parameter).detach().clone() for parameter in self._parameters()]
 
     # What checkpoints hold
 

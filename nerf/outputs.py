@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nerf.exposure import right_halves
 from nerf.fields.model import Model
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_video
@@ -101,7 +102,8 @@ class Outputs:
             pictures['z_std'] = view.spread / max(view.spread.max(), 1e-10)
         for name, picture in pictures.items():
             self.log.picture(f'val/{name}', picture, step)
-        self.log.scalar('val/psnr', psnr(shown, target), step)
+        compared = right_halves(shown, target, scene.background(i))[:2] if scene.exposure else (shown, target)
+        self.log.scalar('val/psnr', psnr(*compared), step)
         rays = view_rays(model, scene, camera)
         some = rays.part(slice(None, None, max(1, len(rays.near) // HISTOGRAM_RAYS)))
         for name, values in model.histograms(some).items():

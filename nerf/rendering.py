@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from nerf.cameras import Cameras
+from nerf.exposure import MEASURED, right_halves
 from nerf.fields.model import Model, Picture
 from nerf.files.images import save_png, video_file
 from nerf.files.whole_file import whole_file
@@ -161,9 +162,20 @@ def _remove_earlier(folder: Path) -> None:
 def save_metrics(folder: Path, step: int, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:
     """Compares the rendered test views as saved, [H, W, 3] uint8 each, with the images; writes and returns the mean."""
     views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
-    rows = [{'file': f'{n:03d}.png', **compare(rgb.astype(np.float32) / 255.0, scene.target(i))}
-            for n, (rgb, i) in enumerate(views)]
-    mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != 'file'}
+    measured = [measure(scene, rgb, i) for rgb, i in views]
+    mean = {key: float(np.mean([metrics[key] for metrics, _ in measured])) for key in measured[0][0]}
+    rows = [{'file': f'{n:03d}.png', **metrics, **fitted} for n, (metrics, fitted) in enumerate(measured)]
+    how = {'measured_on': MEASURED} if scene.exposure else {}
     with whole_file(folder / 'metrics.json') as partial:
-        partial.write_text(json.dumps({'step': step, 'mean': mean, 'images': rows}, indent=1) + '\n', encoding='utf-8')
+        partial.write_text(json.dumps({'step': step, **how, 'mean': mean, 'images': rows}, indent=1) + '\n',
+                           encoding='utf-8')
     return mean
+
+
+def measure(scene: Scene, rgb: np.ndarray, i: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The metrics of a rendered view, [H, W, 3] uint8, of image i; and the gain that was fitted before, if any."""
+    shown, target = rgb.astype(np.float32) / 255.0, scene.target(i)
+    if not scene.exposure:
+        return compare(shown, target), {}
+    shown, target, gain = right_halves(shown, target, scene.background(i))
+    return compare(shown, target), {'gain': gain.tolist()}

@@ -75,6 +75,7 @@ class Scene:
     i_test: np.ndarray
     around: bool = True  # the cameras surround the origin; else they look at a scene in front of them
     farthest: float | None = None  # in NDC, whose rays reach to infinity: depth of the farthest thing that is known of
+    exposure: bool = False  # the images differ in brightness: each has a gain per colour channel (nerf/exposure.py)
     bounded: bool = True  # all that is seen lies between near and far, or is in NDC; else there is a background
 
     @property
@@ -170,6 +171,11 @@ class Scene:
         for part in (*parts, np.array(numbers, np.float64)):
             checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
         return checksum
+
+    def background(self, i: int) -> np.ndarray:
+        """What of `target` is the light of a white background: [H, W, 1] float32."""
+        alpha = self.images[i][..., 3:].astype(np.float32) / 255.0
+        return 1.0 - alpha if self.white_bkgd and alpha.shape[-1] else np.zeros((*alpha.shape[:2], 1), np.float32)
 
     def target(self, i: int) -> np.ndarray:
         """What image i should render to: [H, W, 3] float32 in [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nerf.exposure import Exposure
 from nerf.fields.model import Model, Numbers
 from nerf.optimiser import Optimiser
 from nerf.ray_batcher import RayBatcher
@@ -24,7 +25,9 @@ class Trainer:
 
     def __init__(self, model: Model, batcher: RayBatcher, lrate: float, lrate_decay: float, ema_decay: float = 0.0):
         self.model, self.batcher, self.lrate, self.lrate_decay = model, batcher, lrate, lrate_decay
-        self.optimiser = Optimiser(model, ema_decay)
+        # Of each training image, where the scene's differ in brightness; else None.
+        self.exposure = Exposure(len(batcher.cameras), model.device) if batcher.scene.exposure else None
+        self.optimiser = Optimiser(model, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
         self._use_parameters()
 
     def _use_parameters(self) -> None:
@@ -56,17 +59,21 @@ class Trainer:
     def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
         """The step from its pixels [R] and random numbers on; on a GPU it runs as a captured CUDA graph."""
         share = ranks.share(len(image))
-        rays, target = self.batcher.rays(image[share], row[share], column[share])
+        mine = image[share]
+        rays, target = self.batcher.rays(mine, row[share], column[share])
         numbers = rows_of(numbers, share)
         self.optimiser.zero_grad()
         losses = dict.fromkeys(self.model.loss_names, 0.0)
         tiles = self.model.tiles(len(target))
         for tile in tiles:  # their gradients add up
             with ranks.gradients_stay(self.parallel_model, tile != tiles[-1]):
-                parts = self.parallel_model(rays.part(tile), rows_of(numbers, tile), target[tile])
+                gains = self.exposure.gains(mine[tile]) if self.exposure else None
+                parts = self.parallel_model(rays.part(tile), rows_of(numbers, tile), target[tile], gains)
                 parts = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in parts.items()}
                 self.optimiser.backward(ranks.count() * sum(parts.values()))  # data parallelism takes the mean
             losses = {name: losses[name] + parts[name].detach() for name in losses}
+        if self.exposure:
+            self.exposure.share_gradient()
         losses = {name: ranks.summed(loss) for name, loss in losses.items()}
         self.optimiser.step(losses)  # skipped where a loss or the gradient is not finite
         return losses
@@ -91,6 +98,8 @@ class Trainer:
         checkpoint = {'global_step': step, **self.model.weights(), 'optimizer_state_dict': self.optimiser.state_dict(),
                       'run_state': {'scaler': self.optimiser.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
                                     **self.model.training_state()}}
+        if self.exposure:
+            checkpoint['run_state']['exposure'] = self.exposure.state()
         if self.optimiser.averages:
             checkpoint['averaged'] = self.optimiser.averaged_model().weights()
         return checkpoint
@@ -105,6 +114,8 @@ class Trainer:
             self.optimiser.scaler.load_state_dict(state['scaler'])
         self.batcher.load_state_dict(state['batcher'], step)
         self.model.load_training_state(state)
+        if self.exposure:
+            self.exposure.load_state(state['exposure'])
 
 
 def rows_of(numbers: Numbers, rows: slice) -> Numbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,14 +24,20 @@ FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use
          '--multires_views', '2', '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1',
          '--lrate', '1e-3']
 WAYS = [[], ['--no_batching', '--precrop_iters', '4'], ['--raw_noise_std', '1'], ['--N_importance', '0'],
-        ['--perturb', '0'], ['--ema_decay', '0.9']]
+        ['--perturb', '0'], ['--ema_decay', '0.9'], ['--exposure', 'on', '--ema_decay', '0.9']]
+
+
+@pytest.fixture(scope='module')
+def wide_dir(tiny_scene, tmp_path_factory) -> Path:
+    """The folder of a scene that is wide enough for exposure."""
+    return tiny_scene(tmp_path_factory.mktemp('wide') / 'scene', size=(16, 22))
 
 
 @pytest.fixture
-def trainer_by(scene_dir):
+def trainer_by(wide_dir):
     """Makes a trainer of the tiny scene by some more flags."""
     def make(*more: str) -> Trainer:
-        return trainer_of([*FLAGS, '--datadir', str(scene_dir), *more])
+        return trainer_of([*FLAGS, '--datadir', str(wide_dir), *more])
     return make
 
 
@@ -62,7 +69,11 @@ def test_a_step_has_static_shapes_and_decides_nothing_by_values(trainer_by, as_o
         batcher.cameras = replace(cameras, poses=fake(cameras.poses), intrinsics=fake(cameras.intrinsics),
                                   sizes=fake(cameras.sizes))
         model.guard.ranges = fake(model.guard.ranges)
-        trainer.optimiser = Optimiser(model, trainer.optimiser.ema_decay)
+        exposure, groups = trainer.exposure, []
+        if exposure:
+            exposure.raw = torch.nn.Parameter(fake(exposure.raw.detach()))
+            groups = [exposure.parameter_group()]
+        trainer.optimiser = Optimiser(model, trainer.optimiser.ema_decay, groups)
         for _ in range(2):  # Adam takes its memory in the first
             losses = trainer._update(*map(fake, pixels), *map(fake, numbers))
         assert tuple(losses) == model.loss_names
@@ -78,7 +89,7 @@ def test_what_a_step_changes_is_changed_in_place(trainer_by, more):
 
     def places() -> list[int]:
         state = [value for state in optimiser.adam.state.values() for value in state.values()]
-        return [x.data_ptr() for x in [*model.parameters(), *state, *optimiser.rates, *optimiser.averages,
+        return [x.data_ptr() for x in [*optimiser._parameters(), *state, *optimiser.rates, *optimiser.averages,
                                        optimiser.broken, optimiser.share, model.guard.ranges]]
     trainer.step(1)
     before, weights = places(), [parameter.clone() for parameter in model.parameters()]

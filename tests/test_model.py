@@ -55,7 +55,7 @@ class Voxels(Model):
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
         return None, torch.rand(n_rays, SAMPLES, generator=generator, device=generator.device)
 
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         roughness = sum(self.grid.diff(dim=axis).square().mean() for axis in (2, 3, 4))
         return {'roughness': 1e-3 * roughness, 'mse': img2mse(self._shown(rays, numbers[1]).rgb, target)}
 

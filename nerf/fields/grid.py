@@ -16,7 +16,7 @@ from nerf.fields.dead_networks import ONE_COLOUR
 from nerf.fields.grid_torch import (
     CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, channels, optical_depth,
 )
-from nerf.fields.model import Model, Numbers, pieces
+from nerf.fields.model import Model, Numbers, exposed, pieces
 from nerf.fields.sparse_grid import MOST_VERTICES, SparseGrid, cells_around, dilated, interpolated, trilinear
 from nerf.files.packing import packed, unpacked
 from nerf.optimiser import Optimiser, is_real
@@ -156,7 +156,7 @@ class GridModel(Model):
         where = {'generator': generator, 'device': generator.device}
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         """The mean squared error of the rays.
 
         Pixels with alpha, target [R, 4], are shown and compared on random colours: a fog that looks like the background
@@ -172,7 +172,8 @@ class GridModel(Model):
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
         self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
         self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
-        mse = img2mse(self._coloured(marched, rays.viewdirs, background), target)
+        rgb = self._coloured(marched, rays.viewdirs, background)
+        mse = img2mse(exposed(rgb, marched.rest[:, None] * background, gains), target)
         self.last_errors = mse.detach(), img2mse(target.mean(0), target)
         return {'mse': mse}
 

@@ -72,13 +72,14 @@ class Model(nn.Module):
         """All that a step draws at random beside its pixels, on the generator's device."""
         raise NotImplementedError
 
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         """The losses of R rays, scalars by name; training minimises their sum.
 
         Args:
             rays: R rays.
             numbers: their rows of `random_numbers`.
             target: [R, 3] colours that they should show.
+            gains: [R, 3], to be used by `exposed` before what they show is compared; None: 1.
         """
         raise NotImplementedError
 
@@ -186,6 +187,11 @@ class Model(nn.Module):
     def describe(self) -> str:
         """One line for the start of a run."""
         raise NotImplementedError
+
+
+def exposed(rgb: Tensor, background: Tensor, gains: Tensor | None) -> Tensor:
+    """Colours [R, 3] times gains [R, 3] (None: 1), but for the part [R, 1 or 3] of them that is the background's."""
+    return rgb if gains is None else background + gains * (rgb - background)
 
 
 def pieces(count: int, size: int) -> list[slice]:

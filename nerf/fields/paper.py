@@ -13,7 +13,7 @@ from torch import Tensor
 from nerf.fields import guided_view
 from nerf.fields.dead_networks import DeadNetworkGuard
 from nerf.fields.mlp import MLPField, padded_rows
-from nerf.fields.model import Model, Numbers, Picture, pieces
+from nerf.fields.model import Model, Numbers, Picture, exposed, pieces
 from nerf.fields.occupied_rays import FollowedOccupancy, Paths, render_occupied
 from nerf.fields.survey import SETTINGS, DensityGrid, survey
 from nerf.files.remade import read_arrays, write_arrays
@@ -75,14 +75,18 @@ class PaperModel(Model):
             self.seed_of_step = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
         return draw(n_rays, self.sampling, generator)
 
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         """The mean squared error of each pass (section 5.3)."""
         shown = self._shown(rays, Draws(*numbers))
-        losses, seen = {'mse': img2mse(shown.final.rgb, target)}, [shown.final.rgb, target]
+        losses, seen = {'mse': self._error(shown.final, target, gains)}, [shown.final.rgb, target]
         if shown.coarse is not None:
-            losses, seen = {'mse0': img2mse(shown.coarse.rgb, target), **losses}, [shown.coarse.rgb, *seen]
+            losses, seen = {'mse0': self._error(shown.coarse, target, gains), **losses}, [shown.coarse.rgb, *seen]
         self.guard.see(seen)
         return losses
+
+    def _error(self, shown: Composite, target: Tensor, gains: Tensor | None) -> Tensor:
+        background = float(self.white_bkgd) * (1.0 - shown.acc[:, None])
+        return img2mse(exposed(shown.rgb, background, gains), target)
 
     def _shown(self, rays: Rays, draws: Draws) -> RenderResult:
         """What training rays show; of those that meet no occupied cell, the background."""
@@ -96,11 +100,13 @@ class PaperModel(Model):
         return render_rays(rays, self.coarse, self.fine, self.sampling, draws)
 
     def _on_background(self, shown: Composite | None, paths: Paths, n_rays: int) -> Composite | None:
-        """A composite of the paths' rays, with the colours of all n_rays instead of theirs."""
+        """A composite of the paths' rays, with the colours and opacities of all n_rays instead of theirs."""
         if shown is None:
             return None
+        rows = paths.rows[:paths.n_rays]
         background = torch.full((n_rays, 3), float(self.white_bkgd), device=self.device)
-        return shown._replace(rgb=background.index_put((paths.rows[:paths.n_rays],), shown.rgb[:paths.n_rays]))
+        return shown._replace(rgb=background.index_put((rows,), shown.rgb[:paths.n_rays]),
+                              acc=torch.zeros_like(background[:, 0]).index_put((rows,), shown.acc[:paths.n_rays]))
 
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
         tries = dict(self.guard.tries)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from nerf.contraction import Contraction
 from nerf.exposure import MEASURED
 from nerf.fields.dead_networks import FOG
 from nerf.fields.grid import GridModel, has_kernels
@@ -26,7 +27,7 @@ from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
-    RAYS_THROUGH, config_parser, config_text, learns_exposure, parse_flags, uses_ndc,
+    RAYS_THROUGH, config_parser, config_text, contracts, learns_exposure, parse_flags, uses_ndc,
 )
 from nerf.hull import has_hull, inside_hull
 from nerf.mesh import export_mesh
@@ -96,14 +97,20 @@ def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, d
     """Builds what the flag `field` names."""
     if args.field == 'grid':
         return create_grid(args, scene, device, dtype)
-    model = create_nerf(args, device, dtype)
-    if args.occupancy and not model.sampling.lindisp:
+    contraction = scene.contraction if contracts(args) else None
+    model = create_nerf(args, device, dtype, contraction)
+    if args.occupancy and model.in_boxes:
         model.follow_occupancy(scene.seen_box())
     return model
 
 
-def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Model:
-    """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed."""
+def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype,
+                contraction: Contraction | None = None) -> Model:
+    """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed.
+
+    Args:
+        contraction: of the space that they see, whose rays are then sampled to infinity; None: none.
+    """
     embed_points, input_ch = get_embedder(args.multires, args.i_embed)
     embed_dirs, input_ch_views = get_embedder(args.multires_views, args.i_embed) if args.use_viewdirs else (None, 0)
     generator = torch.Generator().manual_seed(args.seed)
@@ -113,13 +120,14 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
                        output_ch=5 if args.N_importance else 4, skips=[4], use_viewdirs=args.use_viewdirs,
                        generator=generator)
         network.lift_density(FOG)
-        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype).to(device)
+        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, contraction).to(device)
 
     model = PaperModel(
         coarse=field(args.netdepth, args.netwidth),
         fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
         sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
-                          args.lindisp and not uses_ndc(args), args.raw_noise_std, args.white_bkgd),
+                          args.lindisp and not uses_ndc(args), args.raw_noise_std, args.white_bkgd,
+                          to_infinity=contraction is not None),
         chunk=rays_at_once(args, device), view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)),
         seed=args.seed)
     if not isinstance(model.best, FastMLPField):
@@ -357,7 +365,7 @@ def errors_of(path: Path, args: argparse.Namespace, model: Model, checkpoint: di
     try:
         yield
     except UserError as error:
-        changed = changed_flags(args, checkpoint, (*model.shape_flags, 'exposure'))
+        changed = changed_flags(args, checkpoint, (*model.shape_flags, 'contract', 'exposure'))
         raise UserError(f'{path}: {error}' + f' (changed since then: {changed})' * bool(changed)) from None
 
 

@@ -242,6 +242,9 @@ def bundle_rays(origins: Tensor, directions: Tensor, near: float, far: float,
 # Sampling: stratified (section 4, equation 2) and hierarchical (section 5.2)
 
 
+FARTHEST = 1e5  # near bounds to where samples reach that are to reach to infinity
+
+
 class Sampling(NamedTuple):
     """How a ray is sampled and composited."""
 
@@ -251,6 +254,7 @@ class Sampling(NamedTuple):
     lindisp: bool = False  # coarse samples evenly in disparity instead of depth
     raw_noise_std: float = 0.0  # noise added to raw density in training
     white_bkgd: bool = False  # composite on white
+    to_infinity: bool = False  # all samples evenly in disparity, to FARTHEST near bounds, whatever the far bound is
 
 
 class Draws(NamedTuple):
@@ -454,7 +458,13 @@ class RenderResult(NamedTuple):
 
 
 def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) -> Tensor:
-    """`stratified_z` of rays: [R, N_samples]."""
+    """`stratified_z` of rays: [R, N_samples].
+
+    Samples to infinity are even in the normalised distance of mip-NeRF 360 (arXiv:2111.12077, equation 11), which is
+    linear in disparity, jitter included.
+    """
+    if sampling.to_infinity:
+        return 1.0 / stratified_z(1.0 / rays.near, 1.0 / (FARTHEST * rays.near), sampling.N_samples, jitter=jitter)
     return stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, jitter)
 
 
@@ -469,9 +479,12 @@ def render_pass(field: Callable, rays: Rays, z: Tensor, white_bkgd: bool, noise:
     return composite(rgb, density, z, rays.directions, white_bkgd)
 
 
-def fine_depths(z: Tensor, weights: Tensor, N_importance: int, u: Tensor | None = None) -> Tensor:
+def fine_depths(z: Tensor, weights: Tensor, N_importance: int, u: Tensor | None = None,
+                in_disparity: bool = False) -> Tensor:
     """Depths [R, N_importance] where the coarse pass, of depths z [R, S] and weights [R, S], saw something; u as in
-    `Draws`, None: evenly spaced in the CDF."""
+    `Draws`, None: evenly spaced in the CDF. They are spread over bins of depth, or of disparity."""
+    if in_disparity:
+        return 1.0 / fine_depths(1.0 / z, weights, N_importance, u)
     bins, weights = 0.5 * (z[:, 1:] + z[:, :-1]), weights[:, 1:-1].detach()
     return sample_pdf(bins, weights, N_importance, det=True) if u is None else invert_cdf(bins, weights, u)
 
@@ -491,7 +504,7 @@ def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: S
     coarse_pass = render_pass(coarse, rays, z, sampling.white_bkgd, draws.noise)
     if fine is None:
         return RenderResult(coarse_pass, None, None)
-    z_fine = fine_depths(z, coarse_pass.weights, sampling.N_importance, draws.u)
+    z_fine = fine_depths(z, coarse_pass.weights, sampling.N_importance, draws.u, sampling.to_infinity)
     z_all = torch.cat([z, z_fine], -1).sort(-1).values
     fine_pass = render_pass(fine, rays, z_all, sampling.white_bkgd, draws.noise_fine)
     return RenderResult(fine_pass, coarse_pass, z_fine.std(-1, unbiased=False))

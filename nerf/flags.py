@@ -121,6 +121,10 @@ def config_parser() -> FlagParser:
     flag('--shape', choices=('armchair', 'cube', 'greek', 'vase'), default='greek', help='DeepVoxels scene')
     flag('--factor', type=whole(1), default=8, help='LLFF images are reduced to 1/N of their size')
     flag('--no_ndc', action='store_true', help='LLFF without normalised device coordinates: not forward-facing')
+    flag('--contract', choices=('auto', 'on', 'off'), default='auto',
+         help='where a scene has no bounds (llff with no_ndc, captures with a background), the mlp sees space drawn '
+              'together as in mip-NeRF 360, and samples reach to infinity, evenly in disparity. auto: off for llff, as '
+              'in nerf-pytorch, else on. The grid does so in any case')
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
@@ -247,6 +251,11 @@ def uses_ndc(args: argparse.Namespace) -> bool:
     return args.dataset_type == 'llff' and not args.no_ndc
 
 
+def contracts(args: argparse.Namespace) -> bool:
+    """Whether the paper's networks see the space of a scene without bounds contracted."""
+    return args.contract == 'on' or (args.contract == 'auto' and args.dataset_type != 'llff')
+
+
 def learns_exposure(args: argparse.Namespace) -> bool:
     """Whether each training image gets a gain of its own."""
     return args.exposure == 'on' or (args.exposure == 'auto' and args.dataset_type == 'photos')
@@ -261,8 +270,10 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'factor no_ndc spherify llffhold': (not llff, 'unless dataset_type is llff'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
         'testskip': (llff, 'where dataset_type is llff'),
-        'occupancy': (args.field == 'grid' or (args.lindisp and not uses_ndc(args)),
-                      'where field is grid or with lindisp'),
+        'contract': (args.field == 'grid' or uses_ndc(args) or args.dataset_type in ('blender', 'deepvoxels'),
+                     'where field is grid or in a scene with bounds'),
+        'occupancy': (args.field == 'grid' or ((args.lindisp or args.contract == 'on') and not uses_ndc(args)),
+                      'where field is grid, with lindisp or without bounds'),
         'ema_decay': (args.field == 'grid', 'where field is grid: its falling learning rate averages enough'),
         'lindisp': (uses_ndc(args), 'in normalised device coordinates; set no_ndc'),
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),

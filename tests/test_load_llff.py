@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import forward_cameras, look_at_origin, turn
+from conftest import assert_same, forward_cameras, look_at_origin, state_of_run, turn
 from PIL import Image
 
 import load_llff
@@ -803,3 +803,48 @@ def test_a_run_around_an_object_without_ndc_trains_and_renders(tiny_llff, tmp_pa
     metrics = json.loads((tmp_path / 'run' / 'renderonly_test_000020' / 'metrics.json').read_text())
     assert len(metrics['images']) == 1
     assert metrics['mean']['psnr'] > 3.0
+
+
+# Without bounds, contracted
+
+
+@pytest.mark.parametrize(('flags', 'contracted'), [
+    ([], False), (['--contract', 'on'], False), (['--no_ndc'], False), (['--no_ndc', '--contract', 'off'], False),
+    (['--no_ndc', '--contract', 'on'], True), (['--no_ndc', '--spherify', '--contract', 'on'], True)])
+def test_the_networks_see_contracted_space_where_it_is_asked_for_and_has_no_bounds(tiny_llff, tmp_path, flags,
+                                                                                   contracted):
+    args = parse_flags(flags_of(tiny_llff(tmp_path, ring() if '--spherify' in flags else None), tmp_path, *flags))
+    scene = run_nerf.load_scene(args)
+    model = run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32)
+    assert model.sampling.to_infinity is contracted
+    assert model.coarse.contraction == model.fine.contraction == (scene.contraction if contracted else None)
+
+
+def test_captures_of_other_formats_are_contracted_by_default(tiny_llff, tmp_path):
+    args = parse_flags(flags_of(tiny_llff(tmp_path), tmp_path, '--no_ndc'))
+    scene = run_nerf.load_scene(args)
+    args.dataset_type = 'photos'
+    assert run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32).sampling.to_infinity
+
+
+def test_a_contracted_run_learns_goes_on_bit_for_bit_renders_and_is_meshed(tiny_llff, tmp_path, capsys):
+    flags = flags_of(tiny_llff(tmp_path / 'scene', ring(), bounds=(2.0, 9.0)), tmp_path, '--no_ndc', '--spherify',
+                     '--contract', 'on', '--occupancy', '--N_iters', '60', '--i_print', '10', '--i_weights', '40')
+    assert run_nerf.main(flags) == 0
+    assert 'of contracted space' in capsys.readouterr().out
+    log = tmp_path / 'run'
+    losses = [line['loss'] for line in lines_of(log / 'metrics.jsonl')]
+    assert losses[-1] < 0.8 * losses[0]
+    whole = state_of_run(log, 60)
+    assert len(whole['contraction']) == 4
+    assert 'occupancy' not in whole['run_state']  # rays to infinity are in no box
+    (log / '000060.tar').unlink()
+    assert run_nerf.main(flags) == 0
+    assert_same(state_of_run(log, 60), whole)
+    assert run_nerf.main([*flags, '--render_only', '--render_test']) == 0
+    metrics = json.loads((log / 'renderonly_test_000060' / 'metrics.json').read_text())
+    assert metrics['mean']['psnr'] > 3.0
+    assert not list(log.glob('*_occupancy.npz'))
+    assert run_nerf.main([*flags, '--mesh_only', '--mesh_threshold', '0.01', '--mesh_grid_size', '20']) in (0, 1)
+    assert run_nerf.main([*flags, '--contract', 'off', '--render_only']) == 1
+    assert 'set contract = on (changed since then: contract on -> off)' in capsys.readouterr().err

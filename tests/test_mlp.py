@@ -8,6 +8,7 @@ from test_run_nerf_helpers import rand, seeded
 from torch.nn import functional as F
 
 import run_nerf
+from nerf.contraction import Contraction
 from nerf.fields import mlp
 from nerf.fields.mlp import FastMLPField, MLPField, fast_where_equal
 from run_nerf_helpers import Embedder, NeRF, composite, get_embedder, img2mse, raw2outputs
@@ -21,7 +22,8 @@ FIELDS = {
     'neither encoding nor directions': {'use_viewdirs': False, 'i_embed': -1},
     **{f'{D} layers': {'D': D, 'skips': (4,)} for D in range(1, 9)},
 }
-every_field = pytest.mark.parametrize('options', FIELDS.values(), ids=FIELDS)
+CONTRACTED = {'contracted': {'contraction': Contraction((0.5, -0.25, 0.0), 0.8)}}
+every_field = pytest.mark.parametrize('options', (FIELDS | CONTRACTED).values(), ids=FIELDS | CONTRACTED)
 with_or_without_viewdirs = pytest.mark.parametrize('use_viewdirs', [True, False])
 
 
@@ -31,11 +33,12 @@ def a_field(points, share, D=3, skips=(1,), use_viewdirs=True, i_embed=0, output
     embed, n_points = get_embedder(4, i_embed)
     embed_dirs, n_dirs = get_embedder(2, i_embed) if use_viewdirs else (None, 0)
     network = NeRF(D, 16, n_points, n_dirs, output_ch, skips, use_viewdirs, seeded())
+    field = kind(network, embed, embed_dirs, **kwargs)
     with torch.no_grad():
         bias = network.alpha_linear.bias if use_viewdirs else network.output_linear.bias[3]
-        density = network(F.pad(embed(points), (0, n_dirs)))[..., 3]
+        density = plain(field)(points, torch.zeros_like(points[..., 0, :]))[..., 3]
         bias -= density.quantile(1 - share) + {0.0: 1.0, 1.0: -1.0}.get(share, 0.0)
-    return kind(network, embed, embed_dirs, **kwargs)
+    return field
 
 
 def places(rays: int, samples: int, low: float = -2.0, high: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,7 +49,7 @@ def places(rays: int, samples: int, low: float = -2.0, high: float = 2.0) -> tup
 def plain(field: MLPField):
     """The field's raw output by its network's own forward pass."""
     def forward(points, viewdirs, noise=0.0):
-        x = field.embed_points(points)
+        x = field.embed_points(points if field.contraction is None else field.contraction(points))
         if field.embed_dirs is not None:
             x = torch.cat([x, field.embed_dirs(viewdirs)[:, None].expand(*points.shape[:-1], -1)], -1)
         raw = field.network(x)
@@ -78,6 +81,21 @@ def assert_same_raw(ours: torch.Tensor, expected: torch.Tensor) -> None:
     seen = expected[..., 3] > 0
     torch.testing.assert_close(ours[..., 3], expected[..., 3], rtol=0, atol=1e-6)
     torch.testing.assert_close(ours[seen], expected[seen], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', [MLPField, FastMLPField])
+def test_points_are_contracted_before_their_encoding(kind):
+    contraction = Contraction((1.0, 0.0, 0.0), 2.0)
+    points = torch.tensor([[[1.0, 8.0, 0.0], [2.0, 0.0, 1.0]]])
+    drawn = torch.tensor([[[0.0, 1.75, 0.0], [0.5, 0.0, 0.5]]])  # 4 radii away; in the unit ball
+    field, viewdirs = a_field(points, 0.5, kind=kind, contraction=contraction), torch.tensor([[0.0, 1.0, 0.0]])
+    same = kind(field.network, field.embed_points, field.embed_dirs)
+    for ours, expected in zip(field(points, viewdirs), same(drawn, viewdirs)):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(field.density(points[0]), same.density(drawn[0]))
+    assert not torch.allclose(same.raw(points, viewdirs), same.raw(drawn, viewdirs))
+    assert fast_where_equal(field.network, field.embed_points, field.embed_dirs, 10, torch.float32,
+                            contraction).contraction == contraction
 
 
 def recorded(monkeypatch, name: str) -> list[tuple]:
@@ -261,7 +279,8 @@ def test_the_density_of_points_alone_is_that_on_any_ray(options, kind):
 def pair(points: torch.Tensor, share: float, **options) -> tuple[MLPField, FastMLPField]:
     """Both fields of one network."""
     slow = a_field(points, share, kind=MLPField, **options)
-    return slow, FastMLPField(slow.network, slow.embed_points, slow.embed_dirs, slow.netchunk, slow.dtype)
+    return slow, FastMLPField(slow.network, slow.embed_points, slow.embed_dirs, slow.netchunk, slow.dtype,
+                              slow.contraction)
 
 
 @every_field

@@ -100,7 +100,7 @@ class Voxels(Model):
 
 def use_voxels(monkeypatch, **changes) -> None:
     """Lets run_nerf.py train such a grid in place of its own model."""
-    monkeypatch.setattr(run_nerf, 'create_nerf', lambda args, device, dtype: Voxels(**changes).to(device))
+    monkeypatch.setattr(run_nerf, 'create_nerf', lambda args, device, *rest: Voxels(**changes).to(device))
 
 
 def voxel_flags(flags: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from known_fields import Balls, Shown, balls_model, mask_of, scene_of, shown_model
 from torch.nn import functional as F
 
+from nerf.contraction import Contraction
 from nerf.fields import paper
 from nerf.fields.mlp import FastMLPField
 from nerf.fields.paper import PaperModel, front_to_back, samples_of_view
@@ -189,9 +190,10 @@ def test_a_surveyed_view_is_drawn_by_the_better_field_and_forgotten_ones_are_not
     assert (render_view(model, scene, scene.cameras).passes != {}) == fine
 
 
-def test_samples_even_in_disparity_are_not_replaced_by_a_survey():
+@pytest.mark.parametrize('name', ['lindisp', 'to_infinity'])
+def test_samples_even_in_disparity_are_not_replaced_by_a_survey(name):
     model, scene = balls_model(), scene_of(20, 24)
-    model.sampling = model.sampling._replace(lindisp=True)
+    model.sampling = model.sampling._replace(**{name: True})
     with surveyed(model, scene):
         assert model.surveyed is None
 
@@ -325,6 +327,48 @@ def test_the_layer_without_use_need_not_be_there_without_view_directions():
     weights['network_fn_state_dict'].pop('output_linear.bias')
     with pytest.raises(UserError, match=r'output_linear\.bias is absent there'):
         other.load_weights(weights)
+
+
+def contracted_model(contraction: Contraction | None) -> PaperModel:
+    model = a_model()
+    for field in (model.coarse, model.fine):
+        field.contraction = contraction
+    model.sampling = model.sampling._replace(to_infinity=contraction is not None)
+    return model
+
+
+def test_weights_of_contracted_space_hold_its_contraction_which_both_networks_take():
+    ours, theirs = Contraction((0.0, 0.0, 0.0), 1.0), Contraction((0.5, 1.0, -2.0), 3.0)
+    model = contracted_model(ours)
+    weights = contracted_model(theirs).weights()
+    assert weights['contraction'] == [0.5, 1.0, -2.0, 3.0]
+    model.load_weights(weights)
+    assert model.coarse.contraction == model.fine.contraction == theirs
+    assert 'contraction' not in a_model().weights()
+
+
+@pytest.mark.parametrize(('ours', 'theirs', 'message'), [
+    (None, [0.0, 0.0, 0.0, 1.0], 'its networks see space contracted; set contract = on'),
+    (Contraction((0.0, 0.0, 0.0), 1.0), None, 'its networks see space not contracted; set contract = off'),
+    (Contraction((0.0, 0.0, 0.0), 1.0), [0.0, 0.0, 1.0], 'its contraction is broken'),
+    (Contraction((0.0, 0.0, 0.0), 1.0), 'text', 'its contraction is broken')])
+def test_weights_of_space_that_is_contracted_or_not_do_not_fit_the_other(ours, theirs, message):
+    with pytest.raises(UserError, match=message):
+        contracted_model(ours).load_weights(a_model().weights() | {'contraction': theirs})
+
+
+def test_the_background_of_a_view_through_both_passes_is_what_its_rays_show_at_infinity():
+    model = contracted_model(Contraction((0.0, 0.0, 0.0), 4.1))
+    scene = scene_of(4, 5)
+    view, rays = render_view(model, scene, scene.cameras), view_rays(model, scene, scene.cameras)
+    shown = model.render(rays)
+    torch.testing.assert_close(torch.from_numpy(view.rgb).reshape(-1, 3), shown.rgb, rtol=0, atol=1e-3)
+    far = rays.origins + 1e9 * rays.directions
+    far_rgb, _ = model.radiance(far[:, None], rays.viewdirs)
+    z = torch.full_like(rays.near, 1e5 * 2.0)
+    near_rgb, _ = model.radiance((rays.origins + z * rays.directions)[:, None], rays.viewdirs)
+    torch.testing.assert_close(near_rgb, far_rgb, rtol=0, atol=1e-3)  # samples end where infinity is
+    assert view.rgb.shape == (4, 5, 3)
 
 
 def test_the_training_state_is_that_of_the_guard():

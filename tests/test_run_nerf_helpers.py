@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nerf.fields.mlp import FastMLPField
 from run_nerf_helpers import (
-    NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, composite, composite_packed, disparity,
-    draw, get_embedder, get_rays, get_rays_np, img2mse, invert_cdf, mse2psnr, ndc_disparity, ndc_rays, pixel_rays,
-    raw2outputs, render_rays, sample_pdf, stratified_z, to8b,
+    NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, coarse_depths, composite,
+    composite_packed, disparity, draw, fine_depths, get_embedder, get_rays, get_rays_np, img2mse, invert_cdf, mse2psnr,
+    ndc_disparity, ndc_rays, pixel_rays, raw2outputs, render_rays, sample_pdf, stratified_z, to8b,
 )
 
 
@@ -756,6 +756,56 @@ def test_fine_depths_gather_where_the_coarse_pass_saw_something():
     render_rays(rays, ball, fine, Sampling(33, 64))
     near_surface = (fine.z[0] + 1.0).abs() < 0.25  # x of the points; the ball's front is at -1
     assert near_surface.sum() > 60
+
+
+def rays_from(near: list[float], far: float = 3.0) -> Rays:
+    """Rays from the origin along x, with a length of 1 per unit of depth."""
+    near = torch.tensor(near)[:, None]
+    ahead = torch.tensor([[1.0, 0.0, 0.0]]).expand(len(near), 3)
+    return Rays(torch.zeros(len(near), 3), ahead, ahead, near, torch.full_like(near, far))
+
+
+TO_INFINITY = Sampling(5, 4, to_infinity=True)
+
+
+def test_samples_to_infinity_are_even_in_disparity_whatever_the_far_bound_is():
+    z = coarse_depths(rays_from([2.0, 0.5]), TO_INFINITY)
+    # s-space: 1/z falls evenly from 1/near to nearly 0 at 1e5 near
+    expected = torch.tensor([1.0, 4 / 3, 2.0, 4.0])
+    torch.testing.assert_close(z[:, :4], torch.tensor([[2.0], [0.5]]) * expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(z[:, 4], torch.tensor([2e5, 0.5e5]), rtol=1e-2, atol=0)
+    assert torch.equal(z, coarse_depths(rays_from([2.0, 0.5], far=100.0), TO_INFINITY))
+
+
+def test_jitter_of_samples_to_infinity_moves_each_within_its_bin_of_disparity():
+    rays = rays_from([2.0])
+    s = 2.0 / coarse_depths(rays, TO_INFINITY)  # 1, 3/4, 1/2, 1/4, 1e-5
+    for value, expected in ((0.0, [1.0, 0.875, 0.625, 0.375, 0.125]), (1.0, [0.875, 0.625, 0.375, 0.125, 1e-5])):
+        jittered = 2.0 / coarse_depths(rays, TO_INFINITY, torch.full((1, 5), value))
+        torch.testing.assert_close(jittered, torch.tensor([expected]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(s, torch.tensor([[1.0, 0.75, 0.5, 0.25, 1e-5]]), rtol=0, atol=1e-5)
+
+
+def test_fine_samples_to_infinity_are_spread_over_bins_of_disparity():
+    z = 1.0 / torch.tensor([[1.0, 0.75, 0.5, 0.25, 1e-5]])
+    weights = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0]])  # its bin is from 1/0.375 to 1/0.125
+    u = torch.tensor([[0.25, 0.5, 0.75, 0.875]])
+    expected = 0.375 - 0.25 * u
+    torch.testing.assert_close(1.0 / fine_depths(z, weights, 4, u, in_disparity=True), expected, rtol=1e-3, atol=0)
+    even = 1.0 / fine_depths(z, weights, 4, in_disparity=True)
+    torch.testing.assert_close(even[:, 1:3], torch.tensor([[0.375 - 0.25 / 3, 0.375 - 0.5 / 3]]), rtol=1e-3, atol=0)
+    assert (fine_depths(z, weights, 4, u) != 1.0 / expected).all()
+
+
+def test_what_is_far_behind_the_far_bound_is_seen_by_samples_to_infinity_alone():
+    def wall(points, viewdirs, noise=None):  # orange, from x = 1,000 on
+        density = torch.where(points[..., 0] > 1000.0, 1.0, 0.0)
+        return torch.tensor([1.0, 0.5, 0.0]).expand(*points.shape), density
+    rays = rays_from([0.5, 1.0])
+    shown = render_rays(rays, wall, wall, Sampling(64, 64, to_infinity=True)).final
+    torch.testing.assert_close(shown.rgb, torch.tensor([[1.0, 0.5, 0.0]] * 2))
+    assert (shown.disp < 1e-3).all()
+    assert (render_rays(rays, wall, wall, Sampling(64, 64)).final.rgb == 0).all()
 
 
 def test_an_opaque_ball_is_seen_at_its_depth_in_its_colour_on_white():

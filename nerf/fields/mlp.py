@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nerf.contraction import Contraction
 from run_nerf_helpers import NeRF
 
 FUSED = ()  # precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
@@ -25,13 +26,14 @@ class MLPField(nn.Module):
         embed_points, embed_dirs: encodings of points and of directions (the latter None without view directions).
         netchunk: most points through the network at once.
         dtype: precision of the MLP's products; encoding and output are float32 in any case.
+        contraction: what happens to points before their encoding; None: nothing. Density stays in 1/scene unit.
     """
 
     def __init__(self, network: NeRF, embed_points, embed_dirs, netchunk: int = 65536,
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype = torch.float32, contraction: Contraction | None = None):
         super().__init__()
         self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
-        self.netchunk, self.dtype = netchunk, dtype
+        self.netchunk, self.dtype, self.contraction = netchunk, dtype, contraction
 
     def forward(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Colour in [0, 1] and density in 1/scene unit.
@@ -53,7 +55,7 @@ class MLPField(nn.Module):
         dirs = self.embed_dirs(viewdirs) if self.embed_dirs is not None else None
         parts = []
         for rows in torch.arange(len(flat), device=points.device).split(self.netchunk):
-            x = self.embed_points(flat[rows])
+            x = self._embedded(flat[rows])
             if dirs is not None:
                 x = torch.cat([x, dirs[rows // n_samples]], -1)
             with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -61,13 +63,18 @@ class MLPField(nn.Module):
         raw = torch.cat(parts).reshape(*points.shape[:-1], -1)
         return raw if noise is None else torch.cat([raw[..., :3], (raw[..., 3] + noise)[..., None], raw[..., 4:]], -1)
 
+    def _embedded(self, points: Tensor) -> Tensor:
+        """The encoding [N, C] of points [N, 3]."""
+        return self.embed_points(points if self.contraction is None else self.contraction(points))
+
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
         return self.raw(points[:, None], torch.zeros_like(points))[:, 0, 3].relu()
 
 
-def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype) -> MLPField:
+def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype,
+                     contraction: Contraction | None = None) -> MLPField:
     """The field of a network on the CPU: the fast one, unless the network's `forward` or layers were edited.
 
     Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
@@ -84,7 +91,7 @@ def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dty
                    for a, b in zip(plain, fast))
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # layers that the fast field cannot use
         same = False
-    return (FastMLPField if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype)
+    return (FastMLPField if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, contraction)
 
 
 def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -> list[Tensor]:
@@ -131,7 +138,7 @@ class FastMLPField(MLPField):
 
     def _encoded(self, points: Tensor) -> Tensor:
         """Points [N, 3] to what the trunk takes, [N, C]: their encoding, and zeros to a multiple of ALIGN."""
-        x = self.embed_points(points).to(self.dtype)
+        x = self._embedded(points).to(self.dtype)
         return F.pad(x, (0, -x.shape[-1] % ALIGN))
 
     def _weights(self) -> list[Tensor]:

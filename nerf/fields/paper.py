@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nerf.contraction import Contraction
 from nerf.fields import guided_view
 from nerf.fields.dead_networks import DeadNetworkGuard
 from nerf.fields.mlp import MLPField, padded_rows
@@ -60,6 +61,15 @@ class PaperModel(Model):
     def networks(self) -> dict[str, NeRF]:
         fields = {'coarse': self.coarse, 'fine': self.fine}
         return {name: field.network for name, field in fields.items() if field is not None}
+
+    @property
+    def contraction(self) -> Contraction | None:
+        return self.best.contraction
+
+    @property
+    def in_boxes(self) -> bool:
+        """Whether cells of a box between near and far bounds can tell what of rays is occupied."""
+        return not (self.sampling.lindisp or self.sampling.to_infinity)
 
     @property
     def best(self) -> MLPField:
@@ -124,9 +134,9 @@ class PaperModel(Model):
         """Finds where there is density: views are then drawn through what was found, and `density_array` uses it.
 
         Where samples are even in disparity nothing is done: in a box up to the far bound the cells would be too large
-        for what is near.
+        for what is near. Rays to infinity end in no box.
         """
-        if self.sampling.lindisp or self.surveyed is not None:
+        if not self.in_boxes or self.surveyed is not None:
             return
         fingerprint = self._fingerprint(box)
         self.surveyed = DensityGrid.of_arrays(read_arrays(cache, fingerprint), self.device)
@@ -167,7 +177,7 @@ class PaperModel(Model):
             z = coarse_depths(part, self.sampling)
             shown = render_pass(self.coarse, part, z, self.white_bkgd)
             picture.passes['coarse'].put(tile, shown)
-            z_fine = fine_depths(z, shown.weights, self.sampling.N_importance)
+            z_fine = fine_depths(z, shown.weights, self.sampling.N_importance, in_disparity=self.sampling.to_infinity)
             z = torch.cat([z, z_fine], -1).sort(-1).values
             picture.put(tile, front_to_back(self.fine, part, z, self.white_bkgd))
             picture.spread[tile] = z_fine.std(-1, unbiased=False)
@@ -199,9 +209,11 @@ class PaperModel(Model):
 
     def weights(self) -> dict:
         networks = self.networks()
-        return {key: networks[name].state_dict() if name in networks else None for name, key in KEYS.items()}
+        weights = {key: networks[name].state_dict() if name in networks else None for name, key in KEYS.items()}
+        return weights if self.contraction is None else {**weights, 'contraction': self.contraction.numbers()}
 
     def load_weights(self, checkpoint: dict) -> None:
+        self._take_contraction(checkpoint.get('contraction'))
         for name, network in self.networks().items():
             saved, ours = checkpoint.get(KEYS[name]), network.state_dict()
             if not isinstance(saved, dict) or not all(map(is_real, saved.values())):
@@ -215,6 +227,22 @@ class PaperModel(Model):
                                     f'check {", ".join(self.shape_flags)}')
             network.load_state_dict(saved)
 
+    def _take_contraction(self, numbers: list[float] | None) -> None:
+        """Takes the contraction of a checkpoint's weights.
+
+        Raises:
+            UserError: those have one and these have none, or the other way round, or it is broken.
+        """
+        if (numbers is None) != (self.contraction is None):
+            words = ('not contracted', 'off') if numbers is None else ('contracted', 'on')
+            raise UserError('its networks see space {}; set contract = {}'.format(*words))
+        try:
+            contraction = None if numbers is None else Contraction.of_numbers(numbers)
+        except (TypeError, ValueError) as error:
+            raise UserError(f'its contraction is broken ({error!r}); remove it or use another checkpoint') from None
+        for field in filter(None, (self.coarse, self.fine)):
+            field.contraction = contraction
+
     def training_state(self) -> dict:
         followed = {} if self.followed is None else {'occupancy': self.followed.state_dict()}
         return {'guard': self.guard.state_dict(), **followed}
@@ -227,7 +255,8 @@ class PaperModel(Model):
     def describe(self) -> str:
         counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
                   for name, network in self.networks().items())
-        return f"networks  {', '.join(counts)}" + ('' if self.followed is None else ', trained in occupied cells')
+        return (f"networks  {', '.join(counts)}" + ', trained in occupied cells' * (self.followed is not None)
+                + ', of contracted space' * (self.contraction is not None))
 
 
 def samples_of_view(sampling: Sampling) -> int:

@@ -141,6 +141,17 @@ def test_a_white_background_has_no_gain(gained):
     assert losses == {'mse0': 0.0, 'mse': 0.0}
 
 
+def test_a_background_of_random_colours_has_no_gain(gained):
+    trainer = trainer_of(gained('--field', 'grid', '--exposure', 'on'))
+    model, batcher = trainer.model, trainer.batcher
+    model.rows.data[:, 0] = -100.0
+    model.rows_changed()
+    rays, target = batcher.next(1)
+    target[:, 3] = 0.0  # nothing but background
+    loss = model(rays, model.random_numbers(32, batcher.generator), target, torch.full((32, 3), 0.5))['mse']
+    assert loss < 1e-8
+
+
 def test_without_the_flag_nothing_is_learned_or_saved(gained):
     trainer = trainer_of(gained())
     trainer.step(1)

@@ -361,8 +361,9 @@ def test_the_background_of_a_view_through_both_passes_is_what_its_rays_show_at_i
     model = contracted_model(Contraction((0.0, 0.0, 0.0), 4.1))
     scene = scene_of(4, 5)
     view, rays = render_view(model, scene, scene.cameras), view_rays(model, scene, scene.cameras)
-    shown = model.render(rays)
-    torch.testing.assert_close(torch.from_numpy(view.rgb).reshape(-1, 3), shown.rgb, rtol=0, atol=1e-3)
+    shown = render_rays(rays, model.coarse, model.fine, model.sampling)
+    torch.testing.assert_close(torch.from_numpy(view.rgb).reshape(-1, 3), shown.final.rgb, rtol=0, atol=1e-3)
+    torch.testing.assert_close(torch.from_numpy(view.spread).flatten(), shown.z_std, rtol=1e-3, atol=0)
     far = rays.origins + 1e9 * rays.directions
     far_rgb, _ = model.radiance(far[:, None], rays.viewdirs)
     z = torch.full_like(rays.near, 1e5 * 2.0)

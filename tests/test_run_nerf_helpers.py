@@ -797,6 +797,15 @@ def test_fine_samples_to_infinity_are_spread_over_bins_of_disparity():
     assert (fine_depths(z, weights, 4, u) != 1.0 / expected).all()
 
 
+def test_both_passes_of_rays_to_infinity_are_sampled_in_disparity():
+    rays, sampling = rays_from([0.5, 2.0]), Sampling(16, 12, to_infinity=True)
+    z = coarse_depths(rays, sampling)
+    result = render_rays(rays, small_field(0), small_field(1), sampling)
+    expected = fine_depths(z, result.coarse.weights, 12, in_disparity=True).std(-1, unbiased=False)
+    torch.testing.assert_close(result.z_std, expected)
+    assert not torch.allclose(expected, fine_depths(z, result.coarse.weights, 12).std(-1, unbiased=False))
+
+
 def test_what_is_far_behind_the_far_bound_is_seen_by_samples_to_infinity_alone():
     def wall(points, viewdirs, noise=None):  # orange, from x = 1,000 on
         density = torch.where(points[..., 0] > 1000.0, 1.0, 0.0)

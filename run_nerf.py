@@ -136,7 +136,7 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
-    """Builds the voxel grid over the scene's box; where images have an alpha channel it begins with the visual hull.
+    """Builds the voxel grid over the scene's box; where images show a plain background it begins with the visual hull.
     Without bounds it is over contracted space, and begins with what the training cameras see."""
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
@@ -163,8 +163,8 @@ def rays_at_once(args: argparse.Namespace, device: torch.device) -> int:
 
 
 def create_batcher(args: argparse.Namespace, scene: Scene, device: torch.device) -> RayBatcher:
-    """What draws the rays of each step. The grid gets alpha where pictures are on white; else, as in nerf-pytorch, it
-    is ignored."""
+    """What draws the rays of each step. The grid learns which pixels are empty where pictures are on white; else alpha
+    is ignored, as in nerf-pytorch."""
     grid, generator = args.field == 'grid', torch.Generator(device).manual_seed(args.seed)
     return RayBatcher(scene, args.N_rand, args.no_batching and not grid, args.precrop_iters, args.precrop_frac,
                       generator, foreground=grid and args.white_bkgd)

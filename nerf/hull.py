@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nerf.coverage import EMPTY, covered
 from nerf.scene import Scene
 
 
 def has_hull(scene: Scene) -> bool:
-    """Whether the training images have transparent pixels and cameras that points can be projected into simply."""
-    first = scene.images[int(scene.i_train[0])]
-    return (not scene.ndc and scene.cameras.distortion is None and first.shape[-1] == 4
-            and any((scene.images[int(i)][..., 3] == 0).any() for i in scene.i_train))
+    """Whether the training images, on white, have pixels that show nothing, and cameras that points can be projected
+    into simply."""
+    return (scene.bounded and not scene.ndc and scene.cameras.distortion is None
+            and any((covered(scene.images[int(i)]) == EMPTY).any() for i in scene.i_train))
 
 
 def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
-    """[N] bool: balls are outside where some training camera sees their centre, and of them only transparent pixels.
+    """[N] bool: balls are outside where some training camera sees their centre, and of them only empty pixels.
 
     Args:
         scene: one with `has_hull`.
@@ -26,7 +27,7 @@ def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
     """
     points, left = points.cpu(), torch.arange(len(points))  # left: balls that are not known to be outside
     for i in map(int, scene.i_train):
-        opaque = torch.from_numpy(scene.images[i][..., 3] > 0)
+        opaque = torch.from_numpy(covered(scene.images[i]) > EMPTY)
         (height, width), pose = opaque.shape, scene.cameras.poses[i]
         fx, fy, cx, cy = scene.cameras.intrinsics[i].tolist()
         seen = (points[left] - pose[:, 3]) @ pose[:, :3]

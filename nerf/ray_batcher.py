@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nerf.coverage import EMPTY, OPAQUE, covered
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import Rays
 
-FOREGROUND = 0.8  # share of the pixels that are not transparent, where they are drawn more often
+FOREGROUND = 0.8  # share of the pixels that are not empty, where they are drawn more often
 
 
 class RayBatcher:
@@ -23,8 +24,8 @@ class RayBatcher:
             with repeats); else each pixel of all images once per epoch, in shuffled order.
         precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
         generator: decides all draws; its device is where the rays are made.
-        foreground: where images have an alpha channel (and no masks), most pixels come from those that are not
-            transparent, and neither of the above holds.
+        foreground: where images have empty pixels (nerf/coverage.py) and no masks, most pixels come from the others,
+            and neither of the above holds.
     """
 
     def __init__(self, scene: Scene, n_rays: int, no_batching: bool, precrop_iters: int, precrop_frac: float,
@@ -41,10 +42,18 @@ class RayBatcher:
         if self.size is None:
             for frac in {1.0, precrop_frac if self.precrop_iters else 1.0}:
                 self.lists[frac] = [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)]
-        opaque = images.pixels[:, 3:].any(1) if foreground and images.masks is None else np.zeros(0, bool)
-        self.foreground = torch.from_numpy(np.flatnonzero(opaque)).to(device) if opaque.any() else None
+        self.foreground = self.covered = None  # indices of pixels that are not empty; what each shows, from 0 to 1
+        if foreground and images.masks is None:
+            self._look_for_background(images)
         self._check_enough()
         self.epoch_seed, self.order, self.used = 0, None, 0
+
+    def _look_for_background(self, images: Images) -> None:
+        """Sets what `foreground` needs, where there are pixels of both kinds."""
+        shown = np.concatenate([covered(images[i]).ravel() for i in range(len(images))])
+        if (shown == EMPTY).any() and shown.any():
+            self.foreground = torch.from_numpy(np.flatnonzero(shown)).to(self.generator.device)
+            self.covered = torch.from_numpy(shown).to(self.generator.device)
 
     def _check_enough(self) -> None:
         """Raises UserError where a step cannot draw its pixels."""
@@ -81,11 +90,12 @@ class RayBatcher:
         return self.rays(*self.pixels(step))
 
     def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Tensor]:
-        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and an alpha
-        channel [R, 4] with alpha, not premultiplied."""
+        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and a
+        background [R, 4], with how much of the pixel is covered: 0, 1, or 0.5 where that is unknown."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
-        colours = self.colours[pixel]
-        target = target_colours(colours, self.scene.white_bkgd) if self.foreground is None else colours.float() / 255.0
+        target = target_colours(self.colours[pixel], self.scene.white_bkgd)
+        if self.covered is not None:
+            target = torch.cat([target, self.covered[pixel, None] / OPAQUE], -1)
         return self.scene.rays(*self.cameras.rays(image, row, column)), target
 
     def _from_one_image(self, step: int, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +122,7 @@ class RayBatcher:
         return self._places(pixel.long() if self.size else self.lists[1.0][0][pixel.long()])
 
     def _mostly_foreground(self, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
-        """FOREGROUND of the pixels from those that are not transparent, the others from all, with repeats."""
+        """FOREGROUND of the pixels from those that are not empty, the others from all, with repeats."""
         where = {'generator': self.generator, 'device': self.generator.device}
         n_foreground = int(FOREGROUND * n_rays)
         front = self.foreground[torch.randint(len(self.foreground), (n_foreground,), **where)]

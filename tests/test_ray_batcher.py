@@ -291,8 +291,8 @@ def test_most_pixels_are_not_transparent_and_the_others_are_from_everywhere(no_b
 def test_foreground_pixels_have_the_rays_of_their_own_cameras():
     scene = scene_with_alpha()
     rays, target = foreground_batcher(scene, 40).next(1)
-    assert target.shape == (40, 4)  # with alpha, for whoever chooses the background
-    assert (target[:int(FOREGROUND * 40), 3] > 0).all()
+    assert target.shape == (40, 4)  # with what is covered, for whoever chooses the background
+    assert (target[:int(FOREGROUND * 40), 3] == 0.5).all()  # alpha is there from 2 to 7
     for i, (image, row, column) in enumerate(pixels(target)):
         origins, directions = get_rays(6, 8, K, scene.cameras.poses[image])
         torch.testing.assert_close(rays.origins[i], origins[row, column])

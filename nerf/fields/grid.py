@@ -152,21 +152,25 @@ class GridModel(Model):
         return min(self.n_rays_of_step, n_rays)
 
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
-        """Where in a step each ray's first sample lies [R], and the background's colour [R, 3] where there is alpha."""
+        """Where in a step each ray's first sample lies [R], and a background's colour [R, 3]."""
         where = {'generator': generator, 'device': generator.device}
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
     def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         """The mean squared error of the rays.
 
-        Pixels with alpha, target [R, 4], are shown and compared on random colours: a fog that looks like the background
-        then costs as much as one of any other colour.
+        Pixels of which is known whether they show the scene or the background, target [R, 4] ending in 1 or 0, are
+        shown and compared on random colours: a fog that looks like the background then costs as much as one of any
+        other colour.
         """
         jitter, background = numbers
+        own = torch.full_like(background, float(self.white_bkgd))
         if target.shape[-1] == 4:
-            target = torch.lerp(background, target[:, :3], target[:, 3:])
+            covered = target[:, 3:]
+            background = torch.where((covered > 0.0) & (covered < 1.0), own, background)
+            target = torch.where(covered > 0.0, target[:, :3], background)
         elif not self.opaque:
-            background = torch.full_like(background, float(self.white_bkgd))
+            background = own
         marched = self._march(rays, jitter)
         kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)

@@ -1,0 +1,62 @@
+"""nerf/coverage.py: empty, unknown and opaque pixels, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nerf.coverage import EMPTY, OPAQUE, UNKNOWN, covered
+
+WORDS = {'.': EMPTY, '?': UNKNOWN, '#': OPAQUE}
+
+
+def picture(rows: list[str]) -> np.ndarray:
+    """White where there is a dot or o, else green."""
+    green = np.array([[letter not in '.o' for letter in row] for row in rows])
+    return np.where(green[..., None], np.uint8([10, 200, 30]), np.uint8(255))
+
+
+def shown(rows: list[str]) -> np.ndarray:
+    return np.array([[WORDS[letter] for letter in row] for row in rows], np.uint8)
+
+
+def test_an_alpha_channel_says_what_is_empty_and_what_is_opaque():
+    image = np.full((1, 4, 4), 255, np.uint8)  # white, which then means nothing
+    image[0, :, 3] = [0, 1, 254, 255]
+    assert covered(image).tolist() == [[EMPTY, UNKNOWN, UNKNOWN, OPAQUE]]
+
+
+def test_white_that_reaches_the_border_is_empty_and_what_is_beside_white_unknown():
+    image = picture(['.......',
+                     '.#####.',
+                     '.#####.',
+                     '.#####.',
+                     '.#####.',
+                     '.......'])
+    np.testing.assert_array_equal(covered(image), shown(['.......',
+                                                         '.?????.',
+                                                         '.?###?.',
+                                                         '.?###?.',
+                                                         '.?????.',
+                                                         '.......']))
+
+
+def test_white_inside_an_object_and_around_a_corner_is_unknown():
+    image = picture(['#######',
+                     '#######',
+                     '##o####',
+                     '#######',
+                     '#####o#',
+                     '######.'])
+    np.testing.assert_array_equal(covered(image), shown(['#######',
+                                                         '#???###',
+                                                         '#???###',
+                                                         '#??????',
+                                                         '####???',
+                                                         '####??.']))
+
+
+def test_almost_white_is_no_background():
+    image = np.full((3, 3, 3), 255, np.uint8)
+    image[..., 2] = 254
+    assert (covered(image) == OPAQUE).all()
+    assert (covered(np.full((3, 3, 3), 255, np.uint8)) == EMPTY).all()

@@ -831,7 +831,7 @@ def test_it_learns_a_ball(flags):
     assert shown.rgb[0, 0].min() > 0.9
 
 
-def test_a_grid_over_a_scene_on_white_begins_with_its_visual_hull_with_or_without_alpha(flags, tiny_scene, tmp_path, monkeypatch):
+def test_a_grid_on_white_begins_with_its_visual_hull_with_or_without_alpha(flags, tiny_scene, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, 'STAGES', {0.0: 24})
     args = parse_flags(grid_flags(flags))
     scene, device = run_nerf.load_scene(args), torch.device('cpu')

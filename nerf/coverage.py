@@ -1,35 +1,34 @@
-"""Which pixels of a picture on white show nothing but the background, and which show none of it."""
+"""How much of each pixel the scene covers, in pictures on white with an alpha channel or with a plain background."""
 
 from __future__ import annotations
 
 import numpy as np
 
-EMPTY, UNKNOWN, OPAQUE = 0, 1, 2  # UNKNOWN: the pixel may show something before the background, or through it
+EMPTY, OPAQUE, UNKNOWN = 0, 255, -1
 
 
 def covered(image: np.ndarray) -> np.ndarray:
-    """What a picture's pixels show, by its alpha channel, or without one by its plain white background.
+    """The alpha channel of a picture; without one, what its plain white background tells.
 
-    Without an alpha channel the background is the exactly white region that reaches the picture's border; next to
-    white pixels nothing is known, as they can be mixed with it.
+    Without an alpha channel the exactly white region that reaches the picture's border is EMPTY. Other white pixels and
+    those next to white are UNKNOWN, as they can be mixed with it.
 
     Args:
-        image: [H, W, 3 or 4] uint8; white is what its background will be, or is.
+        image: [H, W, 3 or 4] uint8.
 
     Returns:
-        [H, W] uint8: EMPTY, UNKNOWN or OPAQUE.
+        [H, W] int16: EMPTY to OPAQUE, or UNKNOWN.
     """
     if image.shape[-1] == 4:
-        alpha = image[..., 3]
-        return (alpha > 0).astype(np.uint8) + (alpha == 255)
+        return image[..., 3].astype(np.int16)
     white = (image == 255).all(-1)
     if not white.any():
-        return np.full(white.shape, OPAQUE, np.uint8)
+        return np.full(white.shape, OPAQUE, np.int16)
     from skimage.measure import label
 
     regions = label(np.pad(white, 1, constant_values=True), connectivity=1)
     background = regions[1:-1, 1:-1] == regions[0, 0]
-    return np.where(background, EMPTY, np.where(_beside(white), UNKNOWN, OPAQUE)).astype(np.uint8)
+    return np.where(background, EMPTY, np.where(_beside(white), UNKNOWN, OPAQUE)).astype(np.int16)
 
 
 def _beside(mask: np.ndarray) -> np.ndarray:

@@ -131,8 +131,8 @@ def config_parser() -> FlagParser:
          help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
     flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
          help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
-              'are measured on their right half, after the gain was fitted on the left. auto: on for the dataset_type '
-              'photos')
+              'are measured on their right half, after the gain was fitted on the left. auto: off for llff, blender '
+              'and deepvoxels')
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
               "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid the default is "

@@ -27,7 +27,7 @@ def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
     """
     points, left = points.cpu(), torch.arange(len(points))  # left: balls that are not known to be outside
     for i in map(int, scene.i_train):
-        opaque = torch.from_numpy(covered(scene.images[i]) > EMPTY)
+        opaque = torch.from_numpy(covered(scene.images[i]) != EMPTY)
         (height, width), pose = opaque.shape, scene.cameras.poses[i]
         fx, fy, cx, cy = scene.cameras.intrinsics[i].tolist()
         seen = (points[left] - pose[:, 3]) @ pose[:, :3]

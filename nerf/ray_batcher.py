@@ -24,8 +24,8 @@ class RayBatcher:
             with repeats); else each pixel of all images once per epoch, in shuffled order.
         precrop_iters: with no_batching, steps that sample only the central precrop_frac of both sides.
         generator: decides all draws; its device is where the rays are made.
-        foreground: where images have empty pixels (nerf/coverage.py) and no masks, most pixels come from the others,
-            and neither of the above holds.
+        foreground: of images on white that have empty pixels (nerf/coverage.py) and no masks, most pixels come from
+            the others, and neither of the above holds.
     """
 
     def __init__(self, scene: Scene, n_rays: int, no_batching: bool, precrop_iters: int, precrop_frac: float,
@@ -42,7 +42,7 @@ class RayBatcher:
         if self.size is None:
             for frac in {1.0, precrop_frac if self.precrop_iters else 1.0}:
                 self.lists[frac] = [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)]
-        self.foreground = self.covered = None  # indices of pixels that are not empty; what each shows, from 0 to 1
+        self.foreground = self.covered = None  # indices of pixels that are not empty; of each, how much is covered
         if foreground and images.masks is None:
             self._look_for_background(images)
         self._check_enough()
@@ -90,8 +90,8 @@ class RayBatcher:
         return self.rays(*self.pixels(step))
 
     def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Tensor]:
-        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and a
-        background [R, 4], with how much of the pixel is covered: 0, 1, or 0.5 where that is unknown."""
+        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and
+        empty pixels [R, 4], on white, with the share of the pixel that is covered: below 0 where it is unknown."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
         target = target_colours(self.colours[pixel], self.scene.white_bkgd)
         if self.covered is not None:

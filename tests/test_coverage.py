@@ -1,4 +1,4 @@
-"""nerf/coverage.py: empty, unknown and opaque pixels, by hand."""
+"""nerf/coverage.py: how much of pixels is covered, by hand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def picture(rows: list[str]) -> np.ndarray:
 
 
 def shown(rows: list[str]) -> np.ndarray:
-    return np.array([[WORDS[letter] for letter in row] for row in rows], np.uint8)
+    return np.array([[WORDS[letter] for letter in row] for row in rows], np.int16)
 
 
-def test_an_alpha_channel_says_what_is_empty_and_what_is_opaque():
+def test_an_alpha_channel_is_taken_as_it_is():
     image = np.full((1, 4, 4), 255, np.uint8)  # white, which then means nothing
     image[0, :, 3] = [0, 1, 254, 255]
-    assert covered(image).tolist() == [[EMPTY, UNKNOWN, UNKNOWN, OPAQUE]]
+    assert covered(image).tolist() == [[EMPTY, 1, 254, OPAQUE]]
 
 
 def test_white_that_reaches_the_border_is_empty_and_what_is_beside_white_unknown():

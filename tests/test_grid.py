@@ -411,16 +411,18 @@ def test_in_ndc_depth_has_a_quarter_of_the_cells_and_things_are_where_they_are(c
 
 
 @BOTH
-def test_pixels_of_known_cover_are_compared_on_the_drawn_background(compiled):
+def test_pixels_whose_covered_share_is_known_are_compared_on_the_drawn_background(compiled):
     model = fill(a_model(compiled, white=True), lambda points: torch.full((len(points),), 0.8))
-    jitter, background = numbers(3, 0.5)
-    background[:] = torch.tensor([[0.1, 0.5, 0.9], [1.0, 0.0, 0.3], [0.2, 0.2, 0.2]])
+    jitter, background = numbers(4, 0.5)
+    background[:] = torch.tensor([[0.1, 0.5, 0.9], [1.0, 0.0, 0.3], [0.2, 0.2, 0.2], [0.1, 0.5, 0.9]])
     ray = one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0])
-    rays = Rays(*(part.expand(3, -1) for part in ray))
-    target = torch.tensor([[0.2, 0.4, 0.6, 0.5], [0.7, 0.1, 0.3, 0.0], [0.3, 0.2, 0.1, 1.0]])  # unknown, empty, opaque
+    rays = Rays(*(part.expand(4, -1) for part in ray))
+    straight = torch.tensor([0.2, 0.4, 0.6])
+    target = torch.tensor([[0.2, 0.4, 0.6, -0.1], [1.0, 1.0, 1.0, 0.0], [0.3, 0.2, 0.1, 1.0],
+                           [*(0.25 * straight + 0.75), 0.25]])  # unknown, empty, opaque, and a quarter of it covered
     acc = 1.0 - math.exp(-1.6)
-    behind = torch.stack([torch.ones(3), background[1], background[2]])
-    wanted = torch.stack([target[0, :3], background[1], target[2, :3]])
+    behind = torch.stack([torch.ones(3), *background[1:]])
+    wanted = torch.stack([straight, background[1], target[2, :3], 0.25 * straight + 0.75 * background[3]])
     loss = model(rays, (jitter, background), target)['mse']
     assert loss.item() == pytest.approx((acc * COLOUR + (1.0 - acc) * behind - wanted).square().mean().item(), rel=1e-4)
 

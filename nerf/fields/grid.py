@@ -159,16 +159,15 @@ class GridModel(Model):
     def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
         """The mean squared error of the rays.
 
-        Pixels of which is known whether they show the scene or the background, target [R, 4] ending in 1 or 0, are
-        shown and compared on random colours: a fog that looks like the background then costs as much as one of any
-        other colour.
+        Pixels of which the covered share is known, target [R, 4], are shown and compared on random colours: a fog that
+        looks like the background then costs as much as one of any other colour. Where it is below 0 it is unknown.
         """
         jitter, background = numbers
         own = torch.full_like(background, float(self.white_bkgd))
         if target.shape[-1] == 4:
             covered = target[:, 3:]
-            background = torch.where((covered > 0.0) & (covered < 1.0), own, background)
-            target = torch.where(covered > 0.0, target[:, :3], background)
+            background = torch.where(covered < 0.0, own, background)
+            target = target[:, :3] + (1.0 - covered) * (background - own)
         elif not self.opaque:
             background = own
         marched = self._march(rays, jitter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nerf.coverage import EMPTY, OPAQUE, UNKNOWN, covered
+from nerf.coverage import BRIGHT, EMPTY, OPAQUE, PLAIN, UNKNOWN, covered
 
 WORDS = {'.': EMPTY, '?': UNKNOWN, '#': OPAQUE}
 
@@ -55,8 +55,16 @@ def test_white_inside_an_object_and_around_a_corner_is_unknown():
                                                          '####??.']))
 
 
-def test_almost_white_is_no_background():
+def test_white_may_be_noisy():
     image = np.full((3, 3, 3), 255, np.uint8)
-    image[..., 2] = 254
-    assert (covered(image) == OPAQUE).all()
+    image[0, 0], image[1, 1], image[2] = PLAIN, [255, PLAIN, 252], [254, 251, 253]
+    assert (covered(image) == EMPTY).all()
     assert (covered(np.full((3, 3, 3), 255, np.uint8)) == EMPTY).all()
+
+
+def test_bright_is_unknown_unless_a_channel_is_darker():
+    image = np.full((5, 5, 3), 100, np.uint8)  # nothing beside white
+    image[0, 0], image[2, 2], image[4, 4] = PLAIN - 1, BRIGHT, [255, 255, BRIGHT - 1]
+    expected = np.full((5, 5), OPAQUE)
+    expected[0, 0] = expected[2, 2] = UNKNOWN
+    np.testing.assert_array_equal(covered(image), expected)

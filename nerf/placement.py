@@ -22,7 +22,6 @@ DISTANCE = 4.0  # of the cameras from the centre, in the mean, in scene units
 BD_FACTOR = 0.75  # as load_llff's
 WIDEST = 40.0  # degrees between a camera's axis and their mean, in a forward-facing capture at most
 LEVEL = 0.15  # cameras are held level if their right axes' least spread (variance) is below this share of the next
-TILTED = 30.0  # degrees between that plane's normal and the mean up axis, at most
 EXTREMES = 1.0, 99.0  # percentiles of the depths of a view's points that are its nearest and farthest
 FEWEST_POINTS = 20  # that a view needs for that
 MARGIN = 0.9, 1.1  # near and far bounds, as shares of those
@@ -193,17 +192,15 @@ def axes_crossing(poses: np.ndarray) -> np.ndarray:
 
 
 def up_axis(poses: np.ndarray) -> np.ndarray:
-    """[3] the unit vector upwards: the normal of the plane in which cameras that are held level have their right axes.
-
-    Where the axes do not tell of a plane, as in a narrow arc, or it is tilted, it is the mean of the up axes.
-    """
-    mean = poses[:, :, 1].mean(0)
-    mean /= max(np.linalg.norm(mean), 1e-12)
+    """[3] the unit vector upwards: the normal of the plane in which cameras that are held level have their right axes,
+    however far they look down. Where the right axes tell of no plane, as in a narrow arc, or of one that is far from
+    level, it is the mean of the up axes."""
     spreads, directions = np.linalg.eigh(poses[:, :, 0].T @ poses[:, :, 0])
-    normal = directions[:, 0] * (1.0 if directions[:, 0] @ mean >= 0.0 else -1.0)
-    level = spreads[0] < LEVEL * spreads[1]
-    upright = normal @ mean > np.cos(np.radians(TILTED))
-    return normal if (level and upright) or not mean.any() else mean
+    hint = (poses[:, :, 1] + 0.5 * poses[:, :, 2]).mean(0)  # cameras that look straight down have their backs upwards
+    normal, mean = directions[:, 0] * np.copysign(1.0, directions[:, 0] @ hint), poses[:, :, 1].mean(0)
+    length = np.linalg.norm(mean)
+    level = normal @ mean > 0.5 * length or length < 0.5  # within 60 degrees; looking down, they point anywhere
+    return normal if (level and spreads[0] < LEVEL * spreads[1]) or length < 1e-6 else mean / length
 
 
 def upright_frame(poses: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -246,12 +243,12 @@ def render_path_orbit(poses: np.ndarray, n_views: int = PATH_VIEWS) -> np.ndarra
 def covered_arc(azimuth: np.ndarray) -> tuple[float, float | None]:
     """Where the azimuths [N] in radians begin and how far they reach: those of the largest group without a gap of OPEN
     degrees. The reach is None where there is no such gap at all."""
-    azimuth = np.sort(azimuth)
+    first, azimuth = azimuth[0], np.sort((azimuth - azimuth[0]) % (2.0 * np.pi))
     after = np.diff(azimuth, append=azimuth[0] + 2.0 * np.pi)  # gap after each
     ends = np.flatnonzero(after > np.radians(OPEN))
     if not len(ends):
-        return float(azimuth[0]), None
+        return float(first), None
     begins, counts = np.roll(ends, 1) + 1, np.diff(ends, prepend=ends[-1] - len(azimuth))
     largest = counts.argmax()
     start, end = azimuth[begins[largest] % len(azimuth)], azimuth[ends[largest]]
-    return float(start), float((end - start) % (2.0 * np.pi))
+    return float(first + start), float((end - start) % (2.0 * np.pi))

@@ -8,7 +8,9 @@ it is DISTANCE, as in the Blender scenes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ import torch
 from load_llff import poses_avg, recenter_poses, render_path_spiral, viewmatrix
 from load_photos import Capture
 from nerf.cameras import COEFFICIENTS, Cameras
+from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 DISTANCE = 4.0  # of the cameras from the centre, in the mean, in scene units
@@ -46,6 +49,12 @@ class Placement:
     def to_capture(self) -> np.ndarray:
         """[4, 4]: a point of the scene to the capture's coordinates."""
         return np.linalg.inv(self.matrix)
+
+    def save(self, path: Path) -> None:
+        """Writes the similarity as JSON, for programs that put a scene and its capture together."""
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps({'scene_from_capture': self.matrix.tolist(),
+                                           'forward_facing': self.forward_facing}, indent=1) + '\n', encoding='utf-8')
 
     def describe(self) -> str:
         """One line about the capture."""

@@ -156,7 +156,8 @@ def _camera_to_world(quaternion: np.ndarray, translation: np.ndarray) -> np.ndar
     rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
                          [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
                          [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
-    return np.column_stack([rotation.T * [1, -1, -1], -rotation.T @ translation])
+    with np.errstate(invalid='ignore'):  # of infinity, which `rigid` refuses
+        return np.column_stack([rotation.T * [1, -1, -1], -rotation.T @ translation])
 
 
 # Sparse points

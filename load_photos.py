@@ -149,7 +149,8 @@ def _colmap_photograph(datadir: Path, model: Model, image: Image) -> Photograph:
 def _camera_to_world(quaternion: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """[3, 4] in OpenGL axes, of COLMAP's rotation and translation from world to camera in OpenCV axes (y down, looking
     along z)."""
-    length = np.linalg.norm(quaternion)
+    with np.errstate(over='ignore'):
+        length = np.linalg.norm(quaternion)
     if not 1e-6 < length < 1e6:
         raise ValueError(f'has a quaternion of length {length:g}')
     w, x, y, z = quaternion / length

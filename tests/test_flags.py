@@ -71,6 +71,7 @@ FLAGS = {  # name: (type, default, another value)
     'mesh_grid_size': (int, 256, 64),
     'mesh_threshold': (float, 25.0, 10.5),
     'mesh_file': (str, None, 'chair.glb'),
+    'mesh_coordinates': (str, 'scene', 'capture'),
 }
 
 BLENDER_SCENE = {
@@ -481,6 +482,8 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     (['--render_test'], ['render_test']),
     (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
     (['--mesh_threshold', '5'], ['mesh_threshold']),
+    (['--mesh_only', '--mesh_coordinates', 'capture'], ['mesh_coordinates']),
+    (['--dataset_type', 'colmap', '--mesh_coordinates', 'capture'], ['mesh_coordinates']),
     ([*BLENDER, '--factor', '4', '--no_ndc', '--spherify', '--llffhold', '4'],
      ['factor', 'no_ndc', 'spherify', 'llffhold']),
     (['--N_importance', '0', '--netdepth_fine', '4', '--netwidth_fine', '64'], ['netdepth_fine', 'netwidth_fine'])])
@@ -503,6 +506,7 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
     ['--dataset_type', 'transforms', '--factor', '4', '--llffhold', '4', '--outside_files'],
     ['--dataset_type', 'colmap', '--factor', '4', '--llffhold', '4'], ['--render_only', '--render_test'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
+    ['--dataset_type', 'transforms', '--no_ndc', '--mesh_only', '--mesh_coordinates', 'capture'],
     [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])
 def test_flags_with_effect_get_no_warning(capsys, argv):
     parse_flags(['--expname', 'a_run', *argv])

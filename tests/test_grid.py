@@ -411,6 +411,21 @@ def test_in_ndc_depth_has_a_quarter_of_the_cells_and_things_are_where_they_are(c
 
 
 @BOTH
+@pytest.mark.parametrize('covered', [True, False])
+def test_density_starts_slowly_only_before_random_backgrounds(compiled, covered):
+    model = a_model(compiled, white=True)
+    jitter, background = numbers(1, 0.5)
+    ray = one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0])
+    target = torch.tensor([[0.1, 0.1, 0.1, 1.0]]) if covered else torch.tensor([[0.1, 0.1, 0.1]])
+    before = model.rows.detach().clone()
+    model(ray, (jitter, background), target)['mse'].backward()
+    model.apply_gradients(torch.tensor(1e-3), torch.tensor(True))
+    change = (model.rows.detach() - before).abs().amax(0)
+    share = change[0] / change[1]  # of density's and of a colour's first step by Adam, whose full rates are equal
+    assert share.item() == pytest.approx(grid.SLOW_START + 1.0 / grid.FEWEST_PRUNE if covered else 1.0, rel=1e-3)
+
+
+@BOTH
 def test_pixels_whose_covered_share_is_known_are_compared_on_the_drawn_background(compiled):
     model = fill(a_model(compiled, white=True), lambda points: torch.full((len(points),), 0.8))
     jitter, background = numbers(4, 0.5)

@@ -37,7 +37,8 @@ SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = np.float32([20.0] + 3 * [20.0] + 12 * [10.0])  # of a row's channels, as multiples of the network's rate
-SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first
+SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first.
+# Not where rays end on the pictures' own background: fog of its colour would cost nothing, and stay
 SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
 MOST_ROWS = 4_000_000
 SMALLEST = 1e-5  # voxel in a checkpoint, as a share of the box's longest side: steps through smaller ones round to 0
@@ -88,6 +89,7 @@ class GridModel(Model):
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
+        self.slow_start = False  # SLOW_START holds: the last step's rays ended on random colours
         self.last_errors = None  # mean squared error of the last step, and what the mean colour's would have been
         self._take(SparseGrid.filled(box, self.longest / self.stages[0][1], device))
 
@@ -164,11 +166,12 @@ class GridModel(Model):
         """
         jitter, background = numbers
         own = torch.full_like(background, float(self.white_bkgd))
+        self.slow_start = self.opaque or target.shape[-1] == 4
         if target.shape[-1] == 4:
             covered = target[:, 3:]
             background = torch.where(covered < 0.0, own, background)
             target = target[:, :3] + (1.0 - covered) * (background - own)
-        elif not self.opaque:
+        elif not self.slow_start:
             background = own
         marched = self._march(rays, jitter)
         kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
@@ -188,7 +191,7 @@ class GridModel(Model):
         """Adam's step on the rows that the rays touched."""
         self.adam_steps += 1
         rates = RATES.copy()
-        if self.stage == 0 and len(self.stages) > 1:
+        if self.slow_start and self.stage == 0 and len(self.stages) > 1:
             rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
         if self.kernels:
             self.kernels.adam(float(rate) * rates, self.adam_steps, bool(finite))

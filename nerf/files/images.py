@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    can_read_heif()
     try:
         with Image.open(path) as image:
             deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
@@ -77,6 +79,17 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
     except Exception as error:  # Pillow raises what its parsers run into, struct.error for one
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether Pillow can read HEIC photographs, which needs the package pillow-heif."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _read_16_bit(path: Path) -> np.ndarray:

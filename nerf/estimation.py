@@ -1,4 +1,4 @@
-"""From a folder of photographs to the cameras that took them: transforms.json, as nerfstudio and instant-ngp have it."""
+"""From a folder of photographs to their cameras, in transforms.json as nerfstudio and instant-ngp have it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Photograph:
     path: Path
     width: int  # in pixels, as it stands upright
     height: int
+    scale: tuple[float, float]  # of width and height, against the copy that COLMAP sees
     camera: tuple  # what EXIF says of camera and zoom, whose values are equal for photographs with the same lens
 
 
@@ -78,7 +79,7 @@ def find_photographs(datadir: Path) -> list[Path]:
         UserError: there are none, or too few, or of a kind that cannot be read here.
     """
     if not datadir.is_dir():
-        raise UserError(f'datadir {datadir} is not a folder; make it, and put the photographs into {datadir / "images"}')
+        raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs into {datadir / "images"}')
     folder = datadir / 'images' if (datadir / 'images').is_dir() else datadir
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
     found = [path for path in files if path.suffix.lower() in ENDINGS + HEIF_ENDINGS]
@@ -109,8 +110,8 @@ def frames_command(video: Path, images: Path) -> str:
 
 def _check_count(datadir: Path, photographs: Sequence) -> None:
     if len(photographs) < LEAST:
-        raise UserError(f'{datadir} has {len(photographs)} photographs (.jpg, .jpeg, .png, .heic) that can be read; take '
-                        f'at least {LEAST}, better 20 to 100: {ADVICE}')
+        raise UserError(f'{datadir} has {len(photographs)} photographs (.jpg, .jpeg, .png, .heic) that can be read; '
+                        f'take at least {LEAST}, better 20 to 100: {ADVICE}')
 
 
 def _prepare(paths: Sequence[Path], folder: Path) -> list[Photograph]:
@@ -151,7 +152,7 @@ def _copy(path: Path, copy: Path) -> Photograph:
     kept.get_ifd(0x8769).update({tag: lens[tag] for tag in LENS_TAGS if tag in lens})
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
-    return Photograph(path, width, height, tuple(str(part.get(tag)) for part, tags in (
+    return Photograph(path, width, height, (width / image.width, height / image.height), tuple(str(part.get(tag)) for part, tags in (
         (exif, CAMERA_TAGS), (lens, LENS_TAGS)) for tag in tags))
 
 
@@ -162,8 +163,8 @@ def _judge(datadir: Path, photographs: list[Photograph], model: Model | None) ->
     """Warns of photographs without a camera; raises UserError where too few have one."""
     registered = 0 if model is None else len(model.index)
     if registered < LEAST:
-        raise UserError(f'{datadir}: the cameras of only {registered} of {len(photographs)} photographs could be found, '
-                        f'and {LEAST} are needed; take more: {ADVICE}')
+        raise UserError(f'{datadir}: the cameras of only {registered} of {len(photographs)} photographs could be '
+                        f'found, and {LEAST} are needed; take more: {ADVICE}')
     if missing := [photo.path.name for i, photo in enumerate(photographs) if i not in model.index]:
         print(f'warning: {datadir}: no camera was found for {_listed(missing)}; usually such a photograph is blurred, '
               'overlaps too little with others or shows little texture. It is left out', file=sys.stderr)
@@ -204,7 +205,8 @@ def _write_points(path: Path, model: Model) -> None:
     header = ['ply', 'format ascii 1.0', f'element vertex {len(model.points)}',
               *(f'property float {name}' for name in 'xyz'),
               *(f'property uchar {name}' for name in ('red', 'green', 'blue')), 'end_header']
-    rows = ['{:.7g} {:.7g} {:.7g} {} {} {}'.format(*point, *colour) for point, colour in zip(model.points, model.colours)]
+    rows = ['{:.7g} {:.7g} {:.7g} {} {} {}'.format(*point, *colour)
+            for point, colour in zip(model.points, model.colours)]
     with whole_file(path) as partial:
         partial.write_text('\n'.join(header + rows) + '\n', encoding='ascii')
 
@@ -224,7 +226,6 @@ def _write_cameras(path: Path, paths: list[Path], photographs: list[Photograph],
 
 def _lens(photo: Photograph, lens: np.ndarray) -> dict[str, float]:
     """Size and intrinsics at the photograph's full size, of a lens [8] at the size of its copy."""
-    scale = max(1.0, max(photo.width, photo.height) / LONGEST_SIDE)
-    fx, fy, cx, cy, *bent = lens.tolist()
-    return {'w': photo.width, 'h': photo.height, 'fl_x': scale * fx, 'fl_y': scale * fy, 'cx': scale * cx,
-            'cy': scale * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent))
+    (across, down), (fx, fy, cx, cy, *bent) = photo.scale, lens.tolist()
+    return {'w': photo.width, 'h': photo.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
+            'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent))

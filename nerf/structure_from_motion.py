@@ -11,13 +11,11 @@ import importlib.util
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +26,6 @@ from nerf.runtime.errors import UserError
 SEED = 0
 ALL_PAIRS = 80  # photographs; of more, not every pair is matched
 NEIGHBOURS, ANCHORS = 10, 20  # that each of many photographs is matched with
-PAIRS_AT_ONCE = 20  # between two lines of progress
 LOG, JOB, RESULT = 'log.txt', 'job.json', 'result.npz'  # beside the photographs' folder
 
 
@@ -154,14 +151,8 @@ def _find_features(database: Path, images: Path, groups: list[int], threads: int
         names = [image_name(i) for i, other in enumerate(groups) if other == group]
         pycolmap.import_images(database, images, pycolmap.CameraMode.SINGLE, names, reader)
     options = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
-
-    def count() -> int:
-        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f'{database.as_uri()}?mode=ro', uri=True)) as at:
-            return at.execute('select count(*) from descriptors').fetchone()[0]
-        return 0
-
-    with _counted('features', len(groups), count):
-        pycolmap.extract_features(database, images, extraction_options=options)
+    for some in _in_parts('features', [image_name(i) for i in range(len(groups))], 2 * threads):
+        pycolmap.extract_features(database, images, some, extraction_options=options)
 
 
 def _match(database: Path, listed: Path, count: int, threads: int) -> None:
@@ -170,13 +161,18 @@ def _match(database: Path, listed: Path, count: int, threads: int) -> None:
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = SEED
-    pairs = pairs_to_match(count)
-    for done in range(0, len(pairs), PAIRS_AT_ONCE):  # COLMAP shows nothing of a call before its end
-        _say('pairs', done, len(pairs))
-        listed.write_text(''.join(f'{image_name(i)} {image_name(j)}\n' for i, j in pairs[done:done + PAIRS_AT_ONCE]))
+    for some in _in_parts('pairs', pairs_to_match(count), 20 * threads):
+        listed.write_text(''.join(f'{image_name(i)} {image_name(j)}\n' for i, j in some))
         pycolmap.match_image_pairs(database, matching, pycolmap.ImportedPairingOptions(match_list_path=listed),
                                    verification)
-    _say('pairs', len(pairs), len(pairs))
+
+
+def _in_parts(stage: str, work: list, size: int) -> Iterator[list]:
+    """The work in parts: COLMAP shows nothing of a call before it ends, and its database must not be read meanwhile."""
+    for done in range(0, len(work), size):
+        _say(stage, done, len(work))
+        yield work[done:done + size]
+    _say(stage, len(work), len(work))
 
 
 def _map_one_by_one(database: Path, images: Path, folder: Path, count: int, threads: int) -> list:
@@ -189,14 +185,18 @@ def _map_one_by_one(database: Path, images: Path, folder: Path, count: int, thre
     def begin() -> None:
         nonlocal registered
         registered = 2
+        _say('cameras', registered, count)
 
     def add() -> None:
         nonlocal registered
         registered += 1
+        _say('cameras', registered, count)
 
-    with _counted('cameras', count, lambda: registered):
-        return list(pycolmap.incremental_mapping(database, images, folder, options, initial_image_pair_callback=begin,
-                                                 next_image_callback=add).values())
+    _say('cameras', registered, count)
+    models = list(pycolmap.incremental_mapping(database, images, folder, options, initial_image_pair_callback=begin,
+                                               next_image_callback=add).values())
+    _say('cameras', max(_registered(models), default=0), count)
+    return models
 
 
 def _map_all_at_once(database: Path, images: Path, folder: Path, count: int, threads: int) -> list:
@@ -204,8 +204,10 @@ def _map_all_at_once(database: Path, images: Path, folder: Path, count: int, thr
     import pycolmap
 
     options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=SEED)
-    with _counted('cameras, all at once', count, lambda: 0):
-        return list(pycolmap.global_mapping(database, images, folder, options).values())
+    _say('cameras, all at once', 0, count)
+    models = list(pycolmap.global_mapping(database, images, folder, options).values())
+    _say('cameras, all at once', max(_registered(models), default=0), count)
+    return models
 
 
 def _registered(models: list) -> list[int]:
@@ -235,28 +237,8 @@ def _pose(world_to_camera: np.ndarray) -> np.ndarray:
 
 
 def _threads() -> int:
-    """As many as OMP_NUM_THREADS says, as for all else; -1: as many as there are cores."""
-    return int(os.environ.get('OMP_NUM_THREADS', '').partition(',')[0] or -1)
-
-
-@contextmanager
-def _counted(stage: str, total: int, count: Callable[[], int]):
-    """Says twice a second how far a stage is."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.5):
-            _say(stage, count(), total)
-
-    _say(stage, 0, total)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-    _say(stage, count(), total)
+    """As many as OMP_NUM_THREADS says, as for all else, or as there are cores."""
+    return int(os.environ.get('OMP_NUM_THREADS', '').partition(',')[0] or os.cpu_count())
 
 
 def _say(stage: str, done: int, total: int) -> None:

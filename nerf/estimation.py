@@ -152,8 +152,8 @@ def _copy(path: Path, copy: Path) -> Photograph:
     kept.get_ifd(0x8769).update({tag: lens[tag] for tag in LENS_TAGS if tag in lens})
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
-    return Photograph(path, width, height, (width / image.width, height / image.height), tuple(str(part.get(tag)) for part, tags in (
-        (exif, CAMERA_TAGS), (lens, LENS_TAGS)) for tag in tags))
+    camera = [str(exif.get(tag)) for tag in CAMERA_TAGS] + [str(lens.get(tag)) for tag in LENS_TAGS]
+    return Photograph(path, width, height, (width / image.width, height / image.height), tuple(camera))
 
 
 # What is said of the result

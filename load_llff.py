@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import check_one_size, read_image, read_images
+from nerf.files.images import check_one_size, image_size, read_image, read_images
+from nerf.files.reduced_folder import make_reduced
 from nerf.runtime.errors import UserError
 
 ENDINGS = ('.jpg', '.jpeg', '.png')
@@ -199,40 +198,13 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
 
 
 def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
-    """Writes the images at 1/factor of their size as PNGs into `folder`, which appears only when it is complete."""
-    from PIL import Image
-    from tqdm import tqdm
-
+    """Writes the images at 1/factor of their size as PNGs into `folder`, without alpha."""
     names = [path.stem + '.png' for path in paths]
     if sorted(set(names)) != names:  # the poses go by the order of names
         raise UserError(f'{paths[0].parent} has images whose names would coincide or sort otherwise with the ending '
                         f'.png; rename them, or make {folder} yourself')
-
-    def reduce(path: Path, name: str) -> tuple[int, ...]:
-        image = Image.fromarray(read_image(path)[..., :3])
-        size = [round(side / factor) for side in image.size]
-        if not min(size):
-            raise UserError(f'{path} is {image.width}x{image.height} pixels, of which factor {factor} leaves '
-                            f'{size[0]}x{size[1]}; lower factor')
-        image.resize(size, Image.Resampling.BOX).save(beside / name)
-        return image.size[::-1]
-
-    try:
-        with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:
-            beside = Path(temporary) / folder.name
-            beside.mkdir()
-            with ThreadPoolExecutor() as pool:
-                sizes = list(tqdm(pool.map(reduce, paths, names), f'writing {folder}', len(paths), disable=None))
-            check_one_size(paths, sizes)
-            try:
-                beside.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another run was faster
-                    raise
-    except OSError as error:
-        raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
-                        'can be written to') from None
-    return [folder / name for name in names]
+    check_one_size(paths, [image_size(path) for path in paths])
+    return make_reduced(paths, names, folder, factor, lambda path: read_image(path)[..., :3])
 
 
 def _check_rotations(basedir: Path, poses: np.ndarray) -> None:

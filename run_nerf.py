@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from load_photos import load_colmap, load_transforms
 from nerf.contraction import Contraction
+from nerf.estimation import estimate_cameras
 from nerf.exposure import MEASURED
 from nerf.fields.dead_networks import FOG
 from nerf.fields.grid import GridModel, has_kernels
@@ -39,7 +41,7 @@ from nerf.runtime import ranks, stop_signals
 from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
 from nerf.runtime.errors import UserError
 from nerf.runtime.exit_codes import returns_exit_code
-from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene
+from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
 from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     with ranks.one_voice():
         args = parse_flags(argv)
         with stop_signals.handled():
+            if args.estimate_only:
+                estimate_cameras(args.datadir)
+                return
             keep_freed_memory()
             scene = load_scene(args)
             device = choose_device(args.device)
@@ -82,6 +87,13 @@ def load_scene(args: argparse.Namespace) -> Scene:
         scene = blender_scene(args.datadir, args.white_bkgd, args.half_res, args.testskip)
     elif args.dataset_type == 'llff':
         scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
+    elif args.dataset_type in ('transforms', 'photos'):
+        if args.dataset_type == 'photos':
+            estimate_cameras(args.datadir)
+        capture = load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files)
+        scene = photographs_scene(capture, args.white_bkgd)
+    elif args.dataset_type == 'colmap':
+        scene = photographs_scene(load_colmap(args.datadir, args.factor, args.llffhold), args.white_bkgd)
     else:
         scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))

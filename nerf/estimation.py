@@ -16,6 +16,7 @@ import numpy as np
 
 from nerf.files.images import can_read_heif, read_image
 from nerf.files.whole_file import whole_file
+from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.structure_from_motion import Model, image_name, structure_from_motion
 
@@ -53,6 +54,9 @@ def estimate_cameras(datadir: str | Path) -> None:
     if (datadir / CAMERAS).exists():
         _say_if_others(datadir)
         return
+    if ranks.count() > 1:
+        raise UserError(f'{datadir} has no {CAMERAS}, and one process has to make it; start with --estimate_only first, '
+                        'without torchrun')
     paths = find_photographs(datadir)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         photographs = _prepare(paths, Path(temporary) / 'images')

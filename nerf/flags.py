@@ -84,6 +84,7 @@ PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[
 
 
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # the share of a pixel's sides
+PHOTOGRAPHS = ('transforms', 'colmap', 'photos')  # dataset types whose cameras have their own lenses and sizes
 GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500}
 
 
@@ -114,12 +115,19 @@ def config_parser() -> FlagParser:
     group = parser.add_argument_group('scene')
     flag = group.add_argument
     flag('--datadir', type=matching(*PATH), default='./data/llff/fern', help='folder of the scene')
-    flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels'), default='llff', help='format of the scene')
+    flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels', *PHOTOGRAPHS), default='llff',
+         help='format of the scene: transforms is one transforms.json, as nerfstudio and instant-ngp write it; colmap '
+              'is a model of COLMAP beside its images; photos is a folder of photographs, whose cameras are estimated '
+              'once and kept as transforms.json')
+    flag('--estimate_only', action='store_true', help='photos: estimate the cameras and stop')
+    flag('--outside_files', action='store_true', help='transforms.json may name files outside datadir; set it only if '
+         'you know who wrote it')
     flag('--testskip', type=whole(0), default=8, help='keep every Nth validation and test image (0 or 1: all)')
     flag('--white_bkgd', action='store_true', help='composite on white, as is usual for Blender scenes')
     flag('--half_res', action='store_true', help='load Blender images at half size: a quarter of the rays')
     flag('--shape', choices=('armchair', 'cube', 'greek', 'vase'), default='greek', help='DeepVoxels scene')
-    flag('--factor', type=whole(1), default=8, help='LLFF images are reduced to 1/N of their size')
+    flag('--factor', type=whole(1), default=8, help='photographs (llff, transforms, colmap, photos) are reduced '
+         'to 1/N of their size. For all of these but llff the default is 1')
     flag('--no_ndc', action='store_true', help='LLFF without normalised device coordinates: not forward-facing')
     flag('--contract', choices=('auto', 'on', 'off'), default='auto',
          help='where a scene has no bounds (llff with no_ndc, captures with a background), the mlp sees space drawn '
@@ -128,15 +136,16 @@ def config_parser() -> FlagParser:
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
-         help='every Nth LLFF image is a test image; 0: only the one nearest to the mean camera')
+         help='every Nth photograph (llff, transforms, colmap, photos) is a test image; 0: only the one nearest to the mean '
+              'camera. A transforms.json can name them itself')
     flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
          help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
               'are measured on their right half, after the gain was fitted on the left. auto: off for llff, blender '
               'and deepvoxels')
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
-              "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid the default is "
-              'center, whose pictures are sharper')
+              "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid, and for "
+              'transforms, colmap and photos, the default is center, whose pictures are sharper')
 
     group = parser.add_argument_group('network')
     flag = group.add_argument
@@ -213,9 +222,11 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         near = difflib.get_close_matches(name, vars(args), 1, 0.5)
         hint = f'did you mean {near[0]}?' if near else 'run_nerf.py --help lists them all'
         parser.error(f'unknown flag or config key {unknown[0]!r}; {hint}')
-    set_field_defaults(args, parser, sys.argv[1:] if argv is None else argv)
+    set_other_defaults(args, parser, sys.argv[1:] if argv is None else argv)
     args.expname = args.expname or (args.config and Path(args.config).stem)
-    if not args.expname:
+    if args.estimate_only and args.dataset_type != 'photos':
+        parser.error(f'estimate_only is set, but dataset_type is {args.dataset_type}; cameras are estimated for photos')
+    if not args.expname and not args.estimate_only:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
     if args.render_only and args.mesh_only:
         parser.error('render_only and mesh_only are both set; choose one')
@@ -229,21 +240,28 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def set_field_defaults(args: argparse.Namespace, parser: FlagParser, argv: list[str]) -> None:
-    """For field grid, sets what neither the command line nor a config of that field gives to the grid's defaults."""
-    if args.field != 'grid':
-        return
-    given = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
+def set_other_defaults(args: argparse.Namespace, parser: FlagParser, argv: list[str]) -> None:
+    """Sets what is not given to the defaults of the dataset type and the field, where they have others.
+
+    For field grid a config of another field gives nothing but what is about the pictures.
+    """
+    command = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
     config = parser._config_file_parser.values  # get_source_to_settings_dict leaves out what argv has too
-    if config.get('field') == 'grid':
-        given |= {key.removeprefix('--') for key in config}
+    given = command | {key.removeprefix('--') for key in config}
+    grid, photographs = args.field == 'grid', args.dataset_type in PHOTOGRAPHS
+    if photographs and 'factor' not in given:
+        args.factor = 1
+    if (grid or photographs) and 'rays_through' not in given:
+        args.rays_through = 'center'
+    if not grid:
+        return
+    if config.get('field') != 'grid':
+        given = command
     for name, value in GRID_DEFAULTS.items():
         if name not in given:
             setattr(args, name, value)
     for name in {'i_testset', 'i_video'} - given:
         setattr(args, name, args.N_iters)
-    if 'rays_through' not in given | config.keys():  # where the pictures show something is not the field's business
-        args.rays_through = 'center'
 
 
 def uses_ndc(args: argparse.Namespace) -> bool:
@@ -264,12 +282,15 @@ def learns_exposure(args: argparse.Namespace) -> bool:
 def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
     """A line for each flag that is set but has no effect in this run."""
     blender, llff = args.dataset_type == 'blender', args.dataset_type == 'llff'
+    photographs = llff or args.dataset_type in PHOTOGRAPHS
     idle = {  # flags: (have no effect, because)
         'precrop_iters precrop_frac': (not args.no_batching, 'without no_batching'),
         'half_res': (not blender, 'unless dataset_type is blender'),
-        'factor no_ndc spherify llffhold': (not llff, 'unless dataset_type is llff'),
+        'factor llffhold': (not photographs, 'unless dataset_type is llff, transforms, colmap or photos'),
+        'no_ndc spherify': (not llff, 'unless dataset_type is llff'),
+        'outside_files': (args.dataset_type != 'transforms', 'unless dataset_type is transforms'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
-        'testskip': (llff, 'where dataset_type is llff'),
+        'testskip': (photographs, 'where dataset_type is llff, transforms, colmap or photos'),
         'contract': (args.field == 'grid' or uses_ndc(args) or args.dataset_type in ('blender', 'deepvoxels'),
                      'where field is grid or in a scene with bounds'),
         'occupancy': (args.field == 'grid' or ((args.lindisp or args.contract == 'on') and not uses_ndc(args)),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from load_photos import Capture
 from nerf.cameras import Cameras
 from nerf.contraction import Contraction
 from nerf.runtime.errors import UserError
@@ -247,6 +248,27 @@ def _looking_sideways(cameras: Cameras) -> np.ndarray:
     """Indices of the cameras of which a corner's ray, the most oblique of all pixels', does not go to -z."""
     _, directions = cameras.corner_rays()
     return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
+
+
+def photographs_scene(capture: Capture, white_bkgd: bool) -> Scene:
+    """Photographs from all around or from one side, each with its own lens and size, in the coordinates of their file:
+    a scene without bounds."""
+    centre = capture.poses[:, :, 3].mean(0)
+    depths = np.linalg.norm(capture.poses[:, :, 3] - centre, axis=-1)
+    if capture.points is not None:  # along each camera's axis
+        depths = np.concatenate([(pose[:, 3] - capture.points) @ pose[:, 2] for pose in capture.poses])
+        depths = depths[depths > 0] if (depths > 0).any() else np.ones(1)
+    near = 0.9 * float(np.percentile(depths, 1)) if capture.points is not None else 0.1 * float(depths.mean())
+    near = max(near, 1e-6)
+    cameras = Cameras(
+        poses=torch.tensor(capture.poses, dtype=torch.float32), intrinsics=torch.from_numpy(capture.intrinsics),
+        sizes=torch.tensor([image.shape[:2] for image in capture.images]),
+        distortion=None if capture.distortion is None else torch.tensor(capture.distortion, dtype=torch.float32),
+        fisheye=None if capture.fisheye is None else torch.from_numpy(capture.fisheye))
+    return Scene(images=Images.of_any_size(capture.images, capture.masks), cameras=cameras,
+                 render_cameras=cameras.posed(capture.poses), near=near, far=100.0 * near, ndc=False,
+                 white_bkgd=white_bkgd, i_train=capture.i_train, i_val=capture.i_val, i_test=capture.i_test,
+                 around=False, bounded=False)
 
 
 def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:

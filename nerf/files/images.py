@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for pictures that are stored on a side
 
 
 def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
@@ -29,20 +32,40 @@ def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
     Raises:
         UserError: a picture is missing, unreadable or of another size than the first; the message names it.
     """
-    from tqdm import tqdm
-
     def read(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         image = read_image(path)
         height, width = image.shape[:2]
         return area_resize(image, max(height // 2, 1), max(width // 2, 1)) if half_res else image, (height, width)
 
-    with ThreadPoolExecutor() as pool:
-        images, sizes = zip(*tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
+    images, sizes = zip(*_in_parallel(read, paths))
     check_one_size(paths, sizes)
-    if any(image.shape[-1] == 4 for image in images):
-        images = [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
-                  for image in images]
-    return np.stack(images)
+    return np.stack(_of_as_many_channels(images))
+
+
+def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list[np.ndarray]:
+    """Reads pictures as `read_images` does, each [H, W, C] of its own size.
+
+    Args:
+        paths: of the pictures.
+        upright: as for `read_image`.
+    """
+    return _of_as_many_channels(_in_parallel(lambda path: read_image(path, upright), paths))
+
+
+def _in_parallel(read: Callable[[Path], Any], paths: Sequence[Path]) -> list:
+    """What is read from each path, with a progress bar."""
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor() as pool:
+        return list(tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
+
+
+def _of_as_many_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Images [H, W, 3 or 4], all with an opaque alpha channel more where any has one."""
+    if all(image.shape[-1] == 3 for image in images):
+        return list(images)
+    return [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
+            for image in images]
 
 
 def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> None:
@@ -53,28 +76,15 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> N
                             'all images of a scene must have one size')
 
 
-def read_image(path: Path) -> np.ndarray:
-    """One picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] where it has transparency.
-
-    It stands as its EXIF orientation says.
-
-    Raises:
-        UserError: the file is missing, unreadable or so large that Pillow suspects a decompression bomb.
-    """
-    from PIL import Image, ImageOps
+@contextmanager
+def _opened(path: Path):
+    """Yields the picture as Pillow opens it, the pixels not yet read; whatever is wrong with it is a UserError."""
+    from PIL import Image
 
     can_read_heif()
     try:
         with Image.open(path) as image:
-            deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
-                grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, -1)
-            if deep:
-                return _read_16_bit(path)[..., :len(image.mode)]
-            return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
+            yield image
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
     except Exception as error:  # Pillow raises what its parsers run into, struct.error for one
@@ -90,6 +100,68 @@ def can_read_heif() -> bool:
         return False
     register_heif_opener()
     return True
+
+
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+    """Height and width in pixels of what `read_image` reads, from the file's header.
+
+    Raises:
+        UserError: as for `read_image`.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if upright and image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+
+
+def read_image(path: Path, upright: bool = True) -> np.ndarray:
+    """One picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] where it has transparency.
+
+    Args:
+        path: of the picture.
+        upright: it stands as its EXIF orientation says; else as it is stored.
+
+    Raises:
+        UserError: it is missing, broken or a decompression bomb.
+    """
+    from PIL import ImageOps
+
+    with _opened(path) as image:
+        deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
+            grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, -1)
+        if deep:
+            return _read_16_bit(path)[..., :len(image.mode)]
+        return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
+
+
+def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
+    """A grey picture, resized to [height, width] bool: where it is white rather than black.
+
+    Raises:
+        UserError: it cannot be read, or has other proportions.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(path) as picture:
+        if upright:
+            ImageOps.exif_transpose(picture, in_place=True)
+        size = picture.size
+        grey = picture.convert('L').resize((width, height), Image.Resampling.BOX)
+    if not same_proportions(size, (width, height)):
+        raise UserError(f'{path} is {size[0]}x{size[1]} pixels, but its photograph is {width}x{height}; a mask must '
+                        'have the size of its photograph')
+    return np.asarray(grey) > 127
+
+
+def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two sizes (width, height) are of one picture, whose reduced sides were rounded."""
+    (width, height), (other_width, other_height) = size, other
+    rounding = max(1 / width + 1 / height, 1 / other_width + 1 / other_height)
+    return abs(math.log(width * other_height / (height * other_width))) < rounding
 
 
 def _read_16_bit(path: Path) -> np.ndarray:

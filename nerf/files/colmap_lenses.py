@@ -1,0 +1,55 @@
+"""COLMAP's camera models as lenses of nerf/cameras.py: those that it can hold exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from nerf.cameras import COEFFICIENTS
+
+# Parameters of each model in COLMAP's order, which is also the order of its number in binary files (src/colmap/sensor/
+# models.h). f is fx and fy; a radial k is k1.
+PERSPECTIVE = {'SIMPLE_PINHOLE': 'f cx cy',
+               'PINHOLE': 'fx fy cx cy',
+               'SIMPLE_RADIAL': 'f cx cy k1',
+               'RADIAL': 'f cx cy k1 k2',
+               'OPENCV': 'fx fy cx cy k1 k2 p1 p2',
+               'FULL_OPENCV': 'fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6'}
+FISHEYE = {'OPENCV_FISHEYE': 'fx fy cx cy k1 k2 k3 k4',
+           'SIMPLE_RADIAL_FISHEYE': 'f cx cy k1',
+           'RADIAL_FISHEYE': 'f cx cy k1 k2',
+           'SIMPLE_FISHEYE': 'f cx cy',
+           'FISHEYE': 'fx fy cx cy'}
+PARAMETERS = {name: tuple(text.split()) for name, text in (PERSPECTIVE | FISHEYE).items()}
+NUMBERS = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV', 'OPENCV_FISHEYE', 'FULL_OPENCV', 'FOV',
+           'SIMPLE_RADIAL_FISHEYE', 'RADIAL_FISHEYE', 'THIN_PRISM_FISHEYE', 'RAD_TAN_THIN_PRISM_FISHEYE',
+           'SIMPLE_DIVISION', 'DIVISION', 'SIMPLE_FISHEYE', 'FISHEYE', 'EUCM', 'EQUIRECTANGULAR')
+LARGEST = 1e7  # of all parameters
+
+
+class Lens(NamedTuple):
+    """How a camera bends rays, as nerf/cameras.py has it."""
+
+    intrinsics: np.ndarray  # [4] float64: fx, fy, cx, cy in pixels
+    distortion: np.ndarray  # [8] float64, in the order of COEFFICIENTS
+    fisheye: bool
+
+
+def lens_of(model: str, values: Mapping[str, float]) -> Lens:
+    """The lens of a model that PARAMETERS has.
+
+    Args:
+        model: its name.
+        values: its parameters by name; distortion that is not given is 0.
+
+    Raises:
+        ValueError: no camera has such values; the message names the first and its value.
+    """
+    values = {'fx': values.get('f'), 'fy': values.get('f')} | dict(values)
+    for name, value in values.items():
+        if value is not None and not (1e-3 if name in ('fx', 'fy') else -LARGEST) <= value <= LARGEST:
+            raise ValueError(f'{name} is {value:g}')
+    return Lens(np.array([values[name] for name in ('fx', 'fy', 'cx', 'cy')], np.float64),
+                np.array([values.get(name, 0.0) for name in COEFFICIENTS], np.float64), model in FISHEYE)

@@ -52,11 +52,11 @@ def estimate_cameras(datadir: str | Path) -> None:
     """
     datadir = Path(datadir)
     if (datadir / CAMERAS).exists():
-        _say_if_others(datadir)
+        _say_known(datadir)
         return
     if ranks.count() > 1:
-        raise UserError(f'{datadir} has no {CAMERAS}, and one process has to make it; start with --estimate_only first, '
-                        'without torchrun')
+        raise UserError(f'{datadir} has no {CAMERAS}, and one process must make it; start with --estimate_only '
+                        'first, without torchrun')
     paths = find_photographs(datadir)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         photographs = _prepare(paths, Path(temporary) / 'images')
@@ -181,8 +181,9 @@ def _judge(datadir: Path, photographs: list[Photograph], model: Model | None) ->
               f'Take more: {ADVICE}', file=sys.stderr)
 
 
-def _say_if_others(datadir: Path) -> None:
-    """Says where the folder's photographs are not those whose cameras were estimated."""
+def _say_known(datadir: Path) -> None:
+    """Says that the cameras are known, and where the folder's photographs are not those that they are of."""
+    print(f'{datadir / CAMERAS} has the cameras; delete it to estimate them again')
     try:
         known = json.loads((datadir / CAMERAS).read_text(encoding='utf-8'))['estimated_from']
         now = [_relative(path, datadir) for path in find_photographs(datadir)]
@@ -190,8 +191,7 @@ def _say_if_others(datadir: Path) -> None:
     except (UserError, OSError, ValueError, RecursionError, KeyError, TypeError):
         return  # another program's, or broken; or the photographs are elsewhere: who reads the file says so
     if added or removed:
-        print(f'{datadir / CAMERAS}: since it was estimated, {added} photographs were added and {removed} removed; '
-              'delete it to estimate again')
+        print(f'warning: {datadir}: since then {added} photographs were added and {removed} removed', file=sys.stderr)
 
 
 def _listed(names: list[str]) -> str:

@@ -136,8 +136,8 @@ def config_parser() -> FlagParser:
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
-         help='every Nth photograph (llff, transforms, colmap, photos) is a test image; 0: only the one nearest to the mean '
-              'camera. A transforms.json can name them itself')
+         help='every Nth photograph (llff, transforms, colmap, photos) is a test image; 0: only the one nearest to the '
+              'mean camera. A transforms.json can name them itself')
     flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
          help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
               'are measured on their right half, after the gain was fitted on the left. auto: off for llff, blender '

@@ -149,14 +149,16 @@ def _colmap_photograph(datadir: Path, model: Model, image: Image) -> Photograph:
 def _camera_to_world(quaternion: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """[3, 4] in OpenGL axes, of COLMAP's rotation and translation from world to camera in OpenCV axes (y down, looking
     along z)."""
-    length = np.linalg.norm(quaternion)
+    with np.errstate(over='ignore'):
+        length = np.linalg.norm(quaternion)
     if not 1e-6 < length < 1e6:
         raise ValueError(f'has a quaternion of length {length:g}')
     w, x, y, z = quaternion / length
     rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
                          [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
                          [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]])
-    return np.column_stack([rotation.T * [1, -1, -1], -rotation.T @ translation])
+    with np.errstate(invalid='ignore'):  # of infinity, which `rigid` refuses
+        return np.column_stack([rotation.T * [1, -1, -1], -rotation.T @ translation])
 
 
 # Sparse points

@@ -127,6 +127,73 @@ def tiny_llff():
     return write
 
 
+@pytest.fixture(scope='session')
+def tiny_transforms():
+    """Writes a scene as nerfstudio does, transforms.json and photographs of an orange ball, and returns its folder.
+
+    tiny_transforms(folder, count=6, size=(height, width), ending='.png', **more for the top of the file)
+
+    Photograph i, images/c_<i>, has 10 * i of blue in its first pixel.
+    """
+    def write(folder: Path, count=6, size=(24, 32), ending='.png', **top) -> Path:
+        height, width = size
+        (folder / 'images').mkdir(parents=True)
+        row, column = np.mgrid[:height, :width] + 0.5
+        disc = np.hypot(row - height / 2, column - width / 2) < 0.3 * min(height, width)
+        frames = []
+        for i in range(count):
+            picture = np.where(disc[..., None], np.uint8([230, 120, 40]), np.uint8([90, 160, 200]))
+            picture[0, 0] = 0, 0, 10 * i
+            Image.fromarray(picture).save(folder / 'images' / f'c_{i}{ending}')
+            pose = look_at_origin(2 * math.pi * i / count, 0.3 + 0.1 * (i % 2), 4.0)
+            frames.append({'file_path': f'images/c_{i}{ending}', 'transform_matrix': pose.tolist()})
+        meta = {'fl_x': 1.2 * width, 'fl_y': 1.1 * width, 'cx': 0.5 * width + 1, 'cy': 0.5 * height - 1, 'w': width,
+                'h': height, 'frames': frames} | top
+        (folder / 'transforms.json').write_text(json.dumps(meta), encoding='utf-8')
+        return folder
+    return write
+
+
+@pytest.fixture(scope='session')
+def tiny_colmap():
+    """Writes a scene with a COLMAP model in sparse/0, made by COLMAP itself, and returns its folder and the model.
+
+    tiny_colmap(folder, text=False, count=6, size=(height, width), model=the lens, parameters=its numbers)
+
+    Every second camera is of the model PINHOLE. Each image shows all of 20 points but for the image's first, whose
+    errors are 0.5 pixels; point 20 is shown once, and point 21 has an error of 50 pixels.
+    """
+    pycolmap = pytest.importorskip('pycolmap')
+
+    def write(folder: Path, text=False, count=6, size=(24, 32), model='OPENCV',
+              parameters=(40.0, 41.0, 17.0, 11.0, 0.05, -0.01, 0.001, 0.002)):
+        height, width = size
+        reconstruction = pycolmap.Reconstruction()
+        for number, name, values in ((1, model, parameters), (2, 'PINHOLE', (42.0, 43.0, 15.0, 13.0))):
+            reconstruction.add_camera_with_trivial_rig(
+                pycolmap.Camera(camera_id=number, model=name, width=width, height=height, params=values))
+        points = np.random.default_rng(0).uniform(-0.5, 0.5, (22, 3))
+        tracks = [pycolmap.Track() for _ in points]
+        (folder / 'images' / 'some more').mkdir(parents=True)
+        for i in range(count):
+            name = f'some more/{i}.png' if i % 2 else f'{i}.png'
+            Image.new('RGB', (width, height), (10 * i, 100, 100)).save(folder / 'images' / name)
+            world_to_camera = np.linalg.inv(look_at_origin(1.1 * i, 0.2 + 0.1 * (i % 3), 4.0) * [1, -1, -1, 1])
+            in_camera = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+            image = pycolmap.Image(name=name, camera_id=1 + i % 2, image_id=i + 1,
+                                   keypoints=reconstruction.cameras[1 + i % 2].img_from_cam(in_camera))
+            reconstruction.add_image_with_trivial_frame(image, pycolmap.Rigid3d(world_to_camera[:3]))
+            for j, track in enumerate(tracks):
+                if j != i and (j != 20 or i == 0):
+                    track.add_element(i + 1, j)
+        for j, (point, track) in enumerate(zip(points, tracks)):
+            reconstruction.points3D[reconstruction.add_point3D(point, track)].error = 50.0 if j == 21 else 0.5
+        (folder / 'sparse' / '0').mkdir(parents=True)
+        (reconstruction.write_text if text else reconstruction.write_binary)(folder / 'sparse' / '0')
+        return folder, reconstruction
+    return write
+
+
 # Small training runs
 
 SMALL_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',

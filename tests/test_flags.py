@@ -45,6 +45,7 @@ FLAGS = {  # name: (type, default, another value)
     'precrop_iters': (int, 0, 500),
     'precrop_frac': (float, 0.5, 0.25),
     'dataset_type': (str, 'llff', 'blender'),
+    'outside_files': (bool, False, True),
     'testskip': (int, 8, 1),
     'shape': (str, 'greek', 'vase'),
     'white_bkgd': (bool, False, True),
@@ -342,6 +343,35 @@ def test_written_out_flags_of_a_grids_run_give_the_same_again(config, capsys, ar
     assert capsys.readouterr().err == ''
 
 
+# The defaults of photographs
+
+
+@pytest.mark.parametrize('kind', ['transforms', 'colmap'])
+def test_photographs_are_read_at_full_size_and_through_the_centers_of_pixels_by_default(config, kind):
+    def of(*argv: str) -> tuple[int, str]:
+        args = parse_flags(['--expname', 'x', *argv])
+        return args.factor, args.rays_through
+
+    path = config('factor = 8\nrays_through = corner\n')
+    for field in ('mlp', 'grid'):
+        argv = ['--dataset_type', kind, '--field', field]
+        assert of(*argv) == (1, 'center')
+        assert of(*argv, '--factor', '4', '--rays_through=corner') == (4, 'corner')
+        assert of(*argv, '--config', path) == (8, 'corner')
+        assert of(*argv, '--config', path, '--factor=2') == (2, 'corner')
+        assert parse_flags([*argv, '--expname', 'x']).N_iters == (GRID_DEFAULTS if field == 'grid' else
+                                                                  {'N_iters': FLAGS['N_iters'][1]})['N_iters']
+    assert of('--config', config(f'dataset_type = {kind}\n')) == (1, 'center')
+    assert of() == (8, 'corner')
+
+
+@pytest.mark.parametrize('field', ['mlp', 'grid'])
+def test_written_out_flags_of_a_run_on_photographs_give_the_same_again(config, capsys, field):
+    args = parse_flags(['--expname', 'x', '--dataset_type', 'transforms', '--field', field])
+    assert vars(parse_flags(['--config', config(config_text(args))])) | {'config': None} == vars(args)
+    assert capsys.readouterr().err == ''
+
+
 # Wrong flags
 
 
@@ -444,6 +474,9 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     ([*BLENDER, '--contract', 'on'], ['contract']),
     (['--ema_decay', '0.9', '--field', 'grid'], ['ema_decay']),
     (['--shape', 'vase'], ['shape']),
+    (['--outside_files'], ['outside_files']),
+    (['--dataset_type', 'colmap', '--outside_files', '--testskip', '2', '--spherify'],
+     ['outside_files', 'testskip', 'spherify']),
     (['--testskip', '1'], ['testskip']),
     (['--render_test'], ['render_test']),
     (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
@@ -466,7 +499,9 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
 @pytest.mark.parametrize('argv', [
     [], ['--no_batching', '--precrop_iters', '500', '--precrop_frac', '0.3'],
     [*BLENDER, '--half_res', '--lindisp'], ['--no_ndc', '--lindisp', '--factor', '4', '--llffhold', '4', '--spherify'],
-    ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'], ['--render_only', '--render_test'],
+    ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'],
+    ['--dataset_type', 'transforms', '--factor', '4', '--llffhold', '4', '--outside_files'],
+    ['--dataset_type', 'colmap', '--factor', '4', '--llffhold', '4'], ['--render_only', '--render_test'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
     [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])
 def test_flags_with_effect_get_no_warning(capsys, argv):

@@ -194,9 +194,9 @@ def _text_cameras(path: Path) -> dict[int, Camera]:
 
 def _text_images(path: Path) -> list[Image]:
     def image(line: str, features: str) -> Image:
-        _, *pose, camera_id, name = line.split(maxsplit=9)
-        pose = np.array(list(map(float, pose)))
-        return Image(name.rstrip('\r'), int(camera_id), pose[:4], pose[4:],
+        _, w, i, j, k, x, y, z, camera_id, name = line.split(maxsplit=9)
+        return Image(name.rstrip('\r'), int(camera_id), np.array([w, i, j, k], np.float64),
+                     np.array([x, y, z], np.float64),
                      np.array(list(map(int, features.split()[2::3])), np.int64))
 
     lines = _lines(path)

@@ -1,0 +1,300 @@
+"""load_photos.py: captures of transforms.json and of COLMAP models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import look_at_origin, turn
+from PIL import Image
+
+from load_photos import Capture, load_colmap, load_transforms
+from nerf.runtime.errors import UserError
+
+
+def change(folder: Path, *frames: dict, **top) -> None:
+    """Changes values of transforms.json, and of its first frames; None removes one."""
+    path = folder / 'transforms.json'
+    meta = json.loads(path.read_text()) | top
+    for frame, values in zip(meta['frames'], frames):
+        frame |= values
+    for part in (meta, *meta['frames']):
+        for key in [key for key, value in part.items() if value is None]:
+            del part[key]
+    path.write_text(json.dumps(meta))
+
+
+def names(capture: Capture) -> list[str]:
+    return [path.name for path in capture.paths]
+
+
+def refused(job, *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        job()
+    for word in words:
+        assert word in str(error.value)
+
+
+# transforms.json: the whole capture
+
+
+def test_a_capture_has_what_the_file_says(tiny_transforms, tmp_path):
+    capture = load_transforms(tiny_transforms(tmp_path, k1=0.1, k2=-0.02, p1=0.003, p2=-0.004))
+    assert names(capture) == [f'c_{i}.png' for i in range(6)]
+    assert [image[0, 0].tolist() for image in capture.images] == [[0, 0, 10 * i] for i in range(6)]
+    assert capture.images[0].shape == (24, 32, 3)
+    assert capture.masks is capture.fisheye is capture.points is capture.seen is None
+    np.testing.assert_allclose(capture.poses[1], look_at_origin(np.pi / 3, 0.4, 4.0)[:3], atol=1e-12)
+    np.testing.assert_allclose(capture.intrinsics, np.tile([38.4, 35.2, 17.0, 11.0], (6, 1)), atol=1e-12)
+    assert (capture.distortion == [0.1, -0.02, 0.003, -0.004, 0, 0, 0, 0]).all()
+    assert capture.i_train.tolist() == [1, 2, 3, 4, 5]
+    assert capture.i_val.tolist() == capture.i_test.tolist() == [0]
+
+
+def test_the_fox_has_instant_ngps_cameras(shared, tmp_path):
+    fox = shared / 'data' / 'photos' / 'fox_small'
+    if not fox.is_dir():
+        pytest.skip(f'needs {fox}')
+    (tmp_path / 'images').symlink_to(fox / 'images')
+    shutil.copy(fox / 'instant_ngp_transforms.json', tmp_path / 'transforms.json')
+    refused(lambda: load_transforms(tmp_path), 'leaves the folder', '--outside_files')
+    capture = load_transforms(tmp_path, outside_files=True)
+    assert len(capture.images) == 25
+    assert {image.shape for image in capture.images} == {(960, 540, 3)}
+    assert capture.intrinsics[0].tolist() == [687.76, 687.245, 277.279, 482.634]
+    assert capture.i_test.tolist() == [0, 8, 16, 24]
+    assert capture.poses[0, :, 3].tolist() == [3.168359405609479, -5.4794898611466945, -0.9791660699008925]
+    away = -capture.poses[:, :, 2]  # the cameras look at one place, well in front of them
+    across = np.eye(3) - away[:, :, None] * away[:, None]
+    centre = np.linalg.solve(across.sum(0), (across @ capture.poses[:, :, 3:]).sum(0))[:, 0]
+    towards = centre - capture.poses[:, :, 3]
+    assert ((towards * away).sum(-1) / np.linalg.norm(towards, axis=-1)).min() > 0.9
+
+
+# Splits
+
+
+def test_the_file_can_say_which_images_are_for_what(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path)
+
+    def split(**lists) -> list[list[int]]:
+        change(folder, **dict.fromkeys(['train_filenames', 'val_filenames', 'test_filenames']))
+        change(folder, **{f'{key}_filenames': [f'./images/c_{i}.png' for i in value] for key, value in lists.items()})
+        capture = load_transforms(folder)
+        return [part.tolist() for part in (capture.i_train, capture.i_val, capture.i_test)]
+
+    assert split(train=[5, 1], val=[2], test=[3, 0]) == [[1, 5], [2], [0, 3]]
+    assert split(train=[0, 1], val=[2]) == [[0, 1], [2], [2]]
+    assert split(train=[0, 1, 2], test=[4]) == [[0, 1, 2], [4], [4]]
+    assert split(test=[4]) == [[0, 1, 2, 3, 5], [4], [4]]
+    assert split(train=[0, 1, 2]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
+    assert split(train=[0, 1, 2], val=[], test=[]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
+    assert split(train=[], val=[], test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
+    refused(lambda: split(train=range(6)), 'transforms.json', 'no image to test on')
+    refused(lambda: split(test=range(6)), 'transforms.json', 'no image to train on')
+    refused(lambda: split(test=[77, 0, 78]), 'test_filenames has 2 names', 'images/c_77.png')
+
+
+def test_every_so_many_photographs_by_name_are_test_images(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path, count=7)
+    meta = json.loads((folder / 'transforms.json').read_text())
+    change(folder, frames=meta['frames'][::-1])
+    capture = load_transforms(folder, llffhold=3)
+    assert names(capture) == [f'c_{i}.png' for i in range(7)]
+    assert [image[0, 0, 2] for image in capture.images] == [10 * i for i in range(7)]
+    assert capture.i_test.tolist() == capture.i_val.tolist() == [0, 3, 6]
+    assert capture.i_train.tolist() == [1, 2, 4, 5]
+    assert load_transforms(folder, llffhold=100).i_test.tolist() == [0]
+    refused(lambda: load_transforms(folder, llffhold=1), 'llffhold 1 takes all 7')
+
+
+def test_without_llffhold_the_camera_nearest_to_the_mean_position_is_the_test_image(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path)
+    change(folder, {}, {}, {}, {'transform_matrix': look_at_origin(0.1, 0.2, 0.5).tolist()})
+    capture = load_transforms(folder, llffhold=0)
+    assert capture.i_test.tolist() == [3]
+    assert capture.i_train.tolist() == [0, 1, 2, 4, 5]
+
+
+# Sizes
+
+
+def test_images_of_different_sizes_keep_them_and_each_has_a_lens_for_its_own(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path)
+    Image.new('RGB', (64, 48), (1, 2, 3)).save(folder / 'images/c_2.png')  # twice the size that the file has
+    Image.new('RGB', (30, 50), (1, 2, 3)).save(folder / 'images/c_4.png')
+    change(folder, {}, {}, {}, {}, {'w': 30, 'h': 50, 'fl_x': 40, 'fl_y': 41, 'cx': 16, 'cy': 26, 'k1': 0.2})
+    capture = load_transforms(folder)
+    assert [image.shape[:2] for image in capture.images][1:5] == [(24, 32), (48, 64), (24, 32), (50, 30)]
+    np.testing.assert_allclose(capture.intrinsics[1:5], [
+        [38.4, 35.2, 17, 11], [76.8, 70.4, 34, 22], [38.4, 35.2, 17, 11], [40, 41, 16, 26]])
+    assert capture.distortion[:, 0].tolist() == [0, 0, 0, 0, 0.2, 0]
+
+
+def test_a_size_of_other_proportions_than_the_pictures_is_an_error(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path)
+    change(folder, w=24, h=32)
+    refused(lambda: load_transforms(folder), 'c_0.png is 32x24', 'for 24x32', 'rotated')
+
+
+@pytest.mark.parametrize('factor', [2, 3])
+def test_reduced_images_are_made_once_and_lenses_fit_them(tiny_transforms, tmp_path, factor):
+    folder = tiny_transforms(tmp_path, size=(25, 32))
+    full = load_transforms(folder)
+    for _ in range(2):
+        capture = load_transforms(folder, factor)
+        height, width = round(25 / factor), round(32 / factor)
+        assert {image.shape for image in capture.images} == {(height, width, 3)}
+        assert capture.paths[0] == folder / f'images_{factor}/c_0.png'
+        share = [width / 32, height / 25] * 2
+        np.testing.assert_allclose(capture.intrinsics, full.intrinsics * share, rtol=1e-12)
+    assert np.abs(capture.images[0].mean((0, 1)) - full.images[0].mean((0, 1))).max() < 4
+    Image.new('RGB', (width, height), (9, 9, 9)).save(folder / f'images_{factor}/c_1.png')
+    assert (load_transforms(folder, factor).images[1] == 9).all()
+    (folder / f'images_{factor}/c_1.png').unlink()
+    refused(lambda: load_transforms(folder, factor), '1 of 6 photographs are missing', f'images_{factor}/c_1.png')
+
+
+# Masks and points
+
+
+def test_masks_are_white_where_pixels_are_to_be_trained_on(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[:12, 8:] = 255
+    Image.fromarray(mask).save(folder / 'mask.png')
+    change(folder, {}, {'mask_path': 'mask.png'})
+    capture = load_transforms(folder)
+    assert np.array_equal(capture.masks[1], mask > 0)
+    assert capture.masks[0].all()
+    assert capture.masks[0].shape == (24, 32)
+    assert np.array_equal(load_transforms(folder, 2).masks[1], mask[::2, ::2] > 0)
+    Image.fromarray(mask[:, :24]).save(folder / 'mask.png')
+    refused(lambda: load_transforms(folder), 'mask.png is 24x24', '32x24')
+    (folder / 'mask.png').unlink()
+    refused(lambda: load_transforms(folder), '1 of 1 masks are missing')
+
+
+@pytest.mark.parametrize('binary', [True, False])
+def test_sparse_points_are_those_of_the_ply_file(tiny_transforms, tmp_path, binary):
+    import trimesh
+
+    folder = tiny_transforms(tmp_path, ply_file_path='points.ply')
+    points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    colours = np.full((50, 4), 9, np.uint8)
+    trimesh.PointCloud(points, colours).export(folder / 'points.ply', encoding='binary' if binary else 'ascii')
+    np.testing.assert_allclose(load_transforms(folder).points, points, atol=1e-6)
+    (folder / 'points.ply').write_bytes(b'ply, or not')
+    refused(lambda: load_transforms(folder), 'points.ply', 'PLY')
+    (folder / 'points.ply').unlink()
+    refused(lambda: load_transforms(folder), 'points.ply', 'PLY')
+
+
+# COLMAP
+
+
+@pytest.mark.parametrize('text', [False, True])
+def test_colmaps_cameras_are_ours(tiny_colmap, tmp_path, text):
+    folder, expected = tiny_colmap(tmp_path, text)
+    capture = load_colmap(folder, llffhold=4)
+    order = ['0.png', '2.png', '4.png', 'some more/1.png', 'some more/3.png', 'some more/5.png']
+    assert [str(path.relative_to(folder / 'images')) for path in capture.paths] == order
+    for i, name in enumerate(order):
+        number = int(name[-5])
+        assert capture.images[i][0, 0].tolist() == [10 * number, 100, 100]
+        np.testing.assert_allclose(capture.poses[i], look_at_origin(1.1 * number, 0.2 + 0.1 * (number % 3), 4.0)[:3],
+                                   atol=1e-12)
+        image = expected.find_image_with_name(name)
+        seen = {tuple(np.round(expected.points3D[point.point3D_id].xyz, 6)) for point in image.points2D
+                if point.has_point3D()} - {tuple(np.round(expected.points3D[j + 1].xyz, 6)) for j in (20, 21)}
+        assert {tuple(np.round(point, 6)) for point in capture.points[capture.seen[i]]} == seen
+        assert len(capture.seen[i]) == 19
+    assert len(capture.points) == 20
+    assert (capture.intrinsics == [[40, 41, 17, 11]] * 3 + [[42, 43, 15, 13]] * 3).all()
+    assert capture.distortion[:, 0].tolist() == [0.05] * 3 + [0] * 3
+    assert capture.fisheye is None
+    assert capture.i_test.tolist() == [0, 4]
+    assert capture.i_train.tolist() == [1, 2, 3, 5]
+
+
+def test_reduced_images_of_a_colmap_scene_are_used_with_lenses_of_their_true_size(tiny_colmap, tmp_path):
+    folder, _ = tiny_colmap(tmp_path)
+    full = load_colmap(folder)
+    for path in full.paths:
+        small = (folder / 'images_4' / path.relative_to(folder / 'images')).with_suffix('.JPG')
+        small.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (9, 7), (200, 0, 0)).save(small)
+    (folder / 'images').rename(folder / 'elsewhere')
+    capture = load_colmap(folder, 4)
+    assert {image.shape for image in capture.images} == {(7, 9, 3)}
+    np.testing.assert_allclose(capture.intrinsics, full.intrinsics * ([9 / 32, 7 / 24] * 2))
+    refused(lambda: load_colmap(folder, 2), '6 of 6 photographs are missing', 'images/0.png')
+
+
+def test_reduced_images_of_a_colmap_scene_are_made_in_the_same_folders(tiny_colmap, tmp_path):
+    folder, _ = tiny_colmap(tmp_path)
+    capture = load_colmap(folder, 2)
+    assert capture.paths[4] == folder / 'images_2/some more/3.png'
+    assert capture.images[4].shape == (12, 16, 3)
+    assert (capture.images[4] == [30, 100, 100]).all()
+
+
+def test_colmap_knows_pixels_as_they_are_stored(tiny_colmap, tmp_path):
+    folder, _ = tiny_colmap(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = np.zeros((24, 32, 3), np.uint8)
+    picture[0] = 200
+    Image.fromarray(picture).save(folder / 'images/0.png', exif=exif)
+    assert np.array_equal(load_colmap(folder).images[0], picture)
+    assert load_colmap(folder, 2).images[0].shape == (12, 16, 3)
+
+
+def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
+    Image.new('RGB', (20, 10)).save(tmp_path / 'outside.png')
+    (tmp_path / 'images').mkdir()
+    for name in 'ab':
+        Image.new('RGB', (20, 10)).save(tmp_path / f'images/{name}.png')
+    (tmp_path / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+
+    def load(*images: str) -> Capture:
+        (tmp_path / 'images.txt').write_text(''.join(f'{image}\n\n' for image in images))
+        return load_colmap(tmp_path)
+
+    good = '1 1 0 0 0 1 2 3 1 a.png'
+    capture = load(good, '2 -2 0 0 0 1 2 3 1 b.png')
+    assert capture.poses[1].tolist() == [[1, 0, 0, -1], [0, -1, 0, -2], [0, 0, -1, -3]]
+    assert capture.distortion is capture.points is capture.seen is None
+    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 ../outside.png'), "'../outside.png'", 'not in the folder')
+    refused(lambda: load(good, f'2 1 0 0 0 1 2 3 1 {tmp_path}/outside.png'), 'not in the folder')
+    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 .'), 'not in the folder')
+    refused(lambda: load(good, '2 1 0 0 0 1 2 3 7 b.png'), "'b.png' has camera 7")
+    refused(lambda: load(good, '2 0 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length 0')
+    refused(lambda: load(good, '2 nan 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length nan')
+    refused(lambda: load(good, '2 1 0 0 0 1 inf 3 1 b.png'), "'b.png'", 'not finite')
+    refused(lambda: load(good, good), 'a.png', 'has 2 cameras')
+    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 b.png', '3 1 0 0 0 1 2 3 1 c.png'), '1 of 3 photographs are missing')
+    refused(load, 'no images')
+    refused(lambda: load(good), 'llffhold 8 takes all 1')
+
+
+def test_a_camera_turned_in_all_directions_looks_where_colmap_has_it(tmp_path):
+    """Rotations by hand: R turns world to camera, so that the camera's axes are the rows of R."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    half = np.radians(50.0) / 2
+    axis = np.array([1.0, -2.0, 0.5]) / np.linalg.norm([1.0, -2.0, 0.5])
+    quaternion = [np.cos(half), *(np.sin(half) * axis)]
+    for name in 'ab':
+        Image.new('RGB', (20, 10)).save(tmp_path / f'images/{name}.png')
+    (tmp_path / 'images.txt').write_text(''.join(
+        f'1 {" ".join(map(str, quaternion))} 0.5 -1 2 1 {name}.png\n\n' for name in 'ab'))
+    rotation = turn(axis, 50.0)
+    pose = load_colmap(tmp_path).poses[0]
+    np.testing.assert_allclose(pose[:, 0], rotation[0], atol=1e-12)  # right
+    np.testing.assert_allclose(pose[:, 1], -rotation[1], atol=1e-12)  # up, where COLMAP has down
+    np.testing.assert_allclose(pose[:, 2], -rotation[2], atol=1e-12)  # backwards, where COLMAP has forwards
+    np.testing.assert_allclose(rotation @ pose[:, 3] + [0.5, -1, 2], 0, atol=1e-12)

@@ -91,9 +91,10 @@ def load_scene(args: argparse.Namespace) -> Scene:
         if args.dataset_type == 'photos':
             estimate_cameras(args.datadir)
         capture = load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files)
-        scene = photographs_scene(capture, args.white_bkgd)
+        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc)
     elif args.dataset_type == 'colmap':
-        scene = photographs_scene(load_colmap(args.datadir, args.factor, args.llffhold), args.white_bkgd)
+        capture = load_colmap(args.datadir, args.factor, args.llffhold)
+        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc)
     else:
         scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
@@ -110,18 +111,19 @@ def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, d
     if args.field == 'grid':
         return create_grid(args, scene, device, dtype)
     contraction = scene.contraction if contracts(args) else None
-    model = create_nerf(args, device, dtype, contraction)
+    model = create_nerf(args, device, dtype, contraction, scene.ndc)
     if args.occupancy and model.in_boxes:
         model.follow_occupancy(scene.seen_box())
     return model
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype,
-                contraction: Contraction | None = None) -> Model:
+                contraction: Contraction | None = None, ndc: bool = False) -> Model:
     """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed.
 
     Args:
         contraction: of the space that they see, whose rays are then sampled to infinity; None: none.
+        ndc: rays are in normalised device coordinates, which are even in disparity already.
     """
     embed_points, input_ch = get_embedder(args.multires, args.i_embed)
     embed_dirs, input_ch_views = get_embedder(args.multires_views, args.i_embed) if args.use_viewdirs else (None, 0)
@@ -138,7 +140,7 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         coarse=field(args.netdepth, args.netwidth),
         fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
         sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
-                          args.lindisp and not uses_ndc(args), args.raw_noise_std, args.white_bkgd,
+                          args.lindisp and not ndc, args.raw_noise_std, args.white_bkgd,
                           to_infinity=contraction is not None),
         chunk=rays_at_once(args, device), view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)),
         seed=args.seed)
@@ -189,6 +191,7 @@ def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
     return (f'scene     {args.datadir}: {len(scene.images)} images of {size}, '
             f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test, '
             f'near {scene.near:g}, far {scene.far:g}{" (NDC)" * scene.ndc}\n'
+            + (f'{scene.placement.describe()}\n' if scene.placement else '')
             + f'exposure  learned for each training image; metrics are of the {MEASURED}\n' * scene.exposure
             + f'{model.describe()}\n'
             f'device    {model.device}, {str(model.dtype).removeprefix("torch.")}, seed {args.seed}')
@@ -219,6 +222,8 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
             return
         if ranks.first():  # no_reload was for this start, not for those that follow
             record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
+            if scene.placement:
+                scene.placement.save(run_dir / 'placement.json')
         with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
                               model.device, model.scalars)) as log:
             outputs.log = log
@@ -416,15 +421,18 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
 
 
 def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
-    """Writes the surface at density mesh_threshold as a coloured mesh in world coordinates, and a picture of it."""
+    """Writes the surface at density mesh_threshold as a coloured mesh in the coordinates of the scene or, where asked,
+    of the capture, and a picture of it."""
     if not ranks.first():
         return
     step = restore_trained(args, run_dir, model)
     path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
     if path.is_dir():
         raise UserError(f'mesh_file {path} is a folder; name a file')
+    moved = args.mesh_coordinates == 'capture' and scene.placement
     with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
-        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold)
+        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold,
+                           scene.placement.to_capture() if moved else None)
     log_mesh(run_dir, mesh, step)
 
 

@@ -228,9 +228,10 @@ def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> T
     return torch.stack([-0.5 * W / focal * x * z, -0.5 * H / focal * y * z, z], -1)
 
 
-def bundle_rays(origins: Tensor, directions: Tensor, near: float, far: float,
+def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: float | Tensor,
                 ndc: tuple[int, int, float] | None = None) -> Rays:
-    """World origins and directions [..., 3] to `Rays`; ndc = (H, W, focal) carries them to NDC (near plane at 1)."""
+    """World origins and directions [..., 3] to `Rays` with bounds of all or of each, [R, 1]; ndc = (H, W, focal)
+    carries them to NDC (near plane at 1)."""
     viewdirs = torch.nn.functional.normalize(directions, dim=-1)
     if ndc is not None:
         origins, directions = ndc_rays(*ndc, 1.0, origins, directions)

@@ -28,6 +28,7 @@ class Cameras:
     sizes: Tensor  # [V, 2] int64: height, width in pixels
     distortion: Tensor | None = None  # [V, 8] float32, as in COEFFICIENTS; None: no camera has any
     fisheye: Tensor | None = None  # [V] bool; None: no camera is one
+    bounds: Tensor | None = None  # [V, 2] float32 near and far bound of each view's rays; None: the scene's
     within: float = 0.0  # where in a pixel its ray goes, along both sides: 0.0 its upper left corner, 0.5 its centre
 
     @classmethod
@@ -63,9 +64,9 @@ class Cameras:
         return self._each(lambda part: part[views])
 
     def posed(self, poses: np.ndarray) -> Cameras:
-        """Cameras of the first view's intrinsics, lens and size at poses [M, 3, 4]."""
+        """Cameras of the first view's intrinsics, lens and size at poses [M, 3, 4], with the scene's bounds."""
         cameras = self.take([0] * len(poses))
-        return replace(cameras, poses=torch.as_tensor(np.asarray(poses, np.float32), device=self.device))
+        return replace(cameras, poses=torch.as_tensor(np.asarray(poses, np.float32), device=self.device), bounds=None)
 
     def scaled(self, factor: int) -> Cameras:
         """The same views at 1/factor of the size, rounded down (0 or 1: full size).
@@ -124,7 +125,7 @@ class Cameras:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cameras:
         return Cameras(*(None if part is None else change(part) for part in (
-            self.poses, self.intrinsics, self.sizes, self.distortion, self.fisheye)), within=self.within)
+            self.poses, self.intrinsics, self.sizes, self.distortion, self.fisheye, self.bounds)), within=self.within)
 
 
 def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

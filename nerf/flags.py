@@ -128,9 +128,10 @@ def config_parser() -> FlagParser:
     flag('--shape', choices=('armchair', 'cube', 'greek', 'vase'), default='greek', help='DeepVoxels scene')
     flag('--factor', type=whole(1), default=8, help='photographs (llff, transforms, colmap, photos) are reduced '
          'to 1/N of their size. For all of these but llff the default is 1')
-    flag('--no_ndc', action='store_true', help='LLFF without normalised device coordinates: not forward-facing')
+    flag('--no_ndc', action='store_true', help='photographs without normalised device coordinates, which are for '
+         'forward-facing captures; transforms, colmap and photos have them in no others')
     flag('--contract', choices=('auto', 'on', 'off'), default='auto',
-         help='where a scene has no bounds (llff with no_ndc, captures with a background), the mlp sees space drawn '
+         help='where a scene has no bounds (photographs that are not in NDC), the mlp sees space drawn '
               'together as in mip-NeRF 360, and samples reach to infinity, evenly in disparity. auto: off for llff, as '
               'in nerf-pytorch, else on. The grid does so in any case')
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
@@ -197,6 +198,8 @@ def config_parser() -> FlagParser:
          help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit)')
     flag('--mesh_file', type=matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb',
                                   True), help="mesh_NNNNNN.ply in the run's folder where it is not given")
+    flag('--mesh_coordinates', choices=('scene', 'capture'), default='scene',
+         help='capture: those of transforms.json or the COLMAP model, where the mesh fits to other results from them')
 
     group = parser.add_argument_group('logging')
     flag = group.add_argument
@@ -287,8 +290,10 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'precrop_iters precrop_frac': (not args.no_batching, 'without no_batching'),
         'half_res': (not blender, 'unless dataset_type is blender'),
         'factor llffhold': (not photographs, 'unless dataset_type is llff, transforms, colmap or photos'),
-        'no_ndc spherify': (not llff, 'unless dataset_type is llff'),
-        'outside_files': (args.dataset_type != 'transforms', 'unless dataset_type is transforms'),
+        'no_ndc': (not photographs, 'unless dataset_type is llff, transforms, colmap or photos'),
+        'spherify': (not llff, 'unless dataset_type is llff'),
+        'outside_files': (args.dataset_type not in ('transforms', 'photos'),
+                          'unless dataset_type is transforms or photos'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
         'testskip': (photographs, 'where dataset_type is llff, transforms, colmap or photos'),
         'contract': (args.field == 'grid' or uses_ndc(args) or args.dataset_type in ('blender', 'deepvoxels'),
@@ -302,6 +307,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         'render_test': (not args.render_only, 'without render_only'),
         'mesh_grid_size mesh_threshold mesh_file': (not args.mesh_only, 'without mesh_only'),
+        'mesh_coordinates': (not args.mesh_only or args.dataset_type not in PHOTOGRAPHS,
+                             'without mesh_only, or unless dataset_type is transforms or colmap'),
     }
     return [f'{name} = {getattr(args, name)} has no effect {because}'
             for names, (without_effect, because) in idle.items() if without_effect

@@ -28,8 +28,9 @@ FACES_AT_ONCE = 2 ** 19
 FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
 
 
-def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float):
-    """Writes the surface as a coloured mesh in world coordinates, and beside it a picture of it.
+def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float,
+                to_file: np.ndarray | None = None):
+    """Writes the surface as a coloured mesh, and beside it a picture of it.
 
     Args:
         model: trained.
@@ -37,9 +38,10 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         path: a .ply, .obj or .glb.
         grid_size: points along the longest side of the box around the surface.
         threshold: density at the surface, in 1/scene unit.
+        to_file: [4, 4] that carries the scene's coordinates to those of the file; None: they are the same.
 
     Returns:
-        a trimesh.Trimesh fit for looking at.
+        a trimesh.Trimesh fit for looking at, in the scene's coordinates.
 
     Raises:
         UserError: there is no surface, or a file cannot be written.
@@ -51,8 +53,10 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     vertices, faces = extract_surface(density, box, grid_size, threshold)
     vertices, faces, dropped = without_floaters(vertices, faces)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * (box[1] - box[0]).max() / grid_size, scene.ndc_camera)
-    write_mesh(path, mesh)
     small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
+    if to_file is not None:
+        mesh.apply_transform(to_file)
+    write_mesh(path, mesh)
     cameras = scene.render_cameras
     draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
     print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')

@@ -96,7 +96,8 @@ class RayBatcher:
         target = target_colours(self.colours[pixel], self.scene.white_bkgd)
         if self.covered is not None:
             target = torch.cat([target, self.covered[pixel, None] / OPAQUE], -1)
-        return self.scene.rays(*self.cameras.rays(image, row, column)), target
+        bounds = None if self.cameras.bounds is None else self.cameras.bounds[image]
+        return self.scene.rays(*self.cameras.rays(image, row, column), bounds), target
 
     def _from_one_image(self, step: int, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
         where = {'generator': self.generator, 'device': self.generator.device}

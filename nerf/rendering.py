@@ -37,7 +37,8 @@ class View(NamedTuple):
 
 def view_rays(model: Model, scene: Scene, camera: Cameras) -> Rays:
     """The rays of one camera, row by row, on the model's device."""
-    return scene.rays(*camera.to(model.device).view_rays(0))
+    camera = camera.to(model.device)
+    return scene.rays(*camera.view_rays(0), camera.bounds)
 
 
 @torch.inference_mode()

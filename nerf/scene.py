@@ -14,6 +14,7 @@ from torch import Tensor
 from load_photos import Capture
 from nerf.cameras import Cameras
 from nerf.contraction import Contraction
+from nerf.placement import Placement, cameras_of, place
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, bundle_rays
 
@@ -67,7 +68,7 @@ class Scene:
     images: Images
     cameras: Cameras  # of the images
     render_cameras: Cameras  # of the render path
-    near: float  # bounds of every ray, in scene units
+    near: float  # bounds of the rays, in scene units, of cameras that have none of their own
     far: float
     ndc: bool
     white_bkgd: bool
@@ -78,6 +79,7 @@ class Scene:
     farthest: float | None = None  # in NDC, whose rays reach to infinity: depth of the farthest thing that is known of
     exposure: bool = False  # the images differ in brightness: each has a gain per colour channel (nerf/exposure.py)
     bounded: bool = True  # all that is seen lies between near and far, or is in NDC; else there is a background
+    placement: Placement | None = None  # of a capture, whose coordinates are others than the scene's
 
     @property
     def ndc_camera(self) -> tuple[int, int, float] | None:
@@ -89,9 +91,16 @@ class Scene:
         cameras, render_cameras = (replace(part, within=share) for part in (self.cameras, self.render_cameras))
         return replace(self, cameras=cameras, render_cameras=render_cameras)
 
-    def rays(self, origins: Tensor, directions: Tensor) -> Rays:
-        """World origins and directions [..., 3] as rays with this scene's bounds, in NDC where it is."""
-        return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
+    def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
+        """World origins and directions [..., 3] as rays, in NDC where the scene is.
+
+        Args:
+            bounds: [..., 2] near and far bound of each, broadcast over the rays; None, and in NDC: the scene's.
+        """
+        if bounds is None or self.ndc:
+            return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
+        near, far = bounds.expand(*origins.shape[:-1], 2).reshape(-1, 2).split(1, -1)
+        return bundle_rays(origins, directions, near, far)
 
     @property
     def contraction(self) -> Contraction | None:
@@ -113,13 +122,14 @@ class Scene:
         """[2, 3] corners of what the training cameras see from near to infinity, in contracted coordinates."""
         rays, contraction = self.spread_rays(self.i_train, BOX_RAYS), self.contraction
         far = contraction.radius * torch.logspace(-1.0, 6.0, 100)
-        depths = self.near + torch.cat([torch.zeros(1), far])
-        ends = contraction(rays.origins[:, None] + depths[:, None] * rays.viewdirs[:, None]).flatten(0, 1)
+        depths = rays.near + torch.cat([torch.zeros(1), far])
+        ends = contraction(rays.origins[:, None] + depths[..., None] * rays.viewdirs[:, None]).flatten(0, 1)
         return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
 
     def spread_rays(self, views: np.ndarray, side: int) -> Rays:
         """Rays spread evenly over each of some views, side x side, view after view."""
-        return self.rays(*self.cameras.take(views).spread_rays(side))
+        cameras = self.cameras.take(views)
+        return self.rays(*cameras.spread_rays(side), None if cameras.bounds is None else cameras.bounds[:, None])
 
     def box(self, to_infinity: bool = False) -> np.ndarray:
         """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
@@ -167,7 +177,8 @@ class Scene:
             numbers = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0, *numbers]  # one K, as in the first checkpoints
         else:
             parts += [cameras.intrinsics, images.sizes]
-        parts += [part for part in (cameras.distortion, cameras.fisheye, images.masks) if part is not None]
+        parts += [part for part in (cameras.distortion, cameras.fisheye, images.masks, cameras.bounds)
+                  if part is not None]
         checksum = 0
         for part in (*parts, np.array(numbers, np.float64)):
             checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
@@ -250,27 +261,6 @@ def _looking_sideways(cameras: Cameras) -> np.ndarray:
     return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
 
 
-def photographs_scene(capture: Capture, white_bkgd: bool) -> Scene:
-    """Photographs from all around or from one side, each with its own lens and size, in the coordinates of their file:
-    a scene without bounds."""
-    centre = capture.poses[:, :, 3].mean(0)
-    depths = np.linalg.norm(capture.poses[:, :, 3] - centre, axis=-1)
-    if capture.points is not None:  # along each camera's axis
-        depths = np.concatenate([(pose[:, 3] - capture.points) @ pose[:, 2] for pose in capture.poses])
-        depths = depths[depths > 0] if (depths > 0).any() else np.ones(1)
-    near = 0.9 * float(np.percentile(depths, 1)) if capture.points is not None else 0.1 * float(depths.mean())
-    near = max(near, 1e-6)
-    cameras = Cameras(
-        poses=torch.tensor(capture.poses, dtype=torch.float32), intrinsics=torch.from_numpy(capture.intrinsics),
-        sizes=torch.tensor([image.shape[:2] for image in capture.images]),
-        distortion=None if capture.distortion is None else torch.tensor(capture.distortion, dtype=torch.float32),
-        fisheye=None if capture.fisheye is None else torch.from_numpy(capture.fisheye))
-    return Scene(images=Images.of_any_size(capture.images, capture.masks), cameras=cameras,
-                 render_cameras=cameras.posed(capture.poses), near=near, far=100.0 * near, ndc=False,
-                 white_bkgd=white_bkgd, i_train=capture.i_train, i_val=capture.i_val, i_test=capture.i_test,
-                 around=False, bounded=False)
-
-
 def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
     """Cameras around an object at the origin, seen from 1 before it to 1 behind; the path is that of the test views."""
     from load_deepvoxels import load_dv_data, load_intrinsics
@@ -284,3 +274,17 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
     return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras.posed(render_poses),
                  near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=white_bkgd, i_train=i_train,
                  i_val=i_val, i_test=i_test)
+
+
+def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool) -> Scene:
+    """Photographs with lenses and sizes of their own, placed by nerf/placement.py; with `ndc` forward-facing ones are
+    in normalised device coordinates. All others have no bounds."""
+    placement = place(capture)
+    ndc = ndc and placement.forward_facing
+    cameras = cameras_of(capture, placement.poses, None if ndc else placement.bounds)
+    path = replace(cameras.take(capture.i_train[:1]), distortion=None, fisheye=None).posed(placement.render_poses)
+    near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
+    return Scene(images=Images.of_any_size(capture.images, capture.masks), cameras=cameras, render_cameras=path,
+                 near=0.0 if ndc else near, far=1.0 if ndc else far, ndc=ndc, white_bkgd=white_bkgd,
+                 i_train=capture.i_train, i_val=capture.i_val, i_test=capture.i_test,
+                 around=not placement.forward_facing, farthest=far if ndc else None, bounded=ndc, placement=placement)

@@ -25,7 +25,7 @@ LENS = {'k1': -0.16, 'k2': 0.05, 'p1': 0.001, 'p2': -0.001}
 FOCAL_35 = 28  # mm, what EXIF says: 320 pixels, 6% off
 SUPER = 2  # rays per pixel along both sides
 ROOM = np.array([[-4.0, -4.0, -0.9], [4.0, 4.0, 4.0]])  # the chair stands on its floor
-TEXELS = 512  # along the side of a wall
+TEXELS = 128  # along the side of a wall
 
 
 def make_capture(folder: Path, count: int = 20) -> Path:
@@ -65,7 +65,7 @@ def pose_of(i: int, count: int) -> np.ndarray:
 def noise() -> np.ndarray:
     """[6, TEXELS, TEXELS, 3] in [0, 255]: coloured noise of several sizes for each wall."""
     generator, total = np.random.default_rng(0), 0.0
-    for cells, weight in ((8, 0.3), (32, 0.3), (128, 0.25), (TEXELS, 0.15)):
+    for cells, weight in ((16, 0.3), (64, 0.4), (128, 0.2)):
         grid = generator.random((6, cells, cells, 3), dtype=np.float32) - 0.5
         total = total + weight * grid.repeat(TEXELS // cells, 1).repeat(TEXELS // cells, 2)
     return (127.0 + 255.0 * total).clip(0.0, 255.0)

@@ -331,3 +331,11 @@ def test_estimate_only_stops_after_the_cameras(tmp_path, found, capsys):
     assert '9 of 9 photographs' in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json']
     assert read_image(tmp_path / 'images' / '001.jpg').shape == (48, 64, 3)
+
+
+def test_estimate_only_needs_photographs_and_no_name(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['--dataset_type', 'transforms', '--datadir', str(tmp_path), '--estimate_only'])
+    assert 'estimate_only is set, but dataset_type is transforms' in capsys.readouterr().err
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 1
+    assert 'has 0 photographs' in capsys.readouterr().err

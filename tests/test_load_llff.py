@@ -22,7 +22,7 @@ from nerf.ray_batcher import RayBatcher
 from nerf.rendering import render_path
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, centred_intrinsics, check_forward_facing
-from run_nerf import create_nerf
+from run_nerf import create_model
 from run_nerf_helpers import Sampling, bundle_rays, get_rays, pixel_rays
 
 # Against the reference code
@@ -616,7 +616,8 @@ def test_bounds_and_sampling_follow_ndc(tiny_llff, tmp_path, flags, ndc, near, f
     assert scene.ndc is ndc
     assert (scene.near, scene.far) == pytest.approx((near, far), rel=1e-6)
     assert scene.ndc_camera == ((12, 16, 20.0) if ndc else None)
-    model = create_nerf(parse_flags(flags_of(tmp_path, tmp_path, *flags)), torch.device('cpu'), torch.float32)
+    args = parse_flags(flags_of(tmp_path, tmp_path, *flags))
+    model = create_model(args, scene, torch.device('cpu'), torch.float32)
     assert model.sampling.lindisp is lindisp
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import forward_cameras
+from conftest import forward_cameras, look_at_origin, turn
 
 from load_blender import pose_spherical
+from load_photos import Capture
 from nerf.cameras import Cameras
 from nerf.contraction import Contraction
-from nerf.scene import Images, Scene, centred_intrinsics, target_colours
+from nerf.ray_batcher import RayBatcher
+from nerf.scene import Images, Scene, centred_intrinsics, photographs_scene, target_colours
 from run_nerf_helpers import ndc_points, ndc_rays
 
 SIZES = [(4, 6), (5, 3), (1, 7)]
@@ -145,6 +148,27 @@ def test_rays_have_the_scenes_bounds_and_stay_in_the_world_without_ndc():
     torch.testing.assert_close(rays.viewdirs.norm(dim=-1), torch.ones(12 * 16))
 
 
+def test_rays_have_the_bounds_of_their_view_where_it_has_any():
+    bounds = torch.tensor([[1.0, 5.0], [2.0, 7.0], [3.0, 9.0]])
+    scene = a_scene()
+    scene = replace(scene, cameras=replace(scene.cameras, bounds=bounds))
+    rays = scene.spread_rays(np.array([2, 0]), 3)
+    assert rays.near.tolist() == [[3.0]] * 9 + [[1.0]] * 9
+    assert rays.far.tolist() == [[9.0]] * 9 + [[5.0]] * 9
+    batcher = RayBatcher(scene, 30, False, 0, 0.5, torch.Generator())
+    image, row, column = batcher.pixels(1)
+    drawn, _ = batcher.rays(image, row, column)
+    assert torch.equal(drawn.near[:, 0], bounds[[0, 2]][image, 0])  # of the training views
+    assert torch.equal(drawn.far[:, 0], bounds[[0, 2]][image, 1])
+    own = scene.cameras.take([1])
+    shown = scene.rays(*own.view_rays(0), own.bounds)
+    assert shown.near.tolist() == [[2.0]] * 12 * 16
+    assert scene.cameras.posed(forward_cameras(2)).bounds is None  # nobody knows what they see
+    assert (scene.rays(*own.view_rays(0)).near == scene.near).all()
+    ndc = replace(scene, ndc=True, near=0.0, far=1.0)
+    assert (ndc.spread_rays(np.array([2]), 3).near == 0.0).all()
+
+
 def test_rays_are_in_ndc_where_the_scene_is():
     scene = a_scene(ndc=True, near=0.0, far=1.0)
     assert scene.ndc_camera == (12, 16, 20.0)
@@ -266,6 +290,105 @@ def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
     np.testing.assert_allclose(box, [[-12, -29 / 50 * 6, -6], [3.9 * 6, 3.6, -2]], rtol=1e-6)
 
 
+# Scenes of photographs
+
+
+def a_capture(poses: np.ndarray, sizes=((30, 40),) * 4, **changes) -> Capture:
+    everything, generator = np.arange(len(poses)), np.random.default_rng(0)
+    intrinsics = np.array([[40.0 + i, 41.0 + i, width / 2, height / 2] for i, (height, width) in enumerate(sizes)])
+    capture = Capture(paths=[Path(f'{i}.png') for i in everything],
+                      images=[generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes], masks=None,
+                      poses=np.asarray(poses, np.float64), intrinsics=intrinsics, distortion=None, fisheye=None,
+                      i_train=everything[1:], i_val=everything[:1], i_test=everything[:1])
+    return replace(capture, **changes)
+
+
+def around(count: int = 4) -> np.ndarray:
+    return np.stack([look_at_origin(2.0 * np.pi * i / count, 0.4, 8.0)[:3] for i in range(count)])
+
+
+def in_front(count: int = 4) -> np.ndarray:
+    """Cameras side by side that look at a point 6 before them."""
+    poses = np.stack([np.eye(4)[:3] for _ in range(count)])
+    poses[:, 0, 3] = np.linspace(-1.0, 1.0, count)
+    for pose in poses:
+        pose[:, :3] = turn([0, 1, 0], np.degrees(np.arctan2(pose[0, 3], 6.0)))
+    return poses
+
+
+def test_photographs_from_all_around_are_a_scene_without_bounds_with_lenses_and_sizes_of_their_own():
+    sizes = [(30, 40), (40, 30), (12, 16), (30, 40)]
+    lens = np.zeros((4, 8))
+    lens[0, 0], lens[2, 3] = -0.1, 0.02
+    masks = [np.ones(size, bool) for size in sizes]
+    masks[1][:5] = False
+    capture = a_capture(around(), sizes, distortion=lens, fisheye=np.array([False, False, True, False]), masks=masks)
+    scene = photographs_scene(capture, white_bkgd=False, ndc=True)
+    assert (scene.ndc, scene.bounded, scene.around) == (False, False, True)
+    assert scene.images.sizes.tolist() == [list(size) for size in sizes]
+    assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(capture.images))
+    assert np.array_equal(scene.images.masks, np.concatenate([mask.ravel() for mask in masks]))
+    assert scene.cameras.sizes.tolist() == [list(size) for size in sizes]
+    assert np.array_equal(scene.cameras.intrinsics, capture.intrinsics)
+    np.testing.assert_allclose(scene.cameras.distortion, lens, rtol=1e-6)
+    assert scene.cameras.fisheye.tolist() == [False, False, True, False]
+    np.testing.assert_allclose(scene.cameras.poses, scene.placement.poses, atol=1e-6)
+    np.testing.assert_allclose(scene.cameras.poses[:, :, 3].norm(dim=1), 4.0, rtol=1e-4)
+    np.testing.assert_allclose(scene.cameras.bounds, scene.placement.bounds, rtol=1e-6)
+    assert scene.near == pytest.approx(scene.placement.bounds[:, 0].min())
+    assert scene.far == pytest.approx(scene.placement.bounds[:, 1].max())
+    assert scene.contraction.centre == (0.0, 0.0, 0.0)
+    assert scene.contraction.radius == pytest.approx(4.04, rel=1e-4)
+    path = scene.render_cameras
+    assert len(path) == 120
+    assert path.distortion is None
+    assert path.fisheye is None
+    assert path.one_size() == (40, 30)  # that of the first training view
+    assert path.intrinsics[7].tolist() == capture.intrinsics[1].tolist()
+
+
+def test_a_fisheye_without_a_lens_is_still_a_fisheye():
+    cameras = photographs_scene(a_capture(around(), fisheye=np.array([True, False, False, False])), False, True).cameras
+    corner = torch.tensor(0)
+    for view, length in ((0, 1.0), (1, None)):
+        _, direction = cameras.rays(torch.tensor(view), corner, corner)
+        if length:
+            assert float(direction.norm()) == pytest.approx(length, rel=1e-5)
+        else:
+            assert float(direction.norm()) > 1.1
+
+
+def test_forward_facing_photographs_are_in_ndc_unless_it_is_turned_off():
+    sizes = [(30, 40), (40, 30), (12, 16), (30, 40)]
+    capture = a_capture(in_front(), sizes)
+    scene = photographs_scene(capture, white_bkgd=False, ndc=True)
+    assert (scene.ndc, scene.bounded, scene.around, scene.near, scene.far) == (True, True, False, 0.0, 1.0)
+    assert scene.ndc_camera == (30, 40, 40.0)
+    assert scene.cameras.bounds is None
+    assert scene.contraction is None
+    assert scene.farthest == pytest.approx(scene.placement.bounds[:, 1].max())
+    for view, (height, width) in enumerate(sizes):  # rays of all sizes go from the near plane to infinity, as they see
+        origins, directions = scene.cameras.take([view]).view_rays(0)
+        rays, depth = scene.rays(origins, directions), torch.tensor(7.0)
+        start = -(1.0 + origins[..., 2]) / directions[..., 2]
+        points = origins + (start + depth)[..., None] * directions
+        expected = ndc_points(30, 40, 40.0, 1.0, points).reshape(height * width, 3)
+        t = (expected - rays.origins)[:, 2] / rays.directions[:, 2]
+        torch.testing.assert_close(rays.origins + t[:, None] * rays.directions, expected, rtol=1e-4, atol=1e-4)
+    plain = photographs_scene(capture, white_bkgd=False, ndc=False)
+    assert (plain.ndc, plain.bounded, plain.around, plain.ndc_camera) == (False, False, False, None)
+    assert plain.near == pytest.approx(0.9 / 0.75)
+    assert plain.contraction.radius > 0.0
+
+
+def test_the_contracted_box_begins_at_the_bounds_of_each_view():
+    scene = photographs_scene(a_capture(around()), False, True)
+    far_off = replace(scene.cameras, bounds=torch.tensor([[1e4, 1e6]]).repeat(4, 1))
+    whole, beyond = scene.contracted_box(), replace(scene, cameras=far_off).contracted_box()
+    assert (beyond[0] >= whole[0] - 1e-6).all()
+    assert np.abs(whole[1] - beyond[1]).max() > 1e-3
+
+
 # The checksum
 
 
@@ -330,6 +453,12 @@ def with_size(scene: Scene, view: int, size: tuple[int, int]) -> Scene:
                    cameras=replace(scene.cameras, sizes=torch.from_numpy(sizes)))
 
 
+def with_bounds(scene: Scene, view: int) -> Scene:
+    bounds = torch.tensor([[2.0, 6.0]]).repeat(3, 1)
+    bounds[view, 0] = 3.0
+    return replace(scene, cameras=replace(scene.cameras, bounds=bounds))
+
+
 CHANGES = {
     'where in a pixel its ray goes': lambda scene: scene.rays_within(0.5),
     'a pixel': lambda scene: with_pixel(scene, 2),
@@ -346,6 +475,8 @@ CHANGES = {
     'the shape of an image': lambda scene: with_size(scene, 2, (16, 12)),
     'another shape of an image': lambda scene: with_size(scene, 2, (24, 8)),
     'the shape of another image': lambda scene: with_size(scene, 0, (16, 12)),
+    'the bounds of one camera': lambda scene: with_bounds(scene, 2),
+    'the bounds of another camera': lambda scene: with_bounds(scene, 0),
     'near': lambda scene: replace(scene, near=2.5),
     'far': lambda scene: replace(scene, far=6.5),
     'ndc': lambda scene: replace(scene, ndc=True),

@@ -114,6 +114,8 @@ def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, d
     model = create_nerf(args, device, dtype, contraction, scene.ndc)
     if args.occupancy and model.in_boxes:
         model.follow_occupancy(scene.seen_box())
+    elif args.occupancy and scene.placement:  # flags alone cannot tell
+        print('warning: occupancy has no effect in a capture without bounds, or with lindisp', file=sys.stderr)
     return model
 
 

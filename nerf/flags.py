@@ -298,7 +298,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'testskip': (photographs, 'where dataset_type is llff, transforms, colmap or photos'),
         'contract': (args.field == 'grid' or uses_ndc(args) or args.dataset_type in ('blender', 'deepvoxels'),
                      'where field is grid or in a scene with bounds'),
-        'occupancy': (args.field == 'grid' or ((args.lindisp or args.contract == 'on') and not uses_ndc(args)),
+        'occupancy': (args.field == 'grid' or ((args.lindisp or args.contract == 'on') and not uses_ndc(args)
+                                               and args.dataset_type not in PHOTOGRAPHS),
                       'where field is grid, with lindisp or without bounds'),
         'ema_decay': (args.field == 'grid', 'where field is grid: its falling learning rate averages enough'),
         'lindisp': (uses_ndc(args), 'in normalised device coordinates; set no_ndc'),

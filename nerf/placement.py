@@ -9,7 +9,7 @@ it is DISTANCE, as in the Blender scenes.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ WIDEST = 40.0  # degrees between a camera's axis and their mean, in a forward-fa
 LEVEL = 0.15  # cameras are held level if their right axes' least spread (variance) is below this share of the next
 EXTREMES = 1.0, 99.0  # percentiles of the depths of a view's points that are its nearest and farthest
 FEWEST_POINTS = 20  # that a view needs for that
+MOST_POINTS = 50_000  # that are projected into views
 MARGIN = 0.9, 1.1  # near and far bounds, as shares of those
 GUESSED_AHEAD = 0.3, 4.0  # without points, in front of the cameras: nearest and farthest, as shares of where axes cross
 GUESSED_AROUND = 0.1, 3.0  # around a centre: as shares of the mean distance from it
@@ -44,6 +45,7 @@ class Placement:
     poses: np.ndarray  # [N, 3, 4] float64 of the photographs, as in Capture, in scene coordinates
     bounds: np.ndarray  # [N, 2] near and far of each photograph, in scene units
     render_poses: np.ndarray  # [PATH_VIEWS, 3, 4]
+    render_bounds: np.ndarray | None  # [PATH_VIEWS, 2]; None: not known
     has_points: bool  # the bounds are from sparse points, not guessed
 
     def to_capture(self) -> np.ndarray:
@@ -92,7 +94,9 @@ def place(capture: Capture) -> Placement:
     matrix[:3] = scale * np.column_stack([frame[:, :3].T, -frame[:, :3].T @ frame[:, 3]])
     poses = moved(matrix, capture.poses)
     path = render_path_spiral(poses, scale * ranges, PATH_VIEWS) if forward_facing else render_path_orbit(poses)
-    return Placement(matrix, forward_facing, poses, scale * ranges * MARGIN, path, has_points)
+    shown = depth_ranges(path_capture(capture, moved(np.linalg.inv(matrix), path)))
+    return Placement(matrix, forward_facing, poses, scale * ranges * MARGIN, path,
+                     None if shown is None else scale * shown * MARGIN, has_points)
 
 
 def moved(matrix: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -118,6 +122,13 @@ def cameras_of(capture: Capture, poses: np.ndarray, bounds: np.ndarray | None = 
                    bounds=None if bounds is None else torch.from_numpy(bounds).float())
 
 
+def path_capture(capture: Capture, poses: np.ndarray) -> Capture:
+    """A capture of the points alone, by pinholes at poses [M, 3, 4] that are else like the first training camera."""
+    first, count = capture.i_train[0], len(poses)
+    return replace(capture, poses=poses, images=[capture.images[first]] * count, distortion=None, fisheye=None,
+                   intrinsics=np.tile(capture.intrinsics[first], (count, 1)), seen=None)
+
+
 # Depths
 
 
@@ -126,6 +137,8 @@ def depth_ranges(capture: Capture) -> np.ndarray | None:
     view of few points gets the extremes of all others; None where no view has enough."""
     if capture.points is None:
         return None
+    if capture.seen is None:
+        capture = replace(capture, points=capture.points[::len(capture.points) // MOST_POINTS + 1])
     depths = [seen_depths(capture, i) for i in range(len(capture.images))]
     if max(map(len, depths)) < FEWEST_POINTS:
         return None

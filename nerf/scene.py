@@ -14,7 +14,7 @@ from torch import Tensor
 from load_photos import Capture
 from nerf.cameras import Cameras
 from nerf.contraction import Contraction
-from nerf.placement import Placement, cameras_of, place
+from nerf.placement import Placement, cameras_of, path_capture, place
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, bundle_rays
 
@@ -282,7 +282,8 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool) -> Scene:
     placement = place(capture)
     ndc = ndc and placement.forward_facing
     cameras = cameras_of(capture, placement.poses, None if ndc else placement.bounds)
-    path = replace(cameras.take(capture.i_train[:1]), distortion=None, fisheye=None).posed(placement.render_poses)
+    path = path_capture(capture, placement.render_poses)
+    path = cameras_of(path, path.poses, None if ndc else placement.render_bounds)
     near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
     return Scene(images=Images.of_any_size(capture.images, capture.masks), cameras=cameras, render_cameras=path,
                  near=0.0 if ndc else near, far=1.0 if ndc else far, ndc=ndc, white_bkgd=white_bkgd,

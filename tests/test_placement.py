@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import forward_cameras, look_at_origin, turn
 
+import nerf.placement as placement_module
 from load_llff import load_llff_data, poses_avg, recenter_poses, render_path_spiral
 from load_photos import Capture
 from nerf.placement import (
@@ -90,7 +91,7 @@ def test_a_capture_that_is_turned_scaled_and_moved_gives_the_same_scene(name):
     assert one.forward_facing == other.forward_facing == name.startswith('forward')
     assert one.has_points == other.has_points == (capture.points is not None)
     np.testing.assert_allclose(other.matrix @ SIMILARITY, one.matrix, atol=1e-9)
-    for part in ('poses', 'bounds', 'render_poses'):
+    for part in ('poses', 'bounds', 'render_poses', *['render_bounds'] * one.has_points):
         np.testing.assert_allclose(getattr(other, part), getattr(one, part), atol=1e-6, err_msg=part)
 
 
@@ -245,6 +246,27 @@ def test_the_depth_of_a_fisheye_is_the_distance_along_its_rays():
     capture = a_capture(np.eye(4)[None, :3].repeat(2, 0), points, focal=30.0, fisheye=np.array([True, False]))
     assert seen_depths(capture, 0) == pytest.approx([5.0])  # 30 times 0.64 is 19 of the 20 pixels to the right
     assert len(seen_depths(capture, 1)) == 0  # a pinhole has it 22 pixels to the right
+
+
+def test_the_path_has_the_bounds_of_the_points_that_its_views_see():
+    capture = captures()['around']  # around a ball of radius 1 at the origin, whose poles are out of no view
+    placement = place(capture)
+    distance = np.linalg.norm(placement.render_poses[:, :, 3], axis=1)
+    np.testing.assert_allclose(placement.render_bounds[:, 0], 0.9 * (distance - 1.0), atol=0.1)
+    np.testing.assert_allclose(placement.render_bounds[:, 1], 1.1 * (distance + 1.0), atol=0.1)
+    assert np.ptp(distance) > 0.2
+    assert place(captures()['around without points']).render_bounds is None
+    assert place(captures()['forward']).render_bounds[:, 0].min() == pytest.approx(0.9 / 0.75, rel=0.1)
+
+
+def test_of_very_many_points_some_are_projected(monkeypatch):
+    capture = captures()['around']
+    everything = depth_ranges(capture)
+    monkeypatch.setattr(placement_module, 'MOST_POINTS', 150)
+    assert len(seen_depths(capture, 0)) == 300
+    some = depth_ranges(capture)
+    assert not np.array_equal(some, everything)
+    np.testing.assert_allclose(some, everything, rtol=0.05)
 
 
 def test_without_points_bounds_are_shares_of_the_distance():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 from conftest import SMALL_RUN, assert_same, state_of_run, trainer_of
 from PIL import Image
 
 import run_nerf
+from nerf import mesh
 from nerf.files import checkpoints
 from nerf.flags import parse_flags
 from nerf.runtime.errors import UserError
@@ -48,6 +51,56 @@ def test_a_run_is_described_by_scene_networks_and_device(flags):
         f'scene     {args.datadir}: 8 images of 16x16, 4 train / 2 val / 2 test, near 2, far 6',
         f'networks  coarse {counts[0]:,} parameters, fine {counts[1]:,} parameters',
         'device    cpu, bfloat16, seed 7']
+
+
+# Photographs
+
+
+@pytest.fixture
+def photographs(tiny_transforms, tmp_path):
+    """Flags of a short run on photographs around a ball, and the run's folder."""
+    folder = tiny_transforms(tmp_path / 'scene', count=8)
+    small = [*SMALL_RUN, '--dataset_type', 'transforms', '--exposure', 'off']
+    small.remove('--white_bkgd')
+    return [*small, '--datadir', str(folder), '--basedir', str(tmp_path), '--expname', 'run'], tmp_path / 'run'
+
+
+def test_a_run_on_photographs_says_where_they_are_and_leaves_their_placement(photographs, capsys):
+    flags, run_dir = photographs
+    assert run_nerf.main([*flags, '--N_iters', '3']) == 0
+    said = capsys.readouterr().out
+    assert 'capture   around a centre; one scene unit is ' in said
+    assert ', of contracted space' in said
+    saved = json.loads((run_dir / 'placement.json').read_text(encoding='utf-8'))
+    scene = run_nerf.load_scene(parse_flags(flags))
+    assert saved == {'scene_from_capture': scene.placement.matrix.tolist(), 'forward_facing': False}
+
+
+def test_a_mesh_is_written_in_the_coordinates_of_the_scene_or_of_the_capture(photographs, monkeypatch):
+    monkeypatch.setattr(mesh, 'SURVEY', 33)
+    flags, run_dir = photographs
+    assert run_nerf.main([*flags, '--N_iters', '3']) == 0
+    args = parse_flags(flags)
+    scene = run_nerf.load_scene(args)
+    model = run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32)
+    run_nerf.restore_model(parse_flags([*flags, '--mesh_only']), run_dir, model)
+    densities = model.density_array(np.random.default_rng(0).uniform(-2, 2, (2000, 3)).astype(np.float32))
+    small = ['--mesh_only', '--mesh_grid_size', '24', '--mesh_threshold', str(float(np.median(densities)))]
+    for name in ('scene', 'capture'):
+        path = run_dir / f'{name}.ply'
+        assert run_nerf.main([*flags, *small, '--mesh_coordinates', name, '--mesh_file', str(path)]) == 0
+    ours, theirs = (trimesh.load(run_dir / f'{name}.ply', process=False) for name in ('scene', 'capture'))
+    assert np.array_equal(ours.faces, theirs.faces)
+    matrix = scene.placement.matrix
+    np.testing.assert_allclose(theirs.vertices @ matrix[:3, :3].T + matrix[:3, 3], ours.vertices, atol=1e-4)
+    assert np.abs(theirs.vertices - ours.vertices).max() > 0.1
+
+
+def test_lindisp_is_off_in_ndc_whatever_the_dataset_type(photographs):
+    args = parse_flags([*photographs[0], '--lindisp'])
+    for ndc in (False, True):
+        model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32, ndc=ndc)
+        assert model.sampling.lindisp is not ndc
 
 
 # Weights to start from

@@ -345,6 +345,10 @@ def test_photographs_from_all_around_are_a_scene_without_bounds_with_lenses_and_
     assert path.fisheye is None
     assert path.one_size() == (40, 30)  # that of the first training view
     assert path.intrinsics[7].tolist() == capture.intrinsics[1].tolist()
+    assert path.bounds is None
+    points = np.random.default_rng(0).normal(size=(500, 3))
+    known = photographs_scene(replace(capture, points=points), white_bkgd=False, ndc=True)
+    np.testing.assert_allclose(known.render_cameras.bounds, known.placement.render_bounds, rtol=1e-6)
 
 
 def test_a_fisheye_without_a_lens_is_still_a_fisheye():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,8 +189,8 @@ def _read_ply(path: Path) -> np.ndarray:
     import trimesh
 
     try:
-        with open(path, 'rb') as file:  # and not its name, for it could have trimesh read other files
-            points = np.asarray(trimesh.load(file, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
+        content = io.BytesIO(path.read_bytes())  # without a name, beside which trimesh would look for textures
+        points = np.asarray(trimesh.load(content, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
     except Exception as error:  # trimesh raises what its parsers run into
         raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again, or remove '
                         'ply_file_path from transforms.json') from None

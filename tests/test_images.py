@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nerf.files.images import (
-    area_resize, disparity_pictures, read_image, read_images, save_png, save_video, video_file,
+    area_resize, disparity_pictures, image_size, read_image, read_images, read_mask, save_png, save_video, video_file,
 )
 from nerf.runtime.errors import UserError
 
@@ -47,6 +47,34 @@ def test_8_bit_colour_is_read_as_it_is(tmp_path, channels):
     image = read_image(saved(tmp_path, Image.fromarray(pixels)))
     assert image.dtype == np.uint8
     assert np.array_equal(image, pixels)
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+@pytest.mark.parametrize('upright', [True, False])
+def test_a_size_is_known_without_reading_the_pixels(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(noise(50, 70, 3)), exif=exif)
+    size = image_size(path, upright)
+    assert size == ((70, 50) if upright and orientation in (6, 8) else (50, 70))
+    assert size == read_image(path, upright).shape[:2]
+    path.write_bytes(path.read_bytes()[:200])
+    assert image_size(path, False) == (50, 70)
+    path.write_bytes(b'no picture')
+    with pytest.raises(UserError, match='cannot be read as a picture'):
+        image_size(path)
+
+
+def test_a_mask_is_true_where_more_than_half_is_white(tmp_path):
+    grey = np.zeros((4, 6), np.uint8)
+    grey[:2, :3], grey[2:, 4:], grey[2, 0] = 255, 128, 255
+    path = saved(tmp_path, Image.fromarray(grey))
+    assert np.array_equal(read_mask(path, 4, 6), grey > 127)
+    assert read_mask(path, 2, 3).tolist() == [[True, True, False], [False, False, True]]  # the middle one is half
+    path = saved(tmp_path, Image.fromarray(np.stack([grey] * 3 + [255 - grey], -1)))
+    assert np.array_equal(read_mask(path, 4, 6), grey > 127)
+    with pytest.raises(UserError, match='6x4 pixels, but its photograph is 6x12'):
+        read_mask(path, 12, 6)
 
 
 def test_grey_is_read_as_three_equal_channels(tmp_path):

@@ -134,6 +134,14 @@ def test_images_of_different_sizes_keep_them_and_each_has_a_lens_for_its_own(tin
     assert capture.distortion[:, 0].tolist() == [0, 0, 0, 0, 0.2, 0]
 
 
+def test_one_fisheye_among_others_is_one_without_coefficients_too(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path, 3)
+    change(folder, {}, {'camera_model': 'OPENCV_FISHEYE'})
+    capture = load_transforms(folder)
+    assert capture.fisheye.tolist() == [False, True, False]
+    assert (capture.distortion == np.zeros((3, 8))).all()
+
+
 def test_a_size_of_other_proportions_than_the_pictures_is_an_error(tiny_transforms, tmp_path):
     folder = tiny_transforms(tmp_path)
     change(folder, w=24, h=32)

@@ -65,7 +65,7 @@ def pose_of(i: int, count: int) -> np.ndarray:
 def noise() -> np.ndarray:
     """[6, TEXELS, TEXELS, 3] in [0, 255]: coloured noise of several sizes for each wall."""
     generator, total = np.random.default_rng(0), 0.0
-    for cells, weight in ((16, 0.3), (64, 0.4), (128, 0.2)):
+    for cells, weight in ((16, 0.2), (64, 0.25), (128, 0.1)):
         grid = generator.random((6, cells, cells, 3), dtype=np.float32) - 0.5
         total = total + weight * grid.repeat(TEXELS // cells, 1).repeat(TEXELS // cells, 2)
     return (127.0 + 255.0 * total).clip(0.0, 255.0)

@@ -1,4 +1,4 @@
-"""Makes a small capture of which the truth is known: python tests/make_capture.py FOLDER
+"""Makes a small capture of which the truth is known: PYTHONPATH=. python tests/make_capture.py FOLDER
 
 The toy chair stands in a room with noise on its walls, and a camera with a strong lens photographs it from places all
 around: FOLDER/images/000.jpg ... with EXIF, and FOLDER/true_transforms.json with the camera's true lens and poses.

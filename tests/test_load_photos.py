@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import look_at_origin, turn
+from conftest import SMALL_RUN, look_at_origin, turn
 from PIL import Image
 
+import run_nerf
 from load_photos import Capture, load_colmap, load_transforms
 from nerf.runtime.errors import UserError
 
@@ -306,3 +307,21 @@ def test_a_camera_turned_in_all_directions_looks_where_colmap_has_it(tmp_path):
     np.testing.assert_allclose(pose[:, 1], -rotation[1], atol=1e-12)  # up, where COLMAP has down
     np.testing.assert_allclose(pose[:, 2], -rotation[2], atol=1e-12)  # backwards, where COLMAP has forwards
     np.testing.assert_allclose(rotation @ pose[:, 3] + [0.5, -1, 2], 0, atol=1e-12)
+
+
+# Runs
+
+
+@pytest.mark.parametrize(('kind', 'field'), [('transforms', 'mlp'), ('colmap', 'grid')])
+def test_a_run_trains_on_photographs_of_several_lenses(tiny_transforms, tiny_colmap, tmp_path, capsys, kind, field):
+    scene = tmp_path / 'scene'
+    if kind == 'transforms':
+        change(tiny_transforms(scene), {'camera_model': 'OPENCV_FISHEYE', 'k1': 0.1}, {'k1': -0.1})
+    else:
+        tiny_colmap(scene)
+    small = [flag for flag in SMALL_RUN if flag != '--white_bkgd']
+    small[small.index('--testskip') + 1] = '8'
+    assert run_nerf.main([*small, '--dataset_type', kind, '--datadir', str(scene), '--basedir', str(tmp_path),
+                          '--expname', 'run', '--field', field, '--N_iters', '20', '--i_video', '1000']) == 0
+    assert '6 images of 32x24, 5 train / 1 val / 1 test' in capsys.readouterr().out
+    assert (tmp_path / 'run/000020.tar').is_file()

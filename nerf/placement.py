@@ -30,7 +30,8 @@ FEWEST_POINTS = 20  # that a view needs for that
 MOST_POINTS = 50_000  # that are projected into views
 MARGIN = 0.9, 1.1  # near and far bounds, as shares of those
 GUESSED_AHEAD = 0.3, 4.0  # without points, in front of the cameras: nearest and farthest, as shares of where axes cross
-GUESSED_AROUND = 0.1, 3.0  # around a centre: as shares of the mean distance from it
+GUESSED_AROUND = 0.3, 3.0  # around a centre: as shares of a camera's distance from it, or of CLOSEST if that is more
+CLOSEST = 0.2  # of the mean distance
 OPEN = 60.0  # degrees of azimuth without a camera, where the orbit does not go
 SMOOTH = 15.0  # degrees of azimuth over which the orbit's radius and height are averaged
 PATH_VIEWS = 120
@@ -86,10 +87,10 @@ def place(capture: Capture) -> Placement:
         scale = 1.0 / (BD_FACTOR * ranges[:, 0].min())
     else:
         frame = upright_frame(capture.poses, crossing)
-        distance = np.linalg.norm(positions - crossing, axis=-1).mean()
+        distances = np.linalg.norm(positions - crossing, axis=-1)
         if not has_points:
-            ranges = np.tile(distance * np.array(GUESSED_AROUND), (len(positions), 1))
-        scale = DISTANCE / distance
+            ranges = np.outer(np.maximum(distances, CLOSEST * distances.mean()), GUESSED_AROUND)
+        scale = DISTANCE / distances.mean()
     matrix = np.eye(4)
     matrix[:3] = scale * np.column_stack([frame[:, :3].T, -frame[:, :3].T @ frame[:, 3]])
     poses = moved(matrix, capture.poses)

@@ -203,8 +203,10 @@ def test_up_is_the_mean_of_the_up_axes_where_right_axes_tell_of_no_plane():
     np.testing.assert_allclose(up_axis(poses), mean / np.linalg.norm(mean))
 
 
-def test_up_is_behind_cameras_that_look_straight_down_with_their_up_axes_anywhere():
-    poses = np.stack([np.column_stack([turn([0, 0, 1], yaw), [yaw, 0.0, 9.0]]) for yaw in (0, 100, 190, 200, 290)])
+@pytest.mark.parametrize('tilt', [-4.0, 0.0, 4.0])
+def test_up_is_behind_cameras_that_look_straight_down_with_their_up_axes_anywhere(tilt):
+    poses = np.stack([np.column_stack([turn([0, 0, 1], yaw) @ turn([1, 0, 0], tilt), [yaw, 0.0, 9.0]])
+                      for yaw in (0, 100, 190, 200, 290)])
     np.testing.assert_allclose(up_axis(poses), [0.0, 0.0, 1.0], atol=1e-9)
 
 
@@ -238,7 +240,8 @@ def test_without_tracks_the_points_of_a_view_are_those_that_project_into_it():
     assert seen_depths(capture, 0).tolist() == [4.0, 4.0, 4.0]
     assert seen_depths(capture, 1) == pytest.approx([3.0])
     below = replace(capture, intrinsics=capture.intrinsics * [1.0, 1.0, 1.0, 0.0])  # the principal point at the top
-    assert len(seen_depths(below, 0)) == 3  # the one above is lost, the one below is won
+    assert seen_depths(replace(below, points=points[3:4]), 0).tolist() == []
+    assert seen_depths(replace(below, points=points[4:5]), 0).tolist() == [4.0]
 
 
 def test_the_depth_of_a_fisheye_is_the_distance_along_its_rays():
@@ -271,7 +274,11 @@ def test_of_very_many_points_some_are_projected(monkeypatch):
 
 def test_without_points_bounds_are_shares_of_the_distance():
     around, forward = (place(captures()[name]).bounds for name in ('around without points', 'forward without points'))
-    np.testing.assert_allclose(around, np.tile([0.9 * 0.4, 1.1 * 12.0], (12, 1)), rtol=1e-6)
+    distances = np.array([3.0, 5.0, 4.0] * 4)
+    np.testing.assert_allclose(around, np.stack([0.9 * 0.3 * distances, 1.1 * 3.0 * distances], 1), rtol=1e-4)
+    outwards = ring(np.linspace(0.0, 330.0, 12), 0.0, [4.0] * 11 + [0.1])  # one is nearly at the centre
+    near = place(a_capture(outwards)).bounds[:, 0]
+    assert near[-1] == pytest.approx(0.2 * 0.9 * 0.3 * 4.0, rel=0.01)
     np.testing.assert_allclose(forward, np.tile([0.9 / 0.75, 1.1 / 0.75 * 4.0 / 0.3], (9, 1)), rtol=1e-6)
 
 

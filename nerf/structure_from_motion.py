@@ -26,6 +26,7 @@ from nerf.runtime.errors import UserError
 SEED = 0
 ALL_PAIRS = 80  # photographs; of more, not every pair is matched
 NEIGHBOURS, ANCHORS = 10, 20  # that each of many photographs is matched with
+LEAST_IN_MODEL = 3  # photographs
 LOG, JOB, RESULT = 'log.txt', 'job.json', 'result.npz'  # beside the photographs' folder
 
 
@@ -39,7 +40,7 @@ class Model:
     points: np.ndarray  # [P, 3] float64
     colours: np.ndarray  # [P, 3] uint8
     error: float  # mean distance between where a point is and where it was seen, in pixels
-    sizes: np.ndarray  # [M] int64: photographs in each of the models that do not connect, of which this is the largest
+    sizes: np.ndarray  # [M] int64: photographs in this model, and in others that do not connect with it
 
 
 def structure_from_motion(folder: Path, groups: list[int]) -> Model | None:
@@ -179,7 +180,7 @@ def _map_one_by_one(database: Path, images: Path, folder: Path, count: int, thre
     """The models that grow from a pair of photographs by one photograph at a time."""
     import pycolmap
 
-    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=SEED, min_model_size=3)
+    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=SEED, min_model_size=LEAST_IN_MODEL)
     registered = 0
 
     def begin() -> None:
@@ -203,7 +204,7 @@ def _map_all_at_once(database: Path, images: Path, folder: Path, count: int, thr
     """The models of which all cameras are found together: less exact, but a weak connection stops it less."""
     import pycolmap
 
-    options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=SEED)
+    options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=SEED, min_model_size=LEAST_IN_MODEL)
     _say('cameras, all at once', 0, count)
     models = list(pycolmap.global_mapping(database, images, folder, options).values())
     _say('cameras, all at once', max(_registered(models), default=0), count)
@@ -213,6 +214,17 @@ def _map_all_at_once(database: Path, images: Path, folder: Path, count: int, thr
 def _registered(models: list) -> list[int]:
     """Photographs in each model, most first; lists of it compare by the largest model."""
     return sorted((model.num_reg_images() for model in models), reverse=True)
+
+
+def _new_in_each(models: list) -> list[int]:
+    """Photographs of each model that no larger one has, where they are enough for a model: models can overlap."""
+    known, counts = set(), []
+    for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):
+        new = set(model.reg_image_ids()) - known
+        if len(new) >= LEAST_IN_MODEL:
+            known |= new
+            counts.append(len(new))
+    return counts
 
 
 def _save(path: Path, models: list) -> None:
@@ -227,7 +239,7 @@ def _save(path: Path, models: list) -> None:
              lenses=np.stack([model.cameras[image.camera_id].params for image in images]),
              points=np.array([point.xyz for point in points]).reshape(-1, 3),
              colours=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
-             error=model.compute_mean_reprojection_error(), sizes=np.array(_registered(models)))
+             error=model.compute_mean_reprojection_error(), sizes=np.array(_new_in_each(models)))
 
 
 def _pose(world_to_camera: np.ndarray) -> np.ndarray:

@@ -109,6 +109,22 @@ def test_poses_have_opengl_axes():
     assert np.allclose(-pose[:, 2], to_world[:, 2])  # forward
 
 
+def test_photographs_in_two_models_count_once_and_very_few_not_at_all():
+    class Found:
+        def __init__(self, *ids):
+            self.ids = ids
+
+        def reg_image_ids(self):
+            return self.ids
+
+        def num_reg_images(self):
+            return len(self.ids)
+
+    models = [Found(4, 5, 6, 7), Found(1, 2, 3, 4, 5), Found(3, 6, 8, 9), Found(9, 10, 11, 12, 13)]
+    assert module._new_in_each(models) == [5, 5]  # of 4, 5, 6, 7 only 6 and 7 are new
+    assert module._new_in_each([*models, Found(6, 7, 8)]) == [5, 5, 3]
+
+
 def test_the_process_needs_no_torch():
     code = 'import sys, nerf.structure_from_motion; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=module.Path(module.__file__).parents[1]).returncode == 0

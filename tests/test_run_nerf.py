@@ -103,6 +103,13 @@ def test_lindisp_is_off_in_ndc_whatever_the_dataset_type(photographs):
         assert model.sampling.lindisp is not ndc
 
 
+def test_occupancy_that_a_capture_without_bounds_cannot_use_gets_a_warning(photographs, capsys):
+    args = parse_flags([*photographs[0], '--occupancy'])
+    assert 'occupancy' not in capsys.readouterr().err
+    run_nerf.create_model(args, run_nerf.load_scene(args), torch.device('cpu'), torch.float32)
+    assert 'occupancy has no effect' in capsys.readouterr().err
+
+
 # Weights to start from
 
 

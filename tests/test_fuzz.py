@@ -897,11 +897,14 @@ def test_an_edited_config(tmp_path_factory, edits):
 # test_load_llff.py
 
 
-def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(blender, llff, deepvoxels):
+def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(blender, llff, deepvoxels, transforms, colmap):
     for name, folder, job in [
             ('val/r_0.png', blender, lambda: load_blender_data(blender)),
             ('images_2/003.png', llff, lambda: load_llff_data(llff, 2)),
-            ('test/cube/rgb/000001.png', deepvoxels, lambda: load_dv_data('cube', deepvoxels, 1))]:
+            ('test/cube/rgb/000001.png', deepvoxels, lambda: load_dv_data('cube', deepvoxels, 1)),
+            ('images/c_1.png', transforms, lambda: load_transforms(transforms)),
+            ('images/c_2.png', transforms, lambda: load_transforms(transforms, 2)),  # a mask, too
+            ('images/0.png', colmap['bin'], lambda: load_colmap(colmap['bin']))]:
         path = folder / name
         with replaced(path, huge_png()):
             assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceeds limit')
@@ -913,10 +916,11 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(blender, llf
     b'{"camera_angle_x": 0.69, "frames": [{"file_path": "val/r_0", "transform_matrix": ['
     + b'["' + b'x' * 50_000_000 + b'", 0, 0, 0], ' + b'[0, 0, 0, 0], ' * 2 + b'[0, 0, 0, 0]]}]}'],
     ids=['digits', 'lists', 'objects', 'angle', 'file_path', 'matrix'])
-def test_transforms_of_50_megabytes_of_nothing_are_refused(blender, text):
-    path = blender / 'transforms_val.json'
-    with replaced(path, text):
-        assert_refused(blender, lambda: load_blender_data(blender), str(path))
+def test_transforms_of_50_megabytes_of_nothing_are_refused(blender, transforms, text):
+    for path, load in ((blender / 'transforms_val.json', load_blender_data),
+                       (transforms / 'transforms.json', load_transforms)):
+        with replaced(path, text):
+            assert_refused(path.parent, lambda path=path, load=load: load(path.parent), 'transforms')
 
 
 def test_keras_weights_that_claim_a_huge_memo_are_refused(tmp_path):

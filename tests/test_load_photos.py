@@ -262,6 +262,32 @@ def test_colmap_knows_pixels_as_they_are_stored(tiny_colmap, tmp_path):
     assert load_colmap(folder, 2).images[0].shape == (12, 16, 3)
 
 
+def test_points_that_one_image_shows_or_that_fit_badly_are_left_out_and_the_others_are_found_again(tmp_path):
+    (tmp_path / 'images').mkdir()
+    for name in 'ab':
+        Image.new('RGB', (20, 10)).save(tmp_path / f'images/{name}.png')
+    (tmp_path / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    (tmp_path / 'images.txt').write_text('1 1 0 0 0 1 2 3 1 a.png\n1 1 70 2 2 -1 3 3 9 4 4 70 5 5 1000\n'
+                                         '2 1 0 0 0 1 2 3 1 b.png\n1 1 30 2 2 20 3 3 50 4 4 40\n')
+    track = '1 0 2 1'
+    points = [f'70 7 0 0 9 9 9 0.4 {track}', f'9 0.9 0 0 9 9 9 -1 {track}', f'50 5 0 0 9 9 9 0.4 {track}',
+              f'20 2 0 0 9 9 9 1.6 {track}', '30 3 0 0 9 9 9 0.4 1 0', f'40 4 0 0 9 9 9 1.19 {track}',
+              f'60 inf 0 0 9 9 9 0.4 {track}']  # the median of the others' errors is 0.8
+
+    def load(*lines: str) -> Capture:
+        (tmp_path / 'points3D.txt').write_text('\n'.join(lines) + '\n')
+        return load_colmap(tmp_path)
+
+    capture = load(*points)
+    assert capture.points[:, 0].tolist() == [7, 0.9, 5, 2, 4]
+    assert [seen.tolist() for seen in capture.seen] == [[0, 1], [2, 3, 4]]
+    capture = load(*points, *(f'{i} {i} 0 0 9 9 9 0.3 {track}' for i in range(100, 110)))  # now the median is 0.3
+    assert capture.points[:5, 0].tolist() == [7, 0.9, 5, 100, 101]
+    assert [seen.tolist() for seen in capture.seen] == [[0, 1], [2]]
+    assert load(points[4]).points is None
+    assert load().seen is None
+
+
 def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
     Image.new('RGB', (20, 10)).save(tmp_path / 'outside.png')
     (tmp_path / 'images').mkdir()

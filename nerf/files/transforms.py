@@ -22,6 +22,7 @@ from nerf.files.photographs import ENDINGS, Photograph, check_all_there, first_f
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
+LONGEST_NAME = 4096  # of a file, with its folders; no system has longer ones
 # nerfstudio's OPENCV has two further radial terms, k3 and k4. The latter is of degree 8, which nerf/cameras.py has not.
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
@@ -108,7 +109,7 @@ class _Entry:
         name = self.values.get(key)
         if name is None:
             return None
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
             raise self.error(f'has {key} {_short(name)}; it must be the name of a file')
         path = self.path.parent / clean_name(name)
         if not self.outside_files and ('..' in path.parts or not is_inside(path, self.path.parent)):

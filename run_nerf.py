@@ -18,6 +18,7 @@ import torch
 
 from load_photos import load_colmap, load_transforms
 from nerf.contraction import Contraction
+from nerf.estimation import estimate_cameras
 from nerf.exposure import MEASURED
 from nerf.fields.dead_networks import FOG
 from nerf.fields.grid import GridModel, has_kernels
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     with ranks.one_voice():
         args = parse_flags(argv)
         with stop_signals.handled():
+            if args.estimate_only:
+                estimate_cameras(args.datadir)
+                return
             keep_freed_memory()
             scene = load_scene(args)
             device = choose_device(args.device)
@@ -83,7 +87,9 @@ def load_scene(args: argparse.Namespace) -> Scene:
         scene = blender_scene(args.datadir, args.white_bkgd, args.half_res, args.testskip)
     elif args.dataset_type == 'llff':
         scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
-    elif args.dataset_type == 'transforms':
+    elif args.dataset_type in ('transforms', 'photos'):
+        if args.dataset_type == 'photos':
+            estimate_cameras(args.datadir)
         capture = load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files)
         scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc)
     elif args.dataset_type == 'colmap':

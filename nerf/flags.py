@@ -84,7 +84,7 @@ PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[
 
 
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # the share of a pixel's sides
-PHOTOGRAPHS = ('transforms', 'colmap')  # dataset types whose cameras have their own lenses and sizes
+PHOTOGRAPHS = ('transforms', 'colmap', 'photos')  # dataset types whose cameras have their own lenses and sizes
 GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500}
 
 
@@ -117,17 +117,19 @@ def config_parser() -> FlagParser:
     flag('--datadir', type=matching(*PATH), default='./data/llff/fern', help='folder of the scene')
     flag('--dataset_type', choices=('llff', 'blender', 'deepvoxels', *PHOTOGRAPHS), default='llff',
          help='format of the scene: transforms is one transforms.json, as nerfstudio and instant-ngp write it; colmap '
-              'is a model of COLMAP beside its images')
+              'is a model of COLMAP beside its images; photos is a folder of photographs, whose cameras are estimated '
+              'once and kept as transforms.json')
+    flag('--estimate_only', action='store_true', help='photos: estimate the cameras and stop')
     flag('--outside_files', action='store_true', help='transforms.json may name files outside datadir; set it only if '
          'you know who wrote it')
     flag('--testskip', type=whole(0), default=8, help='keep every Nth validation and test image (0 or 1: all)')
     flag('--white_bkgd', action='store_true', help='composite on white, as is usual for Blender scenes')
     flag('--half_res', action='store_true', help='load Blender images at half size: a quarter of the rays')
     flag('--shape', choices=('armchair', 'cube', 'greek', 'vase'), default='greek', help='DeepVoxels scene')
-    flag('--factor', type=whole(1), default=8, help='photographs (llff, transforms, colmap) are reduced to '
-         '1/N of their size. For transforms and colmap the default is 1')
+    flag('--factor', type=whole(1), default=8, help='photographs (llff, transforms, colmap, photos) are reduced '
+         'to 1/N of their size. For all of these but llff the default is 1')
     flag('--no_ndc', action='store_true', help='photographs without normalised device coordinates, which are for '
-         'forward-facing captures; transforms and colmap have them in no others')
+         'forward-facing captures; transforms, colmap and photos have them in no others')
     flag('--contract', choices=('auto', 'on', 'off'), default='auto',
          help='where a scene has no bounds (photographs that are not in NDC), the mlp sees space drawn '
               'together as in mip-NeRF 360, and samples reach to infinity, evenly in disparity. auto: off for llff, as '
@@ -135,8 +137,8 @@ def config_parser() -> FlagParser:
     flag('--lindisp', action='store_true', help='sample evenly in disparity (1/depth) instead of depth')
     flag('--spherify', action='store_true', help='LLFF capture all around an object')
     flag('--llffhold', type=whole(0), default=8,
-         help='every Nth photograph (llff, transforms, colmap) is a test image; 0: only the one nearest to the mean '
-              'camera. A transforms.json can name them itself')
+         help='every Nth photograph (llff, transforms, colmap, photos) is a test image; 0: only the one nearest to the '
+              'mean camera. A transforms.json can name them itself')
     flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
          help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
               'are measured on their right half, after the gain was fitted on the left. auto: off for llff, blender '
@@ -144,7 +146,7 @@ def config_parser() -> FlagParser:
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
               "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid, and for "
-              'transforms and colmap, the default is center, whose pictures are sharper')
+              'transforms, colmap and photos, the default is center, whose pictures are sharper')
 
     group = parser.add_argument_group('network')
     flag = group.add_argument
@@ -225,7 +227,9 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f'unknown flag or config key {unknown[0]!r}; {hint}')
     set_other_defaults(args, parser, sys.argv[1:] if argv is None else argv)
     args.expname = args.expname or (args.config and Path(args.config).stem)
-    if not args.expname:
+    if args.estimate_only and args.dataset_type != 'photos':
+        parser.error(f'estimate_only is set, but dataset_type is {args.dataset_type}; cameras are estimated for photos')
+    if not args.expname and not args.estimate_only:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
     if args.render_only and args.mesh_only:
         parser.error('render_only and mesh_only are both set; choose one')
@@ -285,12 +289,13 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
     idle = {  # flags: (have no effect, because)
         'precrop_iters precrop_frac': (not args.no_batching, 'without no_batching'),
         'half_res': (not blender, 'unless dataset_type is blender'),
-        'factor llffhold': (not photographs, 'unless dataset_type is llff, transforms or colmap'),
-        'no_ndc': (not photographs, 'unless dataset_type is llff, transforms or colmap'),
+        'factor llffhold': (not photographs, 'unless dataset_type is llff, transforms, colmap or photos'),
+        'no_ndc': (not photographs, 'unless dataset_type is llff, transforms, colmap or photos'),
         'spherify': (not llff, 'unless dataset_type is llff'),
-        'outside_files': (args.dataset_type != 'transforms', 'unless dataset_type is transforms'),
+        'outside_files': (args.dataset_type not in ('transforms', 'photos'),
+                          'unless dataset_type is transforms or photos'),
         'shape': (args.dataset_type != 'deepvoxels', 'unless dataset_type is deepvoxels'),
-        'testskip': (photographs, 'where dataset_type is llff, transforms or colmap'),
+        'testskip': (photographs, 'where dataset_type is llff, transforms, colmap or photos'),
         'contract': (args.field == 'grid' or uses_ndc(args) or args.dataset_type in ('blender', 'deepvoxels'),
                      'where field is grid or in a scene with bounds'),
         'occupancy': (args.field == 'grid' or ((args.lindisp or args.contract == 'on') and not uses_ndc(args)

@@ -46,6 +46,7 @@ FLAGS = {  # name: (type, default, another value)
     'precrop_frac': (float, 0.5, 0.25),
     'dataset_type': (str, 'llff', 'blender'),
     'outside_files': (bool, False, True),
+    'estimate_only': (bool, False, True),
     'testskip': (int, 8, 1),
     'shape': (str, 'greek', 'vase'),
     'white_bkgd': (bool, False, True),
@@ -107,7 +108,9 @@ CONFIG_FILES = PAPER_CONFIGS | {
         'expname': 'toy_chair_grid', 'basedir': './logs', 'datadir': './data/toy_chair', 'dataset_type': 'blender',
         'testskip': 1, 'rays_through': 'corner', 'field': 'grid', 'white_bkgd': True, 'N_iters': 600,
     },
+    'photos': {'datadir': './data/my_scene', 'dataset_type': 'photos', 'field': 'grid'},
 }
+NOT_IN_LINES = {'photos': {'expname': 'photos', 'factor': 1, 'rays_through': 'center'}}  # from name and dataset type
 
 
 @pytest.fixture
@@ -252,7 +255,7 @@ def test_a_shipped_config_sets_this_and_no_more_without_warning(name, capsys):
     defaults = {flag: default for flag, (_, default, _) in FLAGS.items()}
     if CONFIG_FILES[name].get('field') == 'grid':
         defaults |= GRID_DEFAULTS | {'i_testset': values['N_iters'], 'i_video': values['N_iters']}
-    assert values == defaults | CONFIG_FILES[name] | {'config': path}
+    assert values == defaults | CONFIG_FILES[name] | NOT_IN_LINES.get(name, {}) | {'config': path}
     assert {flag: type(values[flag]) for flag in CONFIG_FILES[name]} == {
         flag: FLAGS[flag][0] for flag in CONFIG_FILES[name]}
 
@@ -476,6 +479,7 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     (['--ema_decay', '0.9', '--field', 'grid'], ['ema_decay']),
     (['--shape', 'vase'], ['shape']),
     (['--outside_files'], ['outside_files']),
+    (['--dataset_type', 'photos', '--outside_files', '--factor', '2', '--no_ndc', '--testskip', '2'], ['testskip']),
     (['--dataset_type', 'colmap', '--outside_files', '--testskip', '2', '--spherify'],
      ['outside_files', 'testskip', 'spherify']),
     (['--testskip', '1'], ['testskip']),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,7 @@ def _opened(path: Path):
     """Yields the picture as Pillow opens it, the pixels not yet read; whatever is wrong with it is a UserError."""
     from PIL import Image
 
+    can_read_heif()
     try:
         with Image.open(path) as image:
             yield image
@@ -87,6 +89,17 @@ def _opened(path: Path):
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
     except Exception as error:  # Pillow raises what its parsers run into, struct.error for one
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether Pillow can read HEIC photographs, which needs the package pillow-heif."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:

@@ -435,7 +435,7 @@ def read_capture(folder: Path, load, *options) -> None:
         assert all(0 <= index < len(capture.points) for seen in capture.seen or [] for index in seen)
         assert len(capture.i_train)
         assert len(capture.i_test)
-        photographs_scene(capture, False)
+        read_or_refused(folder, lambda: photographs_scene(capture, False, True))
 
 
 @pytest.fixture(scope='module')

@@ -279,7 +279,7 @@ def test_without_points_bounds_are_shares_of_the_distance():
     outwards = ring(np.linspace(0.0, 330.0, 12), 0.0, [4.0] * 11 + [0.1])  # one is nearly at the centre
     near = place(a_capture(outwards)).bounds[:, 0]
     assert near[-1] == pytest.approx(0.2 * 0.9 * 0.3 * 4.0, rel=0.01)
-    np.testing.assert_allclose(forward, np.tile([0.9 / 0.75, 1.1 / 0.75 * 4.0 / 0.3], (9, 1)), rtol=1e-6)
+    np.testing.assert_allclose(forward, np.tile([0.9 / 0.75, 1.1 / 0.75 * 4.0 / 0.4], (9, 1)), rtol=1e-6)
 
 
 # The render path

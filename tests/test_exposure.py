@@ -147,7 +147,7 @@ def test_a_background_of_random_colours_has_no_gain(gained):
     model.rows.data[:, 0] = -100.0
     model.rows_changed()
     rays, target = batcher.next(1)
-    target[:, 3] = 0.0  # nothing but background
+    target[:] = torch.tensor([1.0, 1.0, 1.0, 0.0])  # nothing but the white background
     loss = model(rays, model.random_numbers(32, batcher.generator), target, torch.full((32, 3), 0.5))['mse']
     assert loss < 1e-8
 

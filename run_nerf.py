@@ -51,6 +51,7 @@ GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
 VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has at least
 SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
+LONGEST_PREVIEW = 640  # pixels; larger videos of photographs would take longer than the grid's training
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
               'rays_through')
 
@@ -103,6 +104,9 @@ def load_scene(args: argparse.Namespace) -> Scene:
     if height < 11 or width < least:
         raise UserError(f"{args.datadir}: images are {width}x{height} pixels; SSIM's window needs at least {least}x11")
     scene.render_cameras.scaled(args.render_factor)  # an error now rather than at the first video
+    if scene.placement and not args.render_factor:
+        factor = math.ceil(int(scene.render_cameras.sizes.max()) / LONGEST_PREVIEW)
+        scene = replace(scene, render_cameras=scene.render_cameras.scaled(factor))
     return scene
 
 

@@ -191,7 +191,8 @@ def config_parser() -> FlagParser:
     flag('--render_only', action='store_true', help='no training: render the path from the newest checkpoint')
     flag('--render_test', action='store_true', help='with render_only: the test views instead of the path')
     flag('--render_factor', type=whole(0), default=0,
-         help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured')
+         help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured. 0: '
+              'full size, but the render path of transforms, colmap and photos has at most 640 pixels on a side')
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_threshold', type=number(above=True), default=25.0,

@@ -76,6 +76,15 @@ def test_a_run_on_photographs_says_where_they_are_and_leaves_their_placement(pho
     assert saved == {'scene_from_capture': scene.placement.matrix.tolist(), 'forward_facing': False}
 
 
+def test_the_render_path_of_photographs_is_small_unless_a_size_is_asked_for(photographs, monkeypatch):
+    monkeypatch.setattr(run_nerf, 'LONGEST_PREVIEW', 11)
+
+    def size(*more: str) -> tuple[int, int]:
+        return run_nerf.load_scene(parse_flags([*photographs[0], *more])).render_cameras.one_size()
+    assert size('--render_factor', '0') == (8, 10)  # photographs have 24x32: a third
+    assert size('--render_factor', '1') == size('--render_factor', '2') == (24, 32)  # scaled where it is rendered
+
+
 def test_a_mesh_is_written_in_the_coordinates_of_the_scene_or_of_the_capture(photographs, monkeypatch):
     monkeypatch.setattr(mesh, 'SURVEY', 33)
     flags, run_dir = photographs

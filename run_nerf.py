@@ -210,14 +210,14 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
-            with viewed(args, scene, shown_model, run_dir) as viewer:
+            with opened_viewer(args, scene, shown_model, run_dir) as viewer:
                 if viewer:
                     viewer.serve(start, checkpoints.survey_path(run_dir, start))
             return
         if ranks.first():  # no_reload and view were for this start, not for those that follow
             flags = argparse.Namespace(**vars(args) | {'no_reload': False, 'view': False})
             record_flags(run_dir, config_text(flags), args.config)
-        with viewed(args, scene, shown_model, run_dir, training=True) as viewer:
+        with opened_viewer(args, scene, shown_model, run_dir, training=True) as viewer:
             with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
                                   model.device, model.scalars)) as log:
                 outputs.log = log
@@ -407,8 +407,8 @@ def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[st
 
 
 @contextmanager
-def viewed(args: argparse.Namespace, scene: Scene, shown_model: Callable[[], Model], run_dir: Path,
-           training: bool = False):
+def opened_viewer(args: argparse.Namespace, scene: Scene, shown_model: Callable[[], Model], run_dir: Path,
+                  training: bool = False):
     """Yields the viewer, where there is to be one; of several processes rank 0 has it."""
     if not args.view or not ranks.first():
         yield None
@@ -420,7 +420,7 @@ def viewed(args: argparse.Namespace, scene: Scene, shown_model: Callable[[], Mod
 def view_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Shows the newest checkpoint in the browser until a signal ends it."""
     step = restore_trained(args, run_dir, model)
-    with viewed(args, scene, lambda: model, run_dir) as viewer:
+    with opened_viewer(args, scene, lambda: model, run_dir) as viewer:
         if viewer:
             viewer.serve(step, checkpoints.survey_path(run_dir, step))
 

@@ -19,7 +19,8 @@ from nerf.scene import Scene
 KINDS = 'colour', 'disparity', 'opacity', 'error', 'nothing'  # what can be shown of a field
 TILE = 0.025  # seconds that a tile should take: a movement waits no longer
 PROBE = 16  # rays of a tile that is drawn for its time alone
-SMALLEST, LARGEST = 64, 1280  # pixels of a picture's longer side
+SMALLEST, LARGEST = 48, 1280  # pixels of a picture's longer side
+MOST_PIXELS = 2 ** 25  # of a picture that somebody asks for
 FINER = 3  # a camera at rest gets pictures so many times as high, one after the other
 
 
@@ -189,6 +190,13 @@ def finer(wanted: Wanted, scene: Scene, camera: Cameras) -> Cameras | None:
     height, width = camera.size(0)
     following = camera_of(wanted, scene, FINER ** 2 * height * width)
     return following if following.size(0) > (height, width) else None
+
+
+def size_of(wanted: Wanted, width: float) -> tuple[int, int]:
+    """Height and width of a picture of some width; of MOST_PIXELS at most."""
+    aspect = wanted.width / wanted.height
+    width = max(min(int(width), int(math.sqrt(MOST_PIXELS * aspect))), 1)
+    return max(round(width / aspect), 1), width
 
 
 def pinhole(wanted: Wanted, height: int, width: int) -> Cameras:

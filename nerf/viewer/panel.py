@@ -11,8 +11,9 @@ import numpy as np
 
 from nerf.camera_path import KeyFrame
 from nerf.files.images import area_resize
+from nerf.plots import LARGEST_ERROR
 from nerf.scene import Scene
-from nerf.viewer.drawing import KINDS, Frame
+from nerf.viewer.drawing import KINDS, Frame, size_of
 from nerf.viewer.poses import looking_distance, opencv_quaternion, vertical_fov
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ class Panel:
 
     def __init__(self, visitor: Visitor):
         self.visitor, self.scene, gui = visitor, visitor.scene, visitor.client.gui
-        self.frustums, self.mesh = {}, None
+        self.frustums, self.mesh, self.size = {}, None, ''
         self.kind = gui.add_dropdown('Show', KINDS)
         self.background = gui.add_dropdown('Background', ('white', 'black'),
                                            initial_value='white' if self.scene.white_bkgd else 'black')
-        self.near = gui.add_slider('Near clip', 0.0, self._farthest(), self._farthest() / 200, 0.0)
-        self.far = gui.add_slider('Far clip', 0.0, self._farthest(), self._farthest() / 200, self._farthest())
+        unit, most = ' (NDC)' * self.scene.ndc, self._farthest()
+        self.near = gui.add_slider('Near clip' + unit, 0.0, most, most / 200, 0.0)
+        self.far = gui.add_slider('Far clip' + unit, 0.0, most, most / 200, most, visible=self.scene.bounded)
         for choice in (self.kind, self.background, self.near, self.far):
             choice.on_update(lambda _: visitor.look(moving=False))
         self.picture = gui.add_markdown('')
@@ -88,21 +90,20 @@ class Panel:
         self.said.content = line
 
     def note(self, frame: Frame | None, measured: tuple[float, tuple[int, int]] | None, rays_per_second: float) -> None:
-        """Says what is known of the picture."""
-        under, lines = self.visitor.view.wanted.photograph, []
+        """Says what is known of the picture; a frame of None is the one before."""
+        under = self.visitor.view.wanted.photograph
         if frame is not None:
             height, width = frame.view.acc.shape
-            lines.append(f'{width} x {height} pixels{", sharp" * frame.sharp}; {rays_per_second:,.0f} rays/s')
-            self.last = lines[0]
-        else:
-            lines.append(self.last)
+            self.size = f'{width} x {height} pixels{", sharp" * frame.sharp}; {rays_per_second:,.0f} rays/s'
+        lines = [self.size]
         if under is not None:
             lines.append(f'at training image {under}')
         if measured is not None:
             psnr, (height, width) = measured
-            lines.append(f'PSNR {psnr:.2f} dB at {width} x {height} pixels')
+            exposure = ', without its exposure' * self.scene.exposure
+            lines.append(f'PSNR {psnr:.2f} dB at {width} x {height} pixels{exposure}')
         if self.kind.value == 'error':
-            lines.append('error: white is 0.25 or more' if under is not None else
+            lines.append(f'error: white is {LARGEST_ERROR} or more' if under is not None else
                          'the error can be seen at a training camera only; this is the colour')
         self.picture.content = '  \n'.join(lines)
 
@@ -126,7 +127,8 @@ class Panel:
         (height, width), pose = camera.size(0), camera.poses[0].double().numpy()
         frustum = self.visitor.client.scene.add_camera_frustum(
             f'/cameras/{i}', vertical_fov(camera), width / height, scale=FRUSTUM * looking_distance(self.scene, pose),
-            image=thumbnail(self.scene, i), format='jpeg', wxyz=opencv_quaternion(pose), position=pose[:, 3])
+            thickness=1.5, thickness_units='screen', image=thumbnail(self.scene, i), format='jpeg',
+            wxyz=opencv_quaternion(pose), position=pose[:, 3])
         frustum.on_click(lambda _: self.visitor.fly_to(i))
         return frustum
 
@@ -156,41 +158,33 @@ class Panel:
     def _add_saving(self, gui) -> None:
         with gui.add_folder('Picture', expand_by_default=False):
             width = gui.add_number('Width', 1920, min=16, max=8192, step=1)
-            gui.add_button('Save this view').on_click(lambda _: self.visitor.save_view(int(width.value)))
+            gui.add_button('Save this view').on_click(lambda _: self.visitor.save_view(width.value))
 
     def _add_path(self, gui) -> None:
         visitor, path = self.visitor, self.visitor.path
 
-        def changed() -> None:
-            self.say(f'{len(path.keys)} key frames, {len(path.frames())} frames')
-
         def add() -> None:
-            wanted = visitor.view.wanted
-            path.keys.append(KeyFrame(wanted.pose, wanted.fov))
-            changed()
+            path.keys.append(KeyFrame(visitor.view.wanted.pose, visitor.view.wanted.fov))
+            self.say(f'key frames: {len(path.keys)}')
 
         def clear() -> None:
             path.keys.clear()
-            changed()
+            self.say('no key frames')
 
-        def film() -> None:
-            height = max(round(width.value * visitor.view.wanted.height / visitor.view.wanted.width), 1)
-            path.seconds, path.width, path.height = seconds.value, int(width.value), height
-
-        def needs_keys(action: Callable[[], None]) -> None:
+        def with_path(action: Callable[[], None]) -> None:
             if not path.keys:
                 self.say('add key frames first')
                 return
-            film()
+            path.seconds = min(max(float(seconds.value), 0.1), 60.0)
+            path.height, path.width = size_of(visitor.view.wanted, width.value)
             action()
 
         with gui.add_folder('Camera path', expand_by_default=False):
             seconds = gui.add_number('Seconds between', 2.0, min=0.1, max=60.0, step=0.1)
-            width = gui.add_number('Width', 960, min=16, max=4096, step=1)
-            for label, action in (('Add key frame', add), ('Clear', clear),
-                                  ('Preview', lambda: needs_keys(visitor.play)),
-                                  ('Save path', lambda: needs_keys(lambda: self.say(visitor.save_path()))),
-                                  ('Render video', lambda: needs_keys(visitor.film))):
+            width = gui.add_number('Video width', 960, min=16, max=4096, step=1)
+            for label, action in {'Add key frame': add, 'Clear': clear, 'Preview': lambda: with_path(visitor.play),
+                                  'Save path': lambda: with_path(visitor.save_path),
+                                  'Render video': lambda: with_path(visitor.film)}.items():
                 gui.add_button(label).on_click(lambda _, action=action: action())
 
 

@@ -7,6 +7,7 @@ only note what is wanted.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from nerf.cameras import Cameras
 from nerf.files.images import VIDEO_FPS, save_png, video_file
 from nerf.rendering import surveyed
 from nerf.runtime.errors import UserError
-from nerf.viewer.drawing import Drawing, Field, Frame, Wanted, camera_of, pinhole
+from nerf.viewer.drawing import Drawing, Field, Frame, Wanted, camera_of, pinhole, size_of
 from nerf.viewer.live_view import LiveView
 from nerf.viewer.panel import Panel, StatusPanel
 from nerf.viewer.pictures import depth_of, shown
@@ -70,6 +71,8 @@ class Viewer:
 
     def _welcome(self, client) -> None:
         self.visitors[client.client_id] = Visitor(self, client)
+        if client.client_id not in self.server.get_clients():  # it has left meanwhile
+            self.visitors.pop(client.client_id, None)
         self.wake.set()
 
     def _pause(self, paused: bool) -> None:
@@ -134,8 +137,11 @@ class Viewer:
         parties = [*list(self.visitors.values()), *list(self.jobs)[:1]]
         for party in sorted(parties, key=lambda party: (not party.moving, party.served)):
             party.served = clock()
-            if party.advance():
-                return True
+            try:
+                if party.advance():
+                    return True
+            except Exception as error:  # whatever a page asks for, training goes on
+                party.failed(error)
         return False
 
     def close(self) -> None:
@@ -188,6 +194,12 @@ class Visitor:
             self.panel.note(frame, self.view.measured, self.viewer.field.speed.rays_per_second)
         return drew
 
+    def failed(self, error: Exception) -> None:
+        """Says that something could not be drawn; it is not tried again until something else is wanted."""
+        print(f'warning: a view cannot be drawn ({error!r})', file=sys.stderr)
+        self.panel.say(f'this cannot be drawn: {error}')
+        self.view = LiveView(self.viewer.field)
+
     def _send(self, frame: Frame) -> None:
         picture, depth = shown(frame, self.scene), None
         if self.panel.shows_things() and frame.view.acc.shape == picture.shape[:2]:
@@ -221,13 +233,13 @@ class Visitor:
 
     # What its buttons ask for. The names of files are never taken from the page.
 
-    def save_view(self, width: int) -> None:
+    def save_view(self, width: float) -> None:
         """Asks for a PNG of what the page shows, so many pixels wide."""
         self.viewer.ask(Job(self, self._saved_view(self.view.wanted, width)))
 
-    def _saved_view(self, wanted: Wanted, width: int) -> Iterator[str]:
+    def _saved_view(self, wanted: Wanted, width: float) -> Iterator[str]:
         camera = (camera_of(wanted, self.scene, 2 ** 62) if wanted.compares else
-                  pinhole(wanted, max(round(width * wanted.height / wanted.width), 1), width))
+                  pinhole(wanted, *size_of(wanted, width)))
         drawing = Drawing(self.viewer.field, wanted, camera)
         for share in drawing:
             yield f'drawing: {share:.0%}'
@@ -252,14 +264,14 @@ class Visitor:
                 append(shown(drawing.frame(True), self.scene))
         return f'{path.name} is in {path.parent}'
 
-    def save_path(self) -> str:
-        """Writes camera_path.json; what there is to say about it."""
+    def save_path(self) -> None:
+        """Writes camera_path.json."""
         file = self.viewer.run_dir / 'camera_path.json'
         try:
             self.path.save(file)
+            self.panel.say(f'{file.name} is in {file.parent}')
         except UserError as error:
-            return str(error)
-        return f'{len(self.path.keys)} key frames are in {file}'
+            self.panel.say(str(error))
 
 
 class Job:
@@ -272,19 +284,25 @@ class Job:
         self.visitor, self.work, self.served, self.told = visitor, work, 0.0, -math.inf
 
     def advance(self) -> bool:
-        """Draws a tile. What cannot be written is said on the page, and training goes on."""
+        """Draws a tile, and says now and then how far it is."""
         try:
-            said, done = next(self.work), False
-        except StopIteration as stop:
-            said, done = stop.value, True
-        except (UserError, OSError) as error:
-            said, done = str(error), True
-        if done:
-            self.visitor.viewer.jobs.popleft()
-        if done or clock() > self.told + 0.5:
-            self.told = clock()
-            self.visitor.panel.say(said)
+            said = next(self.work)
+        except StopIteration as done:
+            self._end(done.value)
+        else:
+            if clock() > self.told + 0.5:
+                self.told = clock()
+                self.visitor.panel.say(said)
         return True
+
+    def failed(self, error: Exception) -> None:
+        """Gives up, and says why."""
+        print(f'warning: a picture or video cannot be made ({error})', file=sys.stderr)
+        self._end(str(error))
+
+    def _end(self, said: str) -> None:
+        self.visitor.viewer.jobs.popleft()
+        self.visitor.panel.say(said)
 
 
 def free_name(folder: Path) -> Path:

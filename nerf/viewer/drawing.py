@@ -186,10 +186,13 @@ def camera_of(wanted: Wanted, scene: Scene, rays: int) -> Cameras:
 
 
 def finer(wanted: Wanted, scene: Scene, camera: Cameras) -> Cameras | None:
-    """The camera of the next picture at rest; None after the largest."""
-    height, width = camera.size(0)
-    following = camera_of(wanted, scene, FINER ** 2 * height * width)
-    return following if following.size(0) > (height, width) else None
+    """The camera of the next picture at rest, which is the last one where it would have a quarter of that one's pixels;
+    None after the last."""
+    (height, width), last = camera.size(0), camera_of(wanted, scene, 2 ** 62)
+    rays = FINER ** 2 * height * width
+    if last.size(0) <= (height, width):
+        return None
+    return last if int(last.sizes.prod()) < 4 * rays else camera_of(wanted, scene, rays)
 
 
 def size_of(wanted: Wanted, width: float) -> tuple[int, int]:

@@ -29,7 +29,8 @@ def open_server(host: str, port: int):
     server = viser.ViserServer(host, free_port(host, port), verbose=False)
     # A page could ask for a public address of this server; nobody shall see it through another one.
     server.request_share_url = server.disconnect_share_url = lambda *_, **__: None
-    server.gui.configure_theme(show_logo=False, show_share_button=False, control_layout='collapsible')
+    server.gui.configure_theme(show_logo=False, show_share_button=False)
+    server.gui.main_panel.dock_right()
     _turn_strangers_away(server._websock_server, host)
     return server
 

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -41,7 +42,8 @@ class Page:
                                   compression=None, additional_headers=headers)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        self.look(pose)
+        with suppress(ConnectionClosed):  # whoever is turned away has no camera
+            self.look(pose)
 
     def look(self, pose: np.ndarray) -> None:
         """Moves the camera."""
@@ -52,7 +54,8 @@ class Page:
             tuple(map(float, pose[:, 1]))))
 
     def set(self, label: str, value) -> None:
-        """Chooses a value of the panel."""
+        """Chooses a value of the panel, once that has come."""
+        wait_until(lambda: label in self.inputs, label)
         self._send(_messages.GuiUpdateMessage(self.inputs[label]['uuid'], {'value': value}))
 
     def press(self, label: str) -> None:
@@ -66,11 +69,9 @@ class Page:
         self.connection.send(msgspec.msgpack.encode(values | {'type': type(message).__name__}))
 
     def _read(self) -> None:
-        try:
+        with suppress(ConnectionClosed):
             for data in self.connection:
                 self._take(data)
-        except ConnectionClosed:
-            pass
         self.closed.set()
 
     def _take(self, data: bytes) -> None:

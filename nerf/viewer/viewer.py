@@ -89,13 +89,11 @@ class Viewer:
     def spend(self, step: int) -> None:
         """Draws after a training step, for SHARE of the time at most; while training is paused, until that ends."""
         self.field.step = step
-        if not self.visitors and not self.jobs:
-            return
-        self.credit = min(self.credit + (clock() - self.mark) * SHARE / (1.0 - SHARE), MOST_CREDIT)
-        while self.credit > 0.0:
+        if self.visitors or self.jobs:
+            self.credit = min(self.credit + (clock() - self.mark) * SHARE / (1.0 - SHARE), MOST_CREDIT)
             began = clock()
-            if not self._draw():
-                break
+            while clock() < began + self.credit and self._draw():
+                pass
             self.credit -= clock() - began
         if self.paused:
             self._draw_while_paused()

@@ -70,6 +70,10 @@ FLAGS = {  # name: (type, default, another value)
     'mesh_grid_size': (int, 256, 64),
     'mesh_threshold': (float, 25.0, 10.5),
     'mesh_file': (str, None, 'chair.glb'),
+    'render_path': (str, None, 'camera_path.json'),
+    'view': (bool, False, True),
+    'view_host': (str, '127.0.0.1', '0.0.0.0'),
+    'view_port': (int, 8080, 9000),
 }
 
 BLENDER_SCENE = {
@@ -359,6 +363,12 @@ def test_a_value_that_makes_no_sense_is_one_line_with_flag_and_value(refuse, con
         refuse(['--config', config(f'{name} = {value}\n')], name, value)
 
 
+def test_what_shows_and_what_writes_exclude_each_other(refuse):
+    refuse(['--expname', 'a_run', '--view', '--mesh_only'], 'view and mesh_only')
+    refuse(['--expname', 'a_run', '--render_only', '--render_test', '--render_path', 'x.json'],
+           'render_path and render_test')
+
+
 def test_render_only_and_mesh_only_exclude_each_other(refuse, config):
     refuse(['--expname', 'a_run', '--render_only', '--mesh_only'], 'render_only', 'mesh_only')
     refuse(['--config', config('mesh_only = True\nrender_only = True\n')], 'render_only', 'mesh_only')
@@ -446,6 +456,9 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     (['--shape', 'vase'], ['shape']),
     (['--testskip', '1'], ['testskip']),
     (['--render_test'], ['render_test']),
+    (['--render_path', 'x.json'], ['render_path']),
+    (['--view', '--render_only', '--render_test'], ['render_test']),
+    (['--view_host', '::1', '--view_port', '90'], ['view_host', 'view_port']),
     (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
     (['--mesh_threshold', '5'], ['mesh_threshold']),
     ([*BLENDER, '--factor', '4', '--no_ndc', '--spherify', '--llffhold', '4'],
@@ -467,6 +480,7 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
     [], ['--no_batching', '--precrop_iters', '500', '--precrop_frac', '0.3'],
     [*BLENDER, '--half_res', '--lindisp'], ['--no_ndc', '--lindisp', '--factor', '4', '--llffhold', '4', '--spherify'],
     ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'], ['--render_only', '--render_test'],
+    ['--view', '--view_host', '0.0.0.0', '--view_port', '0'], ['--render_only', '--render_path', 'x.json'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
     [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])
 def test_flags_with_effect_get_no_warning(capsys, argv):

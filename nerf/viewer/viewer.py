@@ -117,8 +117,10 @@ class Viewer:
         model, line = self.field.model(), self.status() or f'step {step}'
         self.field.model, self.field.training, self.status = lambda: model, False, lambda: line
         self.panel.trained()
+        self.field.step = step
         with surveyed(model, self.field.scene, cache):
-            self.field.step = step + 1  # what was drawn without the survey is drawn again
+            for visitor in list(self.visitors.values()):  # what was drawn without the survey is drawn again
+                visitor.look(moving=False)
             while True:
                 self._draw_or_wait()
 

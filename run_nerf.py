@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from load_photos import load_colmap, load_transforms
+from nerf.camera_path import CameraPath
 from nerf.contraction import Contraction
 from nerf.estimation import estimate_cameras
 from nerf.exposure import MEASURED
@@ -44,6 +45,8 @@ from nerf.runtime.exit_codes import returns_exit_code
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
+from nerf.viewer.drawing import Field
+from nerf.viewer.viewer import Viewer
 from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
@@ -52,13 +55,14 @@ VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has 
 SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 LONGEST_PREVIEW = 640  # pixels; larger videos of photographs would take longer than the grid's training
+FOR_ONE_START = ('config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path')  # flags that may always differ
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
               'rays_through')
 
 
 @returns_exit_code
 def main(argv: list[str] | None = None) -> None:
-    """Does what the flags say: trains, renders or extracts a mesh."""
+    """Does what the flags say: trains, renders, extracts a mesh or shows the scene."""
     with ranks.one_voice():
         args = parse_flags(argv)
         with stop_signals.handled():
@@ -70,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
             device = choose_device(args.device)
             model = create_model(args, scene, device, choose_precision(args.precision, device))
             print(describe(args, scene, model))
-            job = render_only if args.render_only else mesh_only if args.mesh_only else train
+            job = view_only if args.render_only and args.view else render_only if args.render_only else (
+                mesh_only if args.mesh_only else train)
             with ranks.joined(device):
                 job(args, scene, model, Path(args.basedir) / args.expname)
 
@@ -219,27 +224,41 @@ def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
-        outputs = Outputs(scene, trainer.optimiser.averaged_model, run_dir, None,
+        shown_model = trainer.optimiser.averaged_model
+        outputs = Outputs(scene, shown_model, run_dir, None,
                           Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed,
                           model.has_slim_weights)
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
+            with opened_viewer(args, scene, shown_model, run_dir) as viewer:
+                if viewer:
+                    viewer.serve(start, checkpoints.survey_path(run_dir, start))
             return
-        if ranks.first():  # no_reload was for this start, not for those that follow
-            record_flags(run_dir, config_text(argparse.Namespace(**vars(args) | {'no_reload': False})), args.config)
+        if ranks.first():  # no_reload and view were for this start, not for those that follow
+            flags = argparse.Namespace(**vars(args) | {'no_reload': False, 'view': False})
+            record_flags(run_dir, config_text(flags), args.config)
             if scene.placement:
                 scene.placement.save(run_dir / 'placement.json')
-        with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                              model.device, model.scalars)) as log:
-            outputs.log = log
-            log.table('flags', vars(args))
-            outputs.make(missing, start)
-            train_steps(args, trainer, start, outputs, saver(args, scene, trainer, outputs, run_dir))
+        with opened_viewer(args, scene, shown_model, run_dir, training=True) as viewer:
+            with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
+                                  model.device, model.scalars)) as log:
+                outputs.log = log
+                log.table('flags', vars(args))
+                outputs.make(missing, start)
+                train_steps(args, trainer, start, outputs, saver(args, scene, trainer, outputs, run_dir), viewer)
+            print(end_words(args, run_dir, log, model.device))
+            if viewer:
+                viewer.serve(args.N_iters, checkpoints.survey_path(run_dir, args.N_iters))
+
+
+def end_words(args: argparse.Namespace, run_dir: Path, log: TrainLog, device: torch.device) -> str:
+    """What a run ends with: where everything is, and what can be done with it."""
     again = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}'
-    print(f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(model.device):.0f} MB at most\n'
-          f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
-          f'{slim_words(run_dir, args.N_iters)}preview it: {again} --render_only\nmesh it: {again} --mesh_only')
+    return (f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(device):.0f} MB at most\n'
+            f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}\n'
+            f'{slim_words(run_dir, args.N_iters)}preview it: {again} --render_only\n'
+            f'look at it: {again} --render_only --view\nmesh it: {again} --mesh_only')
 
 
 def slim_words(run_dir: Path, step: int) -> str:
@@ -249,9 +268,11 @@ def slim_words(run_dir: Path, step: int) -> str:
 
 
 def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs: Outputs,
-                save: Callable[[int], None]) -> None:
+                save: Callable[[int], None], viewer: Viewer | None) -> None:
     """The steps after `start`, with all that is due at each; a signal to stop waits for the end of the step."""
     log, done, saved = outputs.log, start, start
+    if viewer:
+        viewer.status = log.status
     try:
         for step in range(start + 1, args.N_iters + 1):
             with stop_signals.deferred():
@@ -266,6 +287,9 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
                 with stop_signals.deferred(), log.paused():
                     saved = step if attempt(log, save, step) else saved
             outputs.make((name for name in due if name != 'view'), step)
+            if viewer:
+                with log.paused():
+                    viewer.spend(step)
     except stop_signals.Stopped:
         if saved < done:
             save(done)
@@ -369,7 +393,7 @@ def check_same_data(args: argparse.Namespace, scene: Scene, checkpoint: dict) ->
         changed = changed_flags(args, checkpoint, DATA_FLAGS) or f'the files in {args.datadir}'
         raise UserError(f'it was trained on other data (changed since then: {changed}); undo that, or take another '
                         'expname, with ft_path if it is to start from these weights')
-    if changed := changed_flags(args, checkpoint, vars(args).keys() - {'config', 'no_reload'}):
+    if changed := changed_flags(args, checkpoint, vars(args).keys() - set(FOR_ONE_START)):
         print(f'changed since the checkpoint: {changed}')
 
 
@@ -402,14 +426,35 @@ def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[st
                      if name in names and name in before and before[name] != value)
 
 
-# Rendering and mesh
+# Viewer, rendering and mesh
+
+
+@contextmanager
+def opened_viewer(args: argparse.Namespace, scene: Scene, shown_model: Callable[[], Model], run_dir: Path,
+                  training: bool = False):
+    """Yields the viewer, where there is to be one; of several processes rank 0 has it."""
+    if not args.view or not ranks.first():
+        yield None
+        return
+    with closing(Viewer(Field(scene, shown_model, training), run_dir, args.view_host, args.view_port)) as viewer:
+        yield viewer
+
+
+def view_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+    """Shows the newest checkpoint in the browser until a signal ends it."""
+    step = restore_trained(args, run_dir, model)
+    with opened_viewer(args, scene, lambda: model, run_dir) as viewer:
+        if viewer:
+            viewer.serve(step, checkpoints.survey_path(run_dir, step))
 
 
 def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
     """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
-    step = restore_trained(args, run_dir, model)
     kind, cameras = ('test', scene.cameras.take(scene.i_test)) if args.render_test else ('path', scene.render_cameras)
+    if args.render_path:
+        kind, cameras = 'camera_path', CameraPath.read(Path(args.render_path)).cameras()
     cameras = cameras.scaled(args.render_factor)
+    step = restore_trained(args, run_dir, model)
     folder = run_dir / f'renderonly_{kind}_{step:06d}'
     has_video = cameras.one_size() is not None
     rgbs, disps, accs = render_path(model, scene, cameras, folder, folder / 'video.mp4' if has_video else None,

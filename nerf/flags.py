@@ -190,6 +190,8 @@ def config_parser() -> FlagParser:
     flag = group.add_argument
     flag('--render_only', action='store_true', help='no training: render the path from the newest checkpoint')
     flag('--render_test', action='store_true', help='with render_only: the test views instead of the path')
+    flag('--render_path', type=matching(*PATH, optional=True),
+         help="with render_only: a camera path that the viewer saved, camera_path.json, instead of the scene's path")
     flag('--render_factor', type=whole(0), default=0,
          help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured. 0: '
               'full size, but the render path of transforms, colmap and photos has at most 640 pixels on a side')
@@ -201,6 +203,17 @@ def config_parser() -> FlagParser:
                                   True), help="mesh_NNNNNN.ply in the run's folder where it is not given")
     flag('--mesh_coordinates', choices=('scene', 'capture'), default='scene',
          help='capture: those of transforms.json or the COLMAP model, where the mesh fits to other results from them')
+
+    group = parser.add_argument_group('viewer')
+    flag = group.add_argument
+    flag('--view', action='store_true',
+         help='show the scene in the browser while it trains, for at most a tenth of the time, and after that until '
+              'Ctrl-C; with render_only: show the newest checkpoint, without training or writing pictures')
+    flag('--view_host', type=matching(r'[0-9A-Za-z.:_-]+', 'an address'), default='127.0.0.1',
+         help='address that the viewer listens at: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can '
+              'reach it; there is no password')
+    flag('--view_port', type=whole(0, 65535), default=8080,
+         help='port of the viewer, or the next free one; 0: any free one')
 
     group = parser.add_argument_group('logging')
     flag = group.add_argument
@@ -234,6 +247,10 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
     if args.render_only and args.mesh_only:
         parser.error('render_only and mesh_only are both set; choose one')
+    if args.view and args.mesh_only:
+        parser.error('view and mesh_only are both set; choose one')
+    if args.render_path and args.render_test:
+        parser.error('render_path and render_test are both set; choose one')
     if args.device.startswith('cuda') and int(args.device.partition(':')[2] or 0) >= torch.cuda.device_count():
         parser.error(f'device is {args.device} but PyTorch finds {torch.cuda.device_count()} CUDA devices here; '
                      'allowed are auto, cpu and those')
@@ -307,7 +324,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'netdepth_fine netwidth_fine': (args.N_importance == 0, 'where N_importance is 0'),
         'multires': (args.i_embed == -1, 'where i_embed is -1'),
         'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
-        'render_test': (not args.render_only, 'without render_only'),
+        'render_test render_path': (not args.render_only or args.view, 'without render_only, or with view'),
+        'view_host view_port': (not args.view, 'without view'),
         'mesh_grid_size mesh_threshold mesh_file': (not args.mesh_only, 'without mesh_only'),
         'mesh_coordinates': (not args.mesh_only or args.dataset_type not in PHOTOGRAPHS,
                              'without mesh_only, or unless dataset_type is transforms or colmap'),

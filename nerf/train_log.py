@@ -49,8 +49,8 @@ class TrainLog:
             self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
         self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', dynamic_ncols=True,
                         disable=None if run_dir else True)
-        self.rays, self.smooth_mse = 0, None
-        self.mark, self.shown = time.perf_counter(), -math.inf
+        self.latest, self.rays, self.smooth_mse = start, 0, None
+        self.mark, self.shown, self.since = time.perf_counter(), -math.inf, None
 
     def step(self, step: int, losses: dict[str, torch.Tensor], lr: float, n_rays: int) -> None:
         """Counts a step of n_rays; every i_print steps reads and writes its losses.
@@ -59,6 +59,7 @@ class TrainLog:
             losses: scalars by name. 'mse' is logged as psnr, 'mse0' as psnr0, others by their names.
         """
         self.bar.update()
+        self.latest = step
         self.rays += n_rays
         mse = losses['mse']
         if self.smooth_mse is not None:
@@ -99,9 +100,19 @@ class TrainLog:
     @contextmanager
     def paused(self):
         """What is done inside (rendering, saving) does not count as training time."""
-        began = time.perf_counter()
+        self.since = time.perf_counter()
         yield
-        self.mark += time.perf_counter() - began
+        self.mark, self.since = self.mark + time.perf_counter() - self.since, None
+
+    def status(self) -> str:
+        """A line about the run as it is now, for the viewer; waits for the GPU."""
+        elapsed = (self.since or time.perf_counter()) - self.mark
+        parts = [f'step {self.latest} of {self.n_iters}']
+        if self.smooth_mse is not None:
+            parts.append(f'PSNR {mse2psnr(self.smooth_mse).item():.2f} dB')
+        if self.rays:
+            parts.append(f'{self.rays / elapsed:,.0f} rays/s')
+        return ', '.join([*parts, f'{self.seconds + elapsed:.0f} s'])
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         self._to_board(lambda board: board.add_scalar(tag, value, step))

@@ -73,6 +73,10 @@ FLAGS = {  # name: (type, default, another value)
     'mesh_threshold': (float, 25.0, 10.5),
     'mesh_file': (str, None, 'chair.glb'),
     'mesh_coordinates': (str, 'scene', 'capture'),
+    'render_path': (str, None, 'camera_path.json'),
+    'view': (bool, False, True),
+    'view_host': (str, '127.0.0.1', '0.0.0.0'),
+    'view_port': (int, 8080, 9000),
 }
 
 BLENDER_SCENE = {
@@ -393,6 +397,12 @@ def test_a_value_that_makes_no_sense_is_one_line_with_flag_and_value(refuse, con
         refuse(['--config', config(f'{name} = {value}\n')], name, value)
 
 
+def test_what_shows_and_what_writes_exclude_each_other(refuse):
+    refuse(['--expname', 'a_run', '--view', '--mesh_only'], 'view and mesh_only')
+    refuse(['--expname', 'a_run', '--render_only', '--render_test', '--render_path', 'x.json'],
+           'render_path and render_test')
+
+
 def test_render_only_and_mesh_only_exclude_each_other(refuse, config):
     refuse(['--expname', 'a_run', '--render_only', '--mesh_only'], 'render_only', 'mesh_only')
     refuse(['--config', config('mesh_only = True\nrender_only = True\n')], 'render_only', 'mesh_only')
@@ -484,6 +494,9 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
      ['outside_files', 'testskip', 'spherify']),
     (['--testskip', '1'], ['testskip']),
     (['--render_test'], ['render_test']),
+    (['--render_path', 'x.json'], ['render_path']),
+    (['--view', '--render_only', '--render_test'], ['render_test']),
+    (['--view_host', '::1', '--view_port', '90'], ['view_host', 'view_port']),
     (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
     (['--mesh_threshold', '5'], ['mesh_threshold']),
     (['--mesh_only', '--mesh_coordinates', 'capture'], ['mesh_coordinates']),
@@ -508,7 +521,9 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
     [*BLENDER, '--half_res', '--lindisp'], ['--no_ndc', '--lindisp', '--factor', '4', '--llffhold', '4', '--spherify'],
     ['--dataset_type', 'deepvoxels', '--shape', 'vase', '--testskip', '1'],
     ['--dataset_type', 'transforms', '--factor', '4', '--llffhold', '4', '--outside_files'],
-    ['--dataset_type', 'colmap', '--factor', '4', '--llffhold', '4'], ['--render_only', '--render_test'],
+    ['--dataset_type', 'colmap', '--factor', '4', '--llffhold', '4'],
+    ['--render_only', '--render_test'],
+    ['--view', '--view_host', '0.0.0.0', '--view_port', '0'], ['--render_only', '--render_path', 'x.json'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
     ['--dataset_type', 'transforms', '--no_ndc', '--mesh_only', '--mesh_coordinates', 'capture'],
     [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])

@@ -1,0 +1,117 @@
+"""A camera's way through key frames: the file that holds it, and the cameras of its frames."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nerf.cameras import Cameras
+from nerf.files.images import VIDEO_FPS
+from nerf.files.whole_file import whole_file
+from nerf.runtime.errors import UserError
+
+MOST_FRAMES = 100_000
+MOST_PIXELS = 2 ** 15  # of a side
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """A camera that looks from a place: its pose [3, 4] to the world, OpenGL axes, and its vertical field of view in
+    radians."""
+
+    pose: np.ndarray
+    fov: float
+
+
+@dataclass
+class CameraPath:
+    """Key frames, the seconds from each to the next, and the size of the pictures."""
+
+    keys: list[KeyFrame] = field(default_factory=list)
+    seconds: float = 2.0
+    height: int = 720
+    width: int = 960
+
+    def frames(self) -> list[KeyFrame]:
+        """What the camera does at VIDEO_FPS, from the first key frame to the last: smooth curves through all."""
+        from scipy.interpolate import CubicSpline, PchipInterpolator
+        from scipy.spatial.transform import Rotation, RotationSpline
+
+        if len(self.keys) < 2:
+            return list(self.keys)
+        poses, times = np.stack([key.pose for key in self.keys]), np.arange(len(self.keys))
+        t = np.linspace(0.0, times[-1], max(round(times[-1] * self.seconds * VIDEO_FPS), 1) + 1)
+        turns = RotationSpline(times, Rotation.from_matrix(poses[:, :, :3]))(t).as_matrix()
+        places = CubicSpline(times, poses[:, :, 3], bc_type='natural')(t)
+        fovs = PchipInterpolator(times, [key.fov for key in self.keys])(t)  # stays between its neighbours
+        return [KeyFrame(np.column_stack([turn, place]), float(fov)) for turn, place, fov in zip(turns, places, fovs)]
+
+    def cameras(self) -> Cameras:
+        """The cameras of the frames; rays go through the centres of pixels."""
+        frames = self.frames()
+        focal = [0.5 * self.height / math.tan(0.5 * frame.fov) for frame in frames]
+        intrinsics = [[f, f, 0.5 * self.width, 0.5 * self.height] for f in focal]
+        return Cameras(poses=torch.as_tensor(np.array([frame.pose for frame in frames], np.float32)),
+                       intrinsics=torch.tensor(intrinsics, dtype=torch.float64),
+                       sizes=torch.tensor([[self.height, self.width]]).repeat(len(frames), 1), within=0.5)
+
+    def save(self, path: Path) -> None:
+        """Writes the path as JSON; fields of view are in degrees there.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        keys = [{'pose': key.pose.tolist(), 'fov': math.degrees(key.fov)} for key in self.keys]
+        text = json.dumps({'width': self.width, 'height': self.height, 'seconds': self.seconds, 'key_frames': keys},
+                          indent=1)
+        with whole_file(path) as partial:
+            partial.write_text(text + '\n', encoding='utf-8')
+
+    @classmethod
+    def read(cls, path: Path) -> CameraPath:
+        """The path that `save` wrote.
+
+        Raises:
+            UserError: the file is missing or no camera path; the message says what is wrong.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            raise UserError(f'{path} does not exist; render_path is a camera path that the viewer saved') from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f'{path} cannot be read as JSON ({error}); save the camera path again') from None
+        if not isinstance(values, dict) or not isinstance(values.get('key_frames'), list) or not values['key_frames']:
+            raise UserError(f'{path} has no key_frames, so it is no camera path; save it with the viewer')
+        keys = [_key_frame(path, i, key) for i, key in enumerate(values['key_frames'])]
+        height, width = (_number(path, values, name, 1, MOST_PIXELS, whole=True) for name in ('height', 'width'))
+        seconds = _number(path, values, 'seconds', 1e-3, 3600.0)
+        if (len(keys) - 1) * seconds * VIDEO_FPS > MOST_FRAMES:
+            raise UserError(f'{path}: {len(keys)} key frames with {seconds:g} seconds between them are more than '
+                            f'{MOST_FRAMES} frames; lower seconds')
+        return cls(keys, seconds, height, width)
+
+
+def _key_frame(path: Path, i: int, key) -> KeyFrame:
+    rows = key.get('pose') if isinstance(key, dict) else None
+    try:
+        pose = np.array(rows, np.float64)
+        turn = pose[:, :3]
+        proper = pose.shape == (3, 4) and np.abs(pose).max() < 1e30 and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3
+    except (IndexError, TypeError, ValueError):
+        proper = False
+    if not proper or np.linalg.det(turn) < 0:
+        raise UserError(f'{path}: key frame {i} has no pose of 3 rows of 4 numbers, a rotation and a position; save '
+                        'the camera path again')
+    return KeyFrame(pose, math.radians(_number(f'{path}: key frame {i}', key, 'fov', 0.1, 179.0)))
+
+
+def _number(where, values: dict, name: str, low: float, high: float, whole: bool = False):
+    value = values.get(name)
+    if type(value) not in ((int,) if whole else (int, float)) or not low <= value <= high:
+        raise UserError(f'{where}: {name} is {value!r}; it must be a {"whole " * whole}number from {low:g} to {high:g}')
+    return value

@@ -1,0 +1,128 @@
+"""The viewer as a page feels it: python tests/benchmarks/bench_viewer.py [flags of a run that has a checkpoint]
+
+Without flags, the toy chair's grid, which must have been trained. A page without a browser asks for SIZE pixels:
+
+- of a field that is trained: seconds from opening the page to the first picture, from a movement's end to the sharp
+  picture, frames per second and their size while the camera turns, and the program's peak memory;
+- of a run that trains afresh for STEPS steps in a folder of its own: steps per second without the viewer's page, with
+  a page whose camera rests, and with one whose camera turns; by turns, the medians of three each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+from nerf.flags import parse_flags  # noqa: E402
+from run_nerf import load_scene  # noqa: E402
+from viewer_client import Page, wait_until  # noqa: E402
+
+SIZE = 720, 960  # height and width
+TURNING = 6.0  # seconds
+STEPS = 300
+
+
+@contextmanager
+def program(flags: list[str]):
+    """run_nerf.py with a viewer: its process and its port. It is stopped at the end."""
+    command = [sys.executable, '-u', str(ROOT / 'run_nerf.py'), *flags, '--view', '--view_port', '0']
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, next(int(found[1]) for line in process.stdout
+                            if (found := re.search(r'^viewer .*:(\d+)', line)))
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+
+
+def turned(pose: np.ndarray, angle: float) -> np.ndarray:
+    """A pose [3, 4] after a turn about the world's z axis."""
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ pose
+
+
+def turn(page: Page, pose: np.ndarray, seconds: float) -> np.ndarray:
+    """Turns a page's camera by 30 degrees a second, sixty times a second; the last pose."""
+    began = time.perf_counter()
+    while (t := time.perf_counter() - began) < seconds:
+        page.look(turned(pose, math.radians(30.0) * t))
+        time.sleep(1 / 60)
+    return turned(pose, math.radians(30.0) * seconds)
+
+
+def of_a_trained_field(flags: list[str], pose: np.ndarray) -> dict:
+    with program([*flags, '--render_only']) as (process, port):
+        time.sleep(3.0)  # what else there is to do at the start
+        began = time.perf_counter()
+        page = Page(port, pose, SIZE)
+        wait_until(lambda: page.frames, 'a picture', 120.0)
+        first = page.frames[0][0] - began
+        wait_until(lambda: 'sharp' in page.text(), 'the sharp picture', 1200.0)
+        began = time.perf_counter()
+        pose = turn(page, pose, TURNING)
+        ended = time.perf_counter()
+        page.look(pose)
+        moving = [(at, picture.shape[1::-1]) for at, picture in page.frames if began + 1.0 < at <= ended]
+        wait_until(lambda: page.frames[-1][0] > ended + 0.15 and page.frames[-1][1].shape[:2] == SIZE
+                   and 'sharp' in page.text(), 'the sharp picture', 1200.0)
+        sharp = time.perf_counter() - ended
+        memory = re.search(r'VmHWM:\s+(\d+)', Path(f'/proc/{process.pid}/status').read_text())
+        page.close()
+    return {'first_picture_s': round(first, 2), 'frames_per_s': round(len(moving) / (TURNING - 1.0), 1),
+            'moving_size': moving[len(moving) // 2][1] if moving else None, 'sharp_s': round(sharp, 2),
+            'memory_mb': int(memory[1]) // 1024}
+
+
+def steps_per_second(flags: list[str], pose: np.ndarray, visit: str | None) -> float:
+    """Of a fresh run, from its first line to its last; `visit`: 'rests' or 'turns', of a page's camera."""
+    times = {}
+    with tempfile.TemporaryDirectory() as logs, program(
+            [*flags, '--basedir', logs, '--N_iters', str(STEPS), '--i_print', str(STEPS // 10), '--i_img', '10000000',
+             '--i_testset', '10000000', '--i_video', '10000000']) as (process, port):
+        page = Page(port, pose, SIZE) if visit else None
+        if visit == 'turns':
+            threading.Thread(target=turn, args=(page, pose, 3600.0), daemon=True).start()
+        for line in process.stdout:
+            if found := re.match(r'step (\d+)/', line):
+                times[int(found[1])] = time.perf_counter()
+            if line.startswith(f'{STEPS} steps done'):
+                break
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(60)
+    first, *_, last = times
+    return (last - first) / (times[last] - times[first])
+
+
+def main() -> None:
+    flags = sys.argv[1:] or ['--config', str(ROOT / 'configs' / 'toy_chair_grid.txt')]
+    scene = load_scene(parse_flags(flags))
+    pose = scene.cameras.poses[int(scene.i_train[0])].double().numpy()
+    result = of_a_trained_field(flags, pose)
+    visits = {'alone': None, 'rests': 'rests', 'turns': 'turns'}
+    speeds = {name: [] for name in visits}
+    for _ in range(3):
+        for name, visit in visits.items():
+            speeds[name].append(steps_per_second(flags, pose, visit))
+    print(json.dumps({'benchmark': 'viewer', 'pixels': SIZE[::-1], **result,
+                      **{f'steps_per_s_{name}': round(median(all_), 2) for name, all_ in speeds.items()}}))
+
+
+if __name__ == '__main__':
+    main()

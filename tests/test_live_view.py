@@ -1,0 +1,147 @@
+"""nerf/viewer/live_view.py: when a person's picture is drawn, at which size, and when that is broken off."""
+
+import numpy as np
+import pytest
+
+from nerf.viewer import drawing, live_view
+from nerf.viewer.drawing import Field
+from nerf.viewer.live_view import MOVING, REFRESH, LiveView
+from viewer_scene import Sky, sky_scene, wanted_of
+
+TILE_COST, RAY_COST = 1e-3, 4e-6  # seconds
+
+
+class Timed:
+    """A live view in a world where only drawing takes time."""
+
+    def __init__(self, monkeypatch, training: bool = False):
+        self.now, self.longest = 100.0, 0.0
+        self.scene = sky_scene()
+        for module in (drawing, live_view):
+            monkeypatch.setattr(module, 'clock', lambda: self.now)
+        self.field = Field(self.scene, lambda: Sky(self.draw), training)
+        self.view = LiveView(self.field)
+
+    def draw(self, n_rays: int) -> None:
+        self.now += TILE_COST + RAY_COST * n_rays
+
+    def run(self, seconds: float, changes: bool = False) -> list:
+        """The frames of some seconds, each with the time at which it came."""
+        end, frames = self.now + seconds, []
+        while self.now < end:
+            began = self.now
+            drew, frame = self.view.advance()
+            self.longest = max(self.longest, self.now - began)
+            if frame:
+                frames.append((self.now, frame))
+            if not drew:
+                self.now += 0.005
+            if changes:
+                self.field.step += 1
+        return frames
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A live view that has drawn for a while, so that the cost of a tile is known."""
+    world = Timed(monkeypatch)
+    world.view.look(wanted_of(world.scene, height=600, width=800), moving=False)
+    world.run(10.0)
+    return world
+
+
+def sizes(frames: list) -> list[tuple[int, int]]:
+    return [frame.view.acc.shape for _, frame in frames]
+
+
+def test_a_moving_camera_gets_more_than_fifteen_small_pictures_a_second(timed):
+    times = []
+    for i in range(20):  # the camera moves fifty times a second
+        timed.view.look(wanted_of(timed.scene, i % 3, 600, 800))
+        for time, frame in timed.run(0.02):
+            times.append(time)
+            height, width = frame.view.acc.shape
+            assert not frame.sharp
+            assert height * width < 0.06 / RAY_COST
+            assert width / height == pytest.approx(4 / 3, rel=0.05)
+    assert len(times) / (times[-1] - times[0]) > 15
+
+
+def test_at_rest_the_picture_is_refined_to_the_size_of_the_window_and_then_nothing_is_drawn(timed):
+    timed.view.look(wanted_of(timed.scene, 1, 600, 800))
+    began = timed.now
+    frames = timed.run(8.0)
+    assert sizes(frames)[0] < (120, 160)
+    assert sizes(frames) == sorted(sizes(frames))
+    assert [frame.sharp for _, frame in frames] == [False] * (len(frames) - 1) + [True]
+    assert sizes(frames)[-1] == (600, 800)
+    assert frames[1][0] > began + MOVING  # not before it rests
+    assert frames[-1][0] < began + 2.7  # 600 * 800 rays take 1.9 s
+    drawn = timed.now
+    assert timed.view.advance() == (False, None)
+    assert timed.now == drawn
+
+
+def test_a_movement_breaks_off_a_fine_picture_within_fifty_milliseconds(timed):
+    timed.view.look(wanted_of(timed.scene, 1, 600, 800))
+    timed.longest = 0.0
+    timed.run(1.0)
+    assert timed.longest < 0.05  # tiles are short
+    wanted = wanted_of(timed.scene, 2, 600, 800)
+    timed.view.look(wanted)
+    moved = timed.now
+    time, frame = timed.run(0.2)[0]
+    assert frame.wanted is wanted
+    assert time < moved + 0.05 + 0.06  # broken off, and the first small picture drawn
+
+
+def test_a_small_picture_is_finished_although_the_camera_moves_on(timed):
+    timed.field.speed.per_ray, timed.field.speed.probed = 1.0, timed.now  # as if drawing were slow: many tiles
+    first, second = (wanted_of(timed.scene, i, 600, 800) for i in (1, 2))
+    timed.view.look(first)
+    timed.view.advance()
+    timed.view.look(second)
+    assert timed.run(4.0)[0][1].wanted is first
+
+
+def test_a_field_that_trains_is_drawn_anew_every_second_and_small_enough(monkeypatch):
+    world = Timed(monkeypatch, training=True)
+    world.view.look(wanted_of(world.scene, height=600, width=800), moving=False)
+    frames = world.run(12.0, changes=True)
+    gaps = np.diff([time for time, _ in frames[2:]])
+    assert len(frames) >= 9
+    assert all(gap == pytest.approx(REFRESH, abs=0.2) for gap in gaps)
+    height, width = sizes(frames)[-1]
+    assert height * width * RAY_COST == pytest.approx(0.1, rel=0.3)
+
+
+def test_a_field_that_trains_no_more_is_drawn_sharp(monkeypatch):
+    world = Timed(monkeypatch, training=True)
+    world.view.look(wanted_of(world.scene, height=60, width=80), moving=False)
+    world.run(3.0, changes=True)
+    world.field.training = False
+    assert world.run(3.0)[-1][1].sharp
+
+
+def test_nothing_is_drawn_before_anything_is_wanted(monkeypatch):
+    world = Timed(monkeypatch)
+    assert world.run(1.0) == []
+
+
+def test_the_photograph_under_the_camera_is_measured_at_its_own_size(timed):
+    timed.view.look(wanted_of(timed.scene, 1, 60, 80, photograph=1))
+    timed.run(2.0)
+    psnr, size = timed.view.measured
+    assert size == (20, 30)
+    assert 0 < psnr < 20  # grey is not the sky
+    timed.view.look(wanted_of(timed.scene, 1, 60, 80))
+    timed.run(2.0)
+    assert timed.view.measured is None
+
+
+def test_a_choice_that_is_no_movement_is_drawn_sharp_at_once(timed):
+    timed.view.look(wanted_of(timed.scene, 1, 60, 80, kind='opacity'), moving=False)
+    began = timed.now
+    frames = timed.run(1.0)
+    assert frames[-1][1].sharp
+    assert frames[-1][0] < began + MOVING

@@ -1,0 +1,111 @@
+"""A page of the viewer without a browser: it speaks viser's protocol, moves its camera and keeps what it is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import numpy as np
+import zstandard
+from PIL import Image
+from viser import __version__, _messages
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from nerf.viewer.poses import opencv_quaternion
+
+
+class Page:
+    """Connects to the viewer at a port.
+
+    Args:
+        port: of the viewer.
+        pose: [3, 4] of its first camera, OpenGL axes.
+        size: height and width of its picture.
+        fov: vertical, in radians.
+        headers: of the connection, as a browser would send them.
+    """
+
+    def __init__(self, port: int, pose: np.ndarray, size=(30, 40), fov: float = 0.7, headers: dict | None = None):
+        self.size, self.fov = size, fov
+        self.frames: list[tuple[float, np.ndarray]] = []  # time and picture
+        self.inputs: dict[str, dict] = {}  # the panel's messages by label
+        self.lines: dict[str, str] = {}  # the panel's texts by id
+        self.files: dict[str, bytes] = {}  # what was offered for download, by name
+        self.closed, self.placed = threading.Event(), []
+        self.connection = connect(f'ws://127.0.0.1:{port}', subprotocols=[f'viser-v{__version__}'], max_size=None,
+                                  compression=None, additional_headers=headers)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        with suppress(ConnectionClosed):  # whoever is turned away has no camera
+            self.look(pose)
+
+    def look(self, pose: np.ndarray) -> None:
+        """Moves the camera."""
+        place = tuple(map(float, pose[:, 3]))
+        ahead = tuple(map(float, pose[:, 3] - 4.0 * pose[:, 2]))
+        self._send(_messages.ViewerCameraMessage(
+            tuple(map(float, opencv_quaternion(pose))), place, self.fov, 0.01, 1000.0, *self.size, ahead,
+            tuple(map(float, pose[:, 1]))))
+
+    def set(self, label: str, value) -> None:
+        """Chooses a value of the panel, once that has come."""
+        wait_until(lambda: label in self.inputs, label)
+        self._send(_messages.GuiUpdateMessage(self.inputs[label]['uuid'], {'value': value}))
+
+    def press(self, label: str) -> None:
+        self.set(label, True)
+
+    def text(self) -> str:
+        return '\n'.join(self.lines.values())
+
+    def _send(self, message) -> None:
+        values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message) if field.init}
+        self.connection.send(msgspec.msgpack.encode(values | {'type': type(message).__name__}))
+
+    def _read(self) -> None:
+        with suppress(ConnectionClosed):
+            for data in self.connection:
+                self._take(data)
+        self.closed.set()
+
+    def _take(self, data: bytes) -> None:
+        """16 bytes of lengths, compressed messages, and the arrays that they refer to."""
+        size = int.from_bytes(data[8:16], 'little')
+        window = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(data[16:16 + size]))
+        for message in window['messages']:
+            kind, props = message['type'], message.get('props') or {}
+            if kind == 'BackgroundImageMessage' and message['rgb_data']:
+                picture = Image.open(io.BytesIO(message['rgb_data']))
+                self.frames.append((time.perf_counter(), np.asarray(picture)))
+            elif kind.startswith('Gui') and 'label' in props:
+                self.inputs[props['label']] = message
+            elif kind == 'GuiMarkdownMessage':
+                self.lines[message['uuid']] = ''
+            elif kind == 'GuiUpdateMessage':
+                if '_markdown' in message['updates']:
+                    self.lines[message['uuid']] = message['updates']['_markdown']
+            elif kind == 'FileTransferStartDownload':
+                self.files[message['filename']] = b''
+            elif kind == 'FileTransferPart':
+                self.files[list(self.files)[-1]] += bytes(message['content'])
+            elif kind == 'SetCameraPositionMessage':
+                self.placed.append(message['position'])
+
+    def close(self) -> None:
+        self.connection.close()
+        self.reader.join(5.0)
+
+
+def wait_until(true: Callable[[], bool], what: str = 'this', seconds: float = 30.0,
+               meanwhile: Callable[[], None] = lambda: time.sleep(0.01)) -> None:
+    """Waits until something is true; meanwhile the viewer may have to be given the thread."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f'{what} did not come'
+        meanwhile()

@@ -213,12 +213,12 @@ def test_a_step_broken_off_in_the_optimiser_leaves_the_scaler_as_it_was(trainer_
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(('precision', 'more'), [*(('fp32', more) for more in WAYS),
-                                                 *(('bf16', more) for more in WAYS[:3]),
-                                                 *(('fp16', more) for more in WAYS[:3])])
+                                                 *(('bf16', more) for more in WAYS[:2]),
+                                                 *(('fp16', more) for more in WAYS[:2])])
 def test_captured_steps_are_the_eager_ones(trainer_by, precision, more):
     captured, eager = (trainer_by('--device', 'cuda', '--precision', precision, *more) for _ in range(2))
     eager.update = eager._update
-    for step in range(1, 9):
+    for step in range(1, 7):  # three eager ones, a capture and three replays
         one, other = captured.step(step), eager.step(step)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert captured.update.graph is not None

@@ -13,6 +13,7 @@ torch's threads would abort it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -77,7 +78,7 @@ class Dispatch(TorchDispatchMode):
         return False  # a wrapper around each operation, for torch.compile
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if torch.is_inference_mode_enabled() and function._can_decompose():  # elsewhere autograd takes it apart
+        if _is_composite(function):  # of tensors without a gradient: else it was taken apart before
             with self:
                 return function.decompose(*args, **(kwargs or {}))
         return STATE.run(function, args, kwargs or {})
@@ -129,6 +130,11 @@ class State:
 
 
 STATE = State()
+
+
+@functools.cache
+def _is_composite(function) -> bool:
+    return function._can_decompose()
 
 
 def _tensors(values) -> Iterator[Tensor]:

@@ -118,7 +118,7 @@ def pretended_cuda(monkeypatch):
             pass
 
     @contextmanager
-    def capturing(graph, stream):
+    def capturing(graph, pool, stream):
         yield
 
     @contextmanager
@@ -136,9 +136,13 @@ def pretended_cuda(monkeypatch):
                 for part in self.outputs.values():
                     part.zero_()
     for name, value in {'Stream': Stream, 'current_stream': Stream, 'stream': on, 'graph': capturing,
-                        'CUDAGraph': Graph, 'set_stream': streams_set.append}.items():
+                        'CUDAGraph': Graph, 'set_stream': streams_set.append, 'current_device': lambda: 0,
+                        'graph_pool_handle': lambda: (0, 7)}.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    Captured.streams_set = streams_set
+    pools = []
+    for name in ('_cuda_endAllocateToPool', '_cuda_releasePool'):
+        monkeypatch.setattr(torch._C, name, lambda *where, name=name: pools.append((name, *where)), raising=False)
+    Captured.streams_set, Captured.pools = streams_set, pools
     return Captured
 
 
@@ -165,7 +169,7 @@ def test_where_no_capture_is_possible_the_reason_is_said_once_and_steps_are_take
 
 def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be_ended(pretended_cuda, monkeypatch):
     @contextmanager
-    def capturing(graph, stream):
+    def capturing(graph, pool, stream):
         try:
             yield
         finally:
@@ -184,6 +188,24 @@ def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be
     with pytest.raises(RuntimeError, match='the cause'):  # of the step that is taken instead
         step(torch.zeros(1))
     assert said == ['the cause']
+    assert step.pools == [('_cuda_endAllocateToPool', 0, (0, 7)), ('_cuda_releasePool', 0, (0, 7))]
+
+
+def test_a_pool_that_the_capture_has_ended_is_left_to_its_graph(pretended_cuda, monkeypatch):
+    def ended(device, pool):
+        raise RuntimeError('endAllocatePool: not currently recording to mempool_id')
+    monkeypatch.setattr(torch._C, '_cuda_endAllocateToPool', ended)
+    said = []
+
+    def function(x):
+        if step.calls == cuda_graph.EAGER_CALLS + 1 and not said:
+            raise RuntimeError('the cause')
+        return {'x': x}
+    step = pretended_cuda(function, said.append)
+    for _ in range(cuda_graph.EAGER_CALLS + 1):
+        step(torch.zeros(1))
+    assert said == ['the cause']
+    assert step.pools == []
 
 
 def test_a_step_broken_off_in_the_optimiser_leaves_the_scaler_as_it_was(trainer_by, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import run_nerf
 from nerf.fields import grid, occupied_rays
 from nerf.files.checkpoints import read_checkpoint, save_checkpoint
 from nerf.mesh import coloured_mesh
-from nerf.rendering import render_view, surveyed
+from nerf.rendering import View, render_view, surveyed
 from nerf.training import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +30,8 @@ FIELDS = {
     'grid': ['--field', 'grid'],
     'grid and gains': ['--field', 'grid', '--exposure', 'on'],
 }
-KINDS = [(scene, field) for scene in SCENES for field in ('two networks', 'grid')] + [
+KINDS = [(scene, 'two networks') for scene in SCENES] + [
+    *((scene, 'grid') for scene in ('blender', 'black', 'ndc', 'lens')),
     ('blender', 'one network'), ('blender', 'gains'), ('blender', 'occupancy'), ('ndc', 'occupancy'),
     ('lens', 'one network'), ('blender', 'grid and gains')]
 COMMON = ['--netdepth', '3', '--netwidth', '16', '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '4',
@@ -81,21 +82,23 @@ def same_steps(trainers: list[Trainer], steps: range) -> None:
                                    atol=1e-5)
 
 
+def same_views(ours: View, theirs: View) -> None:
+    for a, b in ((ours.rgb, theirs.rgb), (ours.acc, theirs.acc)):
+        assert np.abs(a - b).max() < 0.02
+
+
 @pytest.mark.parametrize(('scene', 'field'), KINDS)
 def test_steps_views_and_densities_are_those_of_the_cpu(twins, scene, field):
     trainers = twins(scene, field)
-    same_steps(trainers, range(1, 13))  # the grid is pruned and refined, the occupancy decided in between
+    same_steps(trainers, range(1, 10))  # the grid is pruned and refined, the occupancy decided in between
     models, scene = [trainer.optimiser.averaged_model() for trainer in trainers], trainers[0].batcher.scene
     for a, b in zip(*(model.parameters() for model in models)):
         torch.testing.assert_close(a, b.cpu(), rtol=1e-2, atol=2e-3)
     camera = scene.cameras.take([0])
-    views = [render_view(model, scene, camera) for model in models]
-    for model in models:
-        with surveyed(model, scene):
-            views.append(render_view(model, scene, camera))
-    for ours, theirs in (views[:2], views[2:]):
-        assert np.abs(ours.rgb - theirs.rgb).max() < 0.02
-        assert np.abs(ours.acc - theirs.acc).max() < 0.02
+    same_views(*(render_view(model, scene, camera) for model in models))
+    if not scene.ndc:  # a survey of a deep box takes its time
+        with surveyed(models[0], scene), surveyed(models[1], scene):
+            same_views(*(render_view(model, scene, camera) for model in models))
     points = np.random.default_rng(0).uniform(-0.9, 0.9, (1000, 3)).astype(np.float32)
     ours, theirs = (model.density_array(points) for model in models)
     np.testing.assert_allclose(ours, theirs, rtol=0.02, atol=0.02)
@@ -134,9 +137,9 @@ def test_a_run_goes_on_on_the_other_device(twins, tmp_path, field, way):
     assert all(parameter.isfinite().all() for parameter in second.model.parameters())
 
 
-def test_a_run_trains_renders_and_makes_a_mesh(scene_dir, tmp_path):
-    flags = [*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--expname', 'run', '--device', 'cuda',
-             '--precision', 'auto', '--render_factor', '4']
-    assert run_nerf.main([*flags, '--N_iters', '12']) == 0
-    assert run_nerf.main([*flags, '--render_only', '--device', 'cpu', '--precision', 'fp32']) == 0
-    assert run_nerf.main([*flags, '--mesh_only', '--mesh_grid_size', '16', '--mesh_threshold', '0.01']) in (0, 1)
+def test_the_mesh_of_a_run_is_written(scene_dir, tmp_path):
+    flags = [*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--expname', 'run', '--device',
+             'cuda', '--precision', 'auto', '--render_factor', '4', '--N_iters', '4']
+    assert run_nerf.main(flags) == 0
+    assert run_nerf.main([*flags, '--mesh_only', '--mesh_grid_size', '16', '--mesh_threshold', '0.01']) == 0
+    assert (tmp_path / 'run' / 'mesh_000004.ply').is_file()

@@ -253,6 +253,7 @@ def install() -> None:
             'CUDAGraph': Graph, 'graph': capturing, 'graph_pool_handle': lambda: (0, 1),
             'set_sync_debug_mode': forbid_waiting}.items():
         setattr(torch.cuda, name, value)
+    torch._C._cuda_endAllocateToPool = torch._C._cuda_releasePool = nothing
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # the scaler of fp16 asks
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter's `data` cannot become of our class
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device='cuda') then copies where we see it

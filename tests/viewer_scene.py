@@ -38,7 +38,7 @@ def sky_scene(count: int = 3, height: int = 20, width: int = 30, ndc: bool = Fal
     poses = np.stack([look_at_origin(2.0 * i, 0.4, 4.0)[:3] for i in range(count)])
     if ndc:
         poses = np.stack([np.column_stack([np.eye(3), [0.1 * i, 0.0, 0.0]]) for i in range(count)])
-    images = np.stack([np.full((height, width, 3), 40 * i, np.uint8) for i in range(count)])
+    images = np.stack([np.full((height, width, 3), 40 * (i % 6), np.uint8) for i in range(count)])
     cameras = Cameras.of_one_kind(poses, centred_intrinsics(height, width, 1.5 * width), height, width)
     everything = np.arange(count)
     return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras, near=0.0 if ndc else 2.0,

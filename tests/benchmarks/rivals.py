@@ -114,9 +114,12 @@ def imported_from(folder: Path):
     ours = {name: sys.modules.pop(name) for name in list(sys.modules)
             if name.split('.')[0] in {path.stem for path in folder.glob('*.py')}}
     sys.path.insert(0, str(folder))
-    sys.modules.setdefault('cv2', types.ModuleType('cv2'))  # which it resizes images with, and we do not need
+    missing = types.ModuleType('cv2')  # which it resizes images with, and we do not need
+    sys.modules.setdefault('cv2', missing)
     theirs = importlib.import_module('run_nerf')
     sys.path.remove(str(folder))
+    if sys.modules['cv2'] is missing:
+        del sys.modules['cv2']  # others look for it too, viser for one
     sys.modules.update(ours)
     return theirs
 

@@ -76,6 +76,22 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     return images, with_hwf(poses), bds.astype(np.float32), with_hwf(render_poses), int(distances.argmin())
 
 
+def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and the test images of `count`: every llffhold-th is a test image (0: the one that is
+    nearest to the mean camera, `central`).
+
+    Raises:
+        UserError: none is left to train on.
+    """
+    everything = np.arange(count)
+    i_test = everything[::llffhold] if llffhold else everything[[central]]
+    i_train = np.setdiff1d(everything, i_test)
+    if not len(i_train):
+        raise UserError(f'{datadir}: llffhold {llffhold} takes all {count} images for testing and leaves none to train '
+                        'on; raise llffhold or add images')
+    return i_train, i_test
+
+
 # Cameras: [N, 3, 4] camera-to-world, OpenGL axes
 
 

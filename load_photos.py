@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from load_llff import held_out
 from nerf.files.colmap import Image, Model, Points, read_model
 from nerf.files.photographs import Photograph, is_inside, read_pictures, rigid
 from nerf.files.transforms import read_transforms
@@ -97,13 +98,9 @@ def _capture(photographs: Sequence[Photograph], datadir: Path, factor: int, i_sp
 
 def _held_out(datadir: Path, photographs: Sequence[Photograph], llffhold: int) -> list[np.ndarray]:
     """Indices of training, validation and test images; the latter two are the same."""
-    everything, positions = np.arange(len(photographs)), np.stack([each.pose[:, 3] for each in photographs])
+    positions = np.stack([each.pose[:, 3] for each in photographs])
     central = np.linalg.norm(positions - positions.mean(0), axis=-1).argmin()
-    i_test = everything[::llffhold] if llffhold else everything[[central]]
-    i_train = np.setdiff1d(everything, i_test)
-    if not len(i_train):
-        raise UserError(f'{datadir}: llffhold {llffhold} takes all {len(photographs)} images for testing and leaves '
-                        'none to train on; raise llffhold or add images')
+    i_train, i_test = held_out(datadir, len(photographs), llffhold, int(central))
     return [i_train, i_test, i_test]
 
 

@@ -220,18 +220,13 @@ def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int)
 def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool) -> Scene:
     """Photographs from one side, in NDC, or with spherify all around; every llffhold-th is a test image (0: only that
     nearest to the mean camera)."""
-    from load_llff import load_llff_data
+    from load_llff import held_out, load_llff_data
 
     if spherify and ndc:
         raise UserError(f'{datadir}: spherify is for captures all around an object, which normalised device '
                         'coordinates cannot hold; set no_ndc too (and lindisp, as is usual)')
     images, poses, bds, render_poses, central = load_llff_data(datadir, factor, spherify=spherify)
-    everything = np.arange(len(images))
-    i_test = everything[::llffhold] if llffhold else everything[[central]]
-    i_train = np.setdiff1d(everything, i_test)
-    if not len(i_train):
-        raise UserError(f'{datadir}: llffhold {llffhold} takes all {len(images)} images for testing and '
-                        'leaves none to train on; raise llffhold or add images')
+    i_train, i_test = held_out(datadir, len(images), llffhold, central)
     H, W = images.shape[1:3]
     near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
     cameras = Cameras.of_one_kind(poses[..., :4], centred_intrinsics(H, W, float(poses[0, 2, 4])), H, W)

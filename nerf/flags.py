@@ -141,8 +141,7 @@ def config_parser() -> FlagParser:
               'mean camera. A transforms.json can name them itself')
     flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
          help='on: photographs differ in brightness. A gain per image and colour channel is learned, and test views '
-              'are measured on their right half, after the gain was fitted on the left. auto: off for llff, blender '
-              'and deepvoxels')
+              'are measured on their right half, after the gain was fitted on the left. auto: on for photos')
     flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
          help="where in its pixel a ray goes: the pictures of Blender's scenes and photographs show the center; "
               "nerf-pytorch's rays go through the upper left corner, and so do the mlp's. For the grid, and for "

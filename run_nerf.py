@@ -24,6 +24,7 @@ from nerf.exposure import MEASURED
 from nerf.fields.dead_networks import FOG
 from nerf.fields.grid import GridModel, has_kernels
 from nerf.fields.mlp import FastMLPField, MLPField, fast_where_equal
+from nerf.fields.mlp_gpu import GpuMLPField
 from nerf.fields.model import Model
 from nerf.fields.paper import PaperModel
 from nerf.files import checkpoints
@@ -145,7 +146,8 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
                        output_ch=5 if args.N_importance else 4, skips=[4], use_viewdirs=args.use_viewdirs,
                        generator=generator)
         network.lift_density(FOG)
-        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, contraction).to(device)
+        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, contraction,
+                                GpuMLPField if device.type == 'cuda' else FastMLPField).to(device)
 
     model = PaperModel(
         coarse=field(args.netdepth, args.netwidth),

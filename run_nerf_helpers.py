@@ -397,10 +397,9 @@ def composite_packed(rgb: Tensor, density: Tensor, z_vals: Tensor, ray: Tensor, 
     # One sum runs over all rays, in float64, and what it was at a ray's start is taken off. Each term is bounded so
     # that no ray can spoil the precision of those behind it: no light gets through a depth of 100 either.
     passed = torch.where(last | optical.isnan(), 0.0, optical.clamp(max=100.0)).double().cumsum(0)
-    passed = torch.cat([passed.new_zeros(1), passed])[:-1]  # [N] before each sample
-    first = torch.cat([torch.ones_like(last[:1]), last[:-1]])
-    start = torch.zeros(len(rays_d), dtype=passed.dtype, device=passed.device).index_put((ray[first],), passed[first])
-    weights = torch.exp(-(passed - start[ray]).float()) * (1.0 - torch.exp(-optical))
+    passed = torch.nn.functional.pad(passed, (1, 0))  # [N + 1] before each sample, and behind all
+    start = passed[torch.searchsorted(ray, torch.arange(len(rays_d), device=ray.device))]
+    weights = torch.exp(-(passed[:-1] - start[ray]).float()) * (1.0 - torch.exp(-optical))
 
     def total(values: Tensor) -> Tensor:
         return values.new_zeros(len(rays_d), *values.shape[1:]).index_add(0, ray, values)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_cuda.gpu_tests import pytest_collection_finish, pytest_configure, pytest_pyfunc_call  # noqa: F401
 from hypothesis import settings
 from PIL import Image
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import run_nerf
+from fake_cuda.gpu_tests import pretended_library
 from nerf.fields.paper import PaperModel
 from nerf.flags import parse_flags
 from nerf.rendering import view_rays
@@ -139,3 +140,18 @@ def test_a_benchmark_prints_a_line_for_each_setting(tiny_scene, tmp_path):
     ours, plain = map(json.loads, answer.stdout.splitlines())
     assert (ours['setting'], plain['setting'], plain['times_plain']) == ('fp32', 'plain', 1.0)
     assert min(ours['rays_per_s'], ours['peak_mb'], ours['product_gflops'], ours['times_plain']) > 0
+
+
+def test_what_is_measured_on_a_gpu_runs_on_a_pretended_one(tmp_path):
+    try:
+        pretended_library(tmp_path)
+    except NotImplementedError as reason:
+        pytest.skip(str(reason))
+    command = [sys.executable, BENCHMARKS / 'on_gpu.py', '--pretend', '--parts', 'ceilings', 'training', 'several',
+               '--out', tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / 'on_gpu.json').read_text())
+    assert [(row['precision'], row['captured']) for row in found['training'][:-1]] == [
+        (precision, captured) for precision in ('bf16', 'fp16', 'fp32') for captured in (True, False)]
+    assert 'these figures mean nothing' in (tmp_path / 'on_gpu.md').read_text()

@@ -1,4 +1,4 @@
-"""nerf/runtime/cuda_graph.py, and that a training step is fit for it; what needs a GPU is skipped without one."""
+"""nerf/runtime/cuda_graph.py, and that a training step is fit for it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from conftest import trainer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import run_nerf
-from nerf.fields import mlp
+from nerf.fields.mlp_gpu import GpuMLPField
 from nerf.optimiser import Optimiser
 from nerf.rendering import render_view
 from nerf.runtime import cuda_graph
 from nerf.training import Trainer
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
-FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use_viewdirs', '--netdepth', '6',
+FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--netdepth', '6',
          '--netwidth', '16', '--netdepth_fine', '6', '--netwidth_fine', '16', '--multires', '3',
          '--multires_views', '2', '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1',
          '--lrate', '1e-3']
-WAYS = [[], ['--no_batching', '--precrop_iters', '4'], ['--raw_noise_std', '1'], ['--N_importance', '0'],
-        ['--perturb', '0'], ['--ema_decay', '0.9'], ['--exposure', 'on', '--ema_decay', '0.9']]
+WAYS = [['--use_viewdirs', *more] for more in (
+    [], ['--no_batching', '--precrop_iters', '4'], ['--raw_noise_std', '1'], ['--N_importance', '0'],
+    ['--perturb', '0'], ['--ema_decay', '0.9'], ['--exposure', 'on', '--ema_decay', '0.9'], ['--i_embed', '-1'],
+    ['--lindisp', '--N_importance', '0'])] + [[]]
 
 
 @pytest.fixture(scope='module')
@@ -46,9 +47,8 @@ def trainer_by(wide_dir):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Leaves out what the CPU alone does: looking at values to save work."""
-    monkeypatch.setattr(mlp, '_needed_rows', lambda mask: None)
-    monkeypatch.setattr(mlp, 'FUSED', ())
+    """The field of a GPU, which looks at no values to save work."""
+    monkeypatch.setattr(run_nerf, 'FastMLPField', GpuMLPField)
 
 
 @pytest.mark.parametrize('more', WAYS)
@@ -117,7 +117,7 @@ def pretended_cuda(monkeypatch):
             pass
 
     @contextmanager
-    def capturing(graph, stream):
+    def capturing(graph, pool, stream):
         yield
 
     @contextmanager
@@ -135,9 +135,13 @@ def pretended_cuda(monkeypatch):
                 for part in self.outputs.values():
                     part.zero_()
     for name, value in {'Stream': Stream, 'current_stream': Stream, 'stream': on, 'graph': capturing,
-                        'CUDAGraph': Graph, 'set_stream': streams_set.append}.items():
+                        'CUDAGraph': Graph, 'set_stream': streams_set.append, 'current_device': lambda: 0,
+                        'graph_pool_handle': lambda: (0, 7)}.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    Captured.streams_set = streams_set
+    pools = []
+    for name in ('_cuda_endAllocateToPool', '_cuda_releasePool'):
+        monkeypatch.setattr(torch._C, name, lambda *where, name=name: pools.append((name, *where)), raising=False)
+    Captured.streams_set, Captured.pools = streams_set, pools
     return Captured
 
 
@@ -164,7 +168,7 @@ def test_where_no_capture_is_possible_the_reason_is_said_once_and_steps_are_take
 
 def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be_ended(pretended_cuda, monkeypatch):
     @contextmanager
-    def capturing(graph, stream):
+    def capturing(graph, pool, stream):
         try:
             yield
         finally:
@@ -183,10 +187,28 @@ def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be
     with pytest.raises(RuntimeError, match='the cause'):  # of the step that is taken instead
         step(torch.zeros(1))
     assert said == ['the cause']
+    assert step.pools == [('_cuda_endAllocateToPool', 0, (0, 7)), ('_cuda_releasePool', 0, (0, 7))]
+
+
+def test_a_pool_that_the_capture_has_ended_is_left_to_its_graph(pretended_cuda, monkeypatch):
+    def ended(device, pool):
+        raise RuntimeError('endAllocatePool: not currently recording to mempool_id')
+    monkeypatch.setattr(torch._C, '_cuda_endAllocateToPool', ended)
+    said = []
+
+    def function(x):
+        if step.calls == cuda_graph.EAGER_CALLS + 1 and not said:
+            raise RuntimeError('the cause')
+        return {'x': x}
+    step = pretended_cuda(function, said.append)
+    for _ in range(cuda_graph.EAGER_CALLS + 1):
+        step(torch.zeros(1))
+    assert said == ['the cause']
+    assert step.pools == []
 
 
 def test_a_step_broken_off_in_the_optimiser_leaves_the_scaler_as_it_was(trainer_by, monkeypatch, capsys):
-    trainer = trainer_by('--device', 'cpu', '--precision', 'fp32')
+    trainer = trainer_by('--device', 'cpu', '--precision', 'fp32', '--use_viewdirs')
     optimiser = trainer.optimiser
     optimiser.scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
     trainer.step(1)
@@ -210,13 +232,14 @@ def test_a_step_broken_off_in_the_optimiser_leaves_the_scaler_as_it_was(trainer_
 # On a GPU
 
 
-@needs_cuda
-@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
-@pytest.mark.parametrize('more', WAYS)
+@pytest.mark.gpu
+@pytest.mark.parametrize(('precision', 'more'), [*(('fp32', more) for more in WAYS),
+                                                 *(('bf16', more) for more in WAYS[:2]),
+                                                 *(('fp16', more) for more in WAYS[:2])])
 def test_captured_steps_are_the_eager_ones(trainer_by, precision, more):
     captured, eager = (trainer_by('--device', 'cuda', '--precision', precision, *more) for _ in range(2))
     eager.update = eager._update
-    for step in range(1, 13):
+    for step in range(1, 7):  # three eager ones, a capture and three replays
         one, other = captured.step(step), eager.step(step)
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert captured.update.graph is not None
@@ -225,7 +248,7 @@ def test_captured_steps_are_the_eager_ones(trainer_by, precision, more):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize('more', [['--no_batching'], ['--ema_decay', '0.9']])
 def test_no_step_waits_for_the_gpu(trainer_by, more):
     trainer = trainer_by('--device', 'cuda', *more)
@@ -240,7 +263,7 @@ def test_no_step_waits_for_the_gpu(trainer_by, more):
         torch.cuda.set_sync_debug_mode('default')
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_a_view_on_cuda_is_that_on_the_cpu(trainer_by):
     trainers = [trainer_by('--device', device, '--precision', 'fp32') for device in ('cuda', 'cpu')]
     scene = trainers[0].batcher.scene
@@ -248,7 +271,7 @@ def test_a_view_on_cuda_is_that_on_the_cpu(trainer_by):
     assert abs(views[0].rgb - views[1].rgb).max() < 1e-3
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_a_run_on_cuda_ends_and_goes_on(scene_dir, tmp_path):
     flags = [*FLAGS, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--device', 'cuda']
     assert run_nerf.main([*flags, '--N_iters', '20']) == 0

@@ -191,10 +191,6 @@ def test_rows_are_kept_in_multiples_of_512_where_as_many_can_be_left_out(n, shar
         assert mask[rows].sum() == mask.sum()
 
 
-def test_rows_are_left_out_on_a_cpu_only():
-    assert mlp._needed_rows(torch.zeros(5000, dtype=torch.bool, device='meta')) is None
-
-
 def test_points_whose_density_is_zero_get_no_colour(left_out):
     points, viewdirs = places(16, 8)
     field = a_field(points, 0.5)
@@ -561,9 +557,9 @@ def test_points_are_encoded_in_float32_for_a_bf16_network(use_viewdirs, through_
 # Not a number
 
 
-def assert_nan_is_seen(where: str, use_viewdirs: bool) -> None:
+def assert_nan_is_seen(where: str, use_viewdirs: bool, kind: type[MLPField] = FastMLPField) -> None:
     points, viewdirs = places(40, 40)
-    field = a_field(points, 0.1, use_viewdirs=use_viewdirs)
+    field = a_field(points, 0.1, use_viewdirs=use_viewdirs, kind=kind)
     inputs = {'points': points, 'viewdirs': viewdirs, **dict(field.network.named_parameters())}
     inputs[where].detach().view(-1)[3 % inputs[where].numel()] = torch.nan
     raw = field.raw(points, viewdirs)

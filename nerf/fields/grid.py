@@ -36,7 +36,7 @@ THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are
 SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
-RATES = np.float32([20.0] + 3 * [20.0] + 12 * [10.0])  # of a row's channels, as multiples of the network's rate
+RATES = [20.0] + 3 * [20.0] + 12 * [10.0]  # of a row's channels, as multiples of the network's rate
 SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first.
 # Not where rays end on the pictures' own background: fog of its colour would cost nothing, and stay
 SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
@@ -71,7 +71,7 @@ class GridModel(Model):
 
     loss_names = ('mse',)
     has_slim_weights = True
-    captured = False  # a step waits for the device to know how many samples its rays keep
+    captured = False  # how many samples rays keep is known only when the device has told
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
                  dtype: torch.dtype, view_chunk: int, compiled: bool,
@@ -87,6 +87,7 @@ class GridModel(Model):
         self.stages = [(share, cells) for share, cells in stages.items()
                        if not share or self.longest / cells >= finest]
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
+        self.rates = torch.tensor(RATES, device=device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
         self.slow_start = False  # SLOW_START holds: the last step's rays ended on random colours
@@ -174,7 +175,7 @@ class GridModel(Model):
         elif not self.slow_start:
             background = own
         marched = self._march(rays, jitter)
-        kept = max(int(marched.count.sum()), 1)  # waits for the device, once a step
+        kept = max(marched.n_samples, 1)
         wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
         self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
         self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
@@ -190,14 +191,14 @@ class GridModel(Model):
     def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
         """Adam's step on the rows that the rays touched."""
         self.adam_steps += 1
-        rates = RATES.copy()
+        rates = self.rates.clone()
         if self.slow_start and self.stage == 0 and len(self.stages) > 1:
             rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
+        rates *= rate
         if self.kernels:
-            self.kernels.adam(float(rate) * rates, self.adam_steps, bool(finite))
+            self.kernels.adam(rates.numpy(), self.adam_steps, bool(finite))
         elif self.rows.grad is not None:
-            grid_torch.adam(self.rows, self.rows.grad, self.means, self.squares,
-                            rate * torch.from_numpy(rates).to(self.rows), self.adam_steps, finite)
+            grid_torch.adam(self.rows, self.rows.grad, self.means, self.squares, rates, self.adam_steps, finite)
             self.rows.grad = None
 
     @torch.no_grad()
@@ -466,7 +467,7 @@ class _Kernels:
         self.module.march(*inputs, self.rows, self.raw, self.index, self.cells, self.blocks,
                           grid_torch.Rules(least, ball=ball), saved, count, rest, depth, features, *self.samples)
         self.saved = count, rest
-        return Marched(*map(torch.from_numpy, (features, rest, depth, count)))
+        return Marched(*map(torch.from_numpy, (features, rest, depth, count)), int(count.sum()))
 
     def backward(self, of_features: np.ndarray, of_rest: np.ndarray) -> None:
         """Adds the gradients of the last `march`."""

@@ -6,14 +6,16 @@ only the network behind them understands. Rays are in voxels: vertex (i, j, k) i
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nerf.contraction import contracted, shrinkage
 from nerf.fields.occupancy import crossed
-from nerf.fields.sparse_grid import SparseGrid, trilinear
+from nerf.fields.sparse_grid import SparseGrid, as_tensor, trilinear
 from run_nerf_helpers import composite_packed
 
 CHANNELS = 16  # of a row: a cache line
@@ -21,6 +23,7 @@ MOST = 128  # samples that a ray can keep; it ends behind them
 STEP = 0.5  # voxels between samples; the kernels know no other
 LEAST_STEP = 1e-5  # of a contracted ray, as a share of its depth: shorter ones could round to 0, and never end
 DARK = 1e-3  # light at which a ray ends
+ROUNDS = 8  # in which it is decided which samples are kept
 SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
 FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
 EPSILON = 1e-12  # Adam's
@@ -68,6 +71,7 @@ class Marched(NamedTuple):
     rest: Tensor  # [R] light that is left
     depth: Tensor  # [R] expected depth, not divided by opacity
     count: Tensor  # [R] kept samples
+    n_samples: int  # their sum
 
 
 def optical_depth(raw: Tensor) -> Tensor:
@@ -99,31 +103,31 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
         ray, t = samples(grid, origins, directions, near, far, jitter, ball)
         corner, weights = trilinear(grid.index, ball.contract(origins[ray] + t[:, None] * directions[ray]))
         optical = STEP * optical_depth((rows[corner, 0] * weights).sum(-1))
-        kept = _kept(ray, torch.exp(-optical), len(origins), least)
-        ray, t, corner, weights = (part[kept] for part in (ray, t, corner, weights))
+        kept = _kept(ray, optical, len(origins), least).nonzero()[:, 0]
+        ray, t, corner, weights = (part.index_select(0, kept) for part in (ray, t, corner, weights))
     optical, features = channels(rows, corner, weights)
     length = directions.norm(dim=-1)
     shown = composite_packed(features, optical, t, ray, directions / length[:, None], deltas=torch.full_like(t, STEP))
     if strongest is not None:
         strongest.scatter_reduce_(0, corner.flatten(), shown.weights.detach().repeat_interleave(8), 'amax')
-    return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, torch.bincount(ray, minlength=len(origins)))
+    count = torch.zeros_like(near, dtype=torch.long).index_add_(0, ray, torch.ones_like(ray))
+    return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, count, len(kept))
 
 
 def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
             ball: Ball = STRAIGHT) -> tuple[Tensor, Tensor]:
-    """Ray and depth of each sample in a kept cell, in order along each ray; waits for the device twice, and where rays
-    are contracted in each step."""
+    """Ray and depth of each sample in a kept cell, in order along each ray; this waits for the device, and where
+    rays are contracted in each step."""
     if ball.contracted:
         return _contracted_samples(grid, origins, directions, near, far, jitter, ball)
-    shape = torch.tensor(grid.index.shape, device=origins.device)
-    start, end = crossed([size - 1 for size in grid.index.shape], origins, directions, near, far)
+    shape = grid.index.shape
+    start, end = crossed([size - 1 for size in shape], origins, directions, near, far)
     dt = STEP / directions.norm(dim=-1)
-    n_steps = int(((end - start) / dt).amax().clamp(min=0.0).ceil()) + 1
+    n_steps = math.ceil(math.hypot(*shape) / STEP) + 1  # along the diagonal
     t = start[:, None] + (jitter[:, None] + torch.arange(n_steps, device=origins.device)) * dt[:, None]  # [R, S]
-    points = origins[:, None] + t[..., None] * directions[:, None]
-    at = points.long().clamp(min=0).minimum(shape - 2)
-    inside = grid.cells[at[..., 0], at[..., 1], at[..., 2]] & (t < end[:, None])
-    ray, step = inside.nonzero(as_tuple=True)
+    at = ((origins[:, None, axis] + t * directions[:, None, axis]).long().clamp(0, size - 2)
+          for axis, size in enumerate(shape))
+    ray, step = (grid.cells[tuple(at)] & (t < end[:, None])).nonzero(as_tuple=True)
     return ray, t[ray, step]
 
 
@@ -131,7 +135,7 @@ def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, n
                         jitter: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     """`samples` in steps that are STEP voxels long in contracted space, so that they grow with the distance. They are
     as long as at their start, which makes those of the last two or three voxels before infinity too short."""
-    last = torch.tensor(grid.index.shape, device=origins.device) - 1
+    last = as_tensor(grid.index.shape, origins.device) - 1
     dt = STEP / directions.norm(dim=-1)
     t = near + jitter * dt / shrinkage(ball.of(origins + near[:, None] * directions), directions)
     found = []
@@ -150,24 +154,27 @@ def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, n
     return ray[order], t[order]
 
 
-def _kept(ray: Tensor, passed: Tensor, n_rays: int, least: float) -> Tensor:
+def _kept(ray: Tensor, optical: Tensor, n_rays: int, least: float) -> Tensor:
     """[N] bool: samples whose weight reaches `least`, as long as more than DARK of the light is left and the ray has
-    fewer than MOST. Others take no light, so that the rule goes from sample to sample; waits for the device once.
+    fewer than MOST. Others take no light, so that each decision needs those before it. They are all made at once, again
+    and again: each round is right for one sample more of a ray at least, and ROUNDS for nearly all.
 
     Args:
         ray: [N] ascending.
-        passed: [N] light that a sample lets through, of what reaches it.
+        optical: [N] optical depth of the samples.
     """
-    count = torch.bincount(ray, minlength=n_rays)
-    rank = torch.arange(len(ray), device=ray.device) - (count.cumsum(0) - count)[ray]
-    most = int(count.max()) if len(ray) else 0
-    table = passed.new_ones(most, n_rays).index_put((rank, ray), passed)
-    light, n_kept, kept = torch.ones_like(table[0]) if most else None, torch.zeros_like(count), []
-    for row in table:
-        keep = (light * (1.0 - row) >= least) & (light >= DARK) & (n_kept < MOST)
-        light, n_kept = torch.where(keep, light * row, light), n_kept + keep
-        kept.append(keep)
-    return torch.stack(kept)[rank, ray] if most else torch.zeros_like(ray, dtype=torch.bool)
+    first = torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
+
+    def before(values: Tensor) -> Tensor:
+        """Sums of values [N] over a ray's earlier samples."""
+        total = F.pad(values.cumsum(0), (1, 0))
+        return total[:-1] - total[first]
+    depth, alpha = optical.double().clamp(max=100.0), 1.0 - torch.exp(-optical)  # a sum over all rays stays precise
+    kept = alpha >= least
+    for _ in range(ROUNDS):
+        light = torch.exp(-before(torch.where(kept, depth, 0.0)))
+        kept = (light * alpha >= least) & (light >= DARK) & (before(kept.long()) < MOST)
+    return kept
 
 
 @torch.no_grad()

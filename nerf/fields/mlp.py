@@ -46,8 +46,8 @@ class MLPField(nn.Module):
         Returns:
             [R, S, 3] and [R, S], float32. The colour of a point without density means nothing.
         """
-        raw = self.raw(points, viewdirs, noise)
-        return torch.sigmoid(raw[..., :3]), raw[..., 3].relu()
+        rgb, density, _ = self.raw(points, viewdirs, noise).tensor_split((3, 4), -1)
+        return torch.sigmoid(rgb), density[..., 0].relu()
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """What `forward` has before sigmoid and ReLU: [R, S, 4 or 5] float32."""
@@ -74,13 +74,18 @@ class MLPField(nn.Module):
 
 
 def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype,
-                     contraction: Contraction | None = None) -> MLPField:
-    """The field of a network on the CPU: the fast one, unless the network's `forward` or layers were edited.
+                     contraction: Contraction | None = None, kind: type[FastMLPField] | None = None) -> MLPField:
+    """The field of a network on the CPU: a fast one, unless the network's `forward` or layers were edited.
+
+    Args:
+        network, embed_points, embed_dirs, netchunk, dtype, contraction: as of `MLPField`.
+        kind: the fast one; None: the CPU's.
 
     Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
     these with the present weights is not noticed.
     """
-    fields = [kind(network, embed_points, embed_dirs, netchunk) for kind in (MLPField, FastMLPField)]
+    kind = kind or FastMLPField
+    fields = [each(network, embed_points, embed_dirs, netchunk) for each in (MLPField, kind)]
     generator = torch.Generator().manual_seed(0)
     points = 2.0 * torch.rand(16, 8, 3, generator=generator) - 1.0
     viewdirs = F.normalize(torch.randn(16, 3, generator=generator), dim=-1)
@@ -91,7 +96,7 @@ def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dty
                    for a, b in zip(plain, fast))
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # layers that the fast field cannot use
         same = False
-    return (FastMLPField if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, contraction)
+    return (kind if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, contraction)
 
 
 def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -> list[Tensor]:
@@ -106,11 +111,11 @@ def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -
 
 
 class FastMLPField(MLPField):
-    """The same field with its products by hand, forward and backward.
+    """The same field on a CPU with its products by hand, forward and backward.
 
     The feature layer, which has no activation, is merged with the layer behind it; what a direction adds to that layer
-    is computed once per ray; and on a CPU, points without density get no colour, which nobody would see, and points
-    without a gradient are left out of the backward pass.
+    is computed once per ray; points without density get no colour, which nobody would see, and points without a
+    gradient are left out of the backward pass.
     """
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
@@ -181,15 +186,13 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
 
 
 def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
-    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU on a CPU makes 0."""
-    if points.device.type != 'cpu':
-        return torch.zeros_like(points[:, 0])
+    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU makes 0."""
     return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
 
 
 def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """relu(x W^T + b), in one pass over the memory where oneDNN can: a network is 1.2 times as fast."""
-    if x.device.type == 'cpu' and x.dtype in FUSED:
+    if x.dtype in FUSED:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'relu', [], '')
     return F.linear(x, weight, bias).relu_()
 
@@ -262,10 +265,7 @@ def _through_relu(grad: Tensor, output: Tensor) -> Tensor:
 
 
 def _needed_rows(mask: Tensor) -> Tensor | None:
-    """Rows among which are all those of a mask [N] that are set; None: all rows, where that is as fast (and on a GPU,
-    which would have to be waited for)."""
-    if mask.device.type != 'cpu':
-        return None
+    """Rows among which are all those of a mask [N] that are set; None: all rows, where that is as fast."""
     rows = padded_rows(mask, ROWS)
     return rows if len(rows) <= len(mask) - ROWS else None
 

@@ -61,7 +61,13 @@ class Occupancy:
 
     def scaled(self, points: Tensor) -> Tensor:
         """Points [..., 3] in cells from corner (0, 0, 0)."""
-        return (points - self.low.to(points)) / self.voxel
+        return (points - self._low_here.to(points.dtype)) / self.voxel
+
+    @cached_property
+    def _low_here(self) -> Tensor:
+        """`low` where the cells are; it is kept, as a GPU has to be waited for to bring it there."""
+        with torch.inference_mode(False):
+            return self.low.to(self.cells.device)
 
     def centres(self) -> Tensor:
         """Centres [K, 3] float32 of the occupied cells, in the order of their flat indices."""
@@ -117,7 +123,8 @@ def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tens
     """Depths [R] at which rays, in cells, enter and leave a box of some size [3] from (0, 0, 0) on, within their bounds
     [R]; those that miss it leave it before they enter."""
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
-    a, b = -origins * inverse, (torch.tensor(size, device=origins.device) - origins) * inverse
+    a = -origins * inverse
+    b = torch.stack([side - part for side, part in zip(size, origins.unbind(-1))], -1) * inverse
     return torch.maximum(torch.minimum(a, b).amax(-1), near), torch.minimum(torch.maximum(a, b).amin(-1), far)
 
 

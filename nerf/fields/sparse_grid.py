@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,13 @@ def _spread(mask: Tensor, by: int) -> Tensor:
     return mask
 
 
+@functools.lru_cache(64)
+def as_tensor(shape: torch.Size, device: torch.device) -> Tensor:
+    """A shape on a device; it is kept, as a GPU has to be waited for to bring it there."""
+    with torch.inference_mode(False):
+        return torch.tensor(shape, device=device)
+
+
 def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and weights of the eight corners around points, for trilinear interpolation.
 
@@ -114,11 +122,11 @@ def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [N, 8] int64, -1 where a corner has no row, and [N, 8]. Corners are in the order of x, y and z's last bit.
     """
-    shape = torch.tensor(index.shape, device=points.device)
+    shape = as_tensor(index.shape, points.device)
     points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
     lowest = points.long().minimum(shape - 2)
     share = points - lowest
-    corners = torch.tensor([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], device=points.device)
+    corners = torch.arange(8, device=points.device)[:, None] >> torch.arange(2, -1, -1, device=points.device) & 1
     at = lowest[:, None] + corners
     weights = torch.where(corners.bool(), share[:, None], 1.0 - share[:, None]).prod(-1)
     return index[at[..., 0], at[..., 1], at[..., 2]].long(), weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -48,12 +49,23 @@ class CapturedStep:
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with torch.cuda.graph(graph, pool=pool, stream=self.stream):
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # torch leaves the capture's where ending it fails too
+            self.outputs = None
+            _close(pool)
             cause = error.__context__ or error
             self.failed((str(cause) or repr(cause)).splitlines()[0])
+
+
+def _close(pool: tuple[int, int]) -> None:
+    """Ends a failed capture's memory pool. torch does not where ending the capture fails too, and the allocator would
+    stop at an assertion of its own when it next empties its cache."""
+    device = torch.cuda.current_device()
+    with suppress(RuntimeError):  # torch has ended it
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)

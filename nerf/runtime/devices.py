@@ -39,6 +39,8 @@ def choose_device(name: str) -> torch.device:
                         'processes; give --device auto, and nproc_per_node no more processes than GPUs')
     torch.cuda.set_device(index)
     torch.set_float32_matmul_precision('highest')  # no TF32, also where a container's environment asks for it
+    for name in ('bf16', 'fp16'):  # parts of a product, of a weight's gradient over all points say, are added in fp32
+        setattr(torch.backends.cuda.matmul, f'allow_{name}_reduced_precision_reduction', False)
     return torch.device('cuda', index)
 
 

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from conftest import ROOT
@@ -144,6 +145,36 @@ def test_training_cameras_are_shown_when_asked_for_and_the_one_looked_through_is
     assert panel.shows_things()
     np.testing.assert_allclose(panel.frustums[1].position, POSES[1][:, 3])
     assert panel.frustums[1].image[..., :3].mean() == pytest.approx(40, abs=1)
+
+
+def test_a_click_on_a_training_camera_flies_there(viewer, open_page):
+    page = open_page(0)
+    page.set('Training cameras', True)
+    wait_until(lambda: '/cameras/2' in page.things, 'the frustum')
+    page.click('/cameras/2')
+    draw_until(viewer, lambda: viewer.visitors[0].view.wanted.photograph == 2, 'the camera')
+    wait_until(lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
+
+
+def test_the_newest_mesh_of_a_run_is_shown_beside_the_field_when_asked_for(viewer, open_page, tmp_path):
+    for step, size in ((200, 1.0), (1000, 2.0)):
+        trimesh.creation.box((size, size, size)).export(tmp_path / f'mesh_{step:06d}.ply')
+    page = open_page(0)
+    page.set('Mesh', True)
+    wait_until(lambda: '/mesh' in page.things, 'the mesh')
+    panel = viewer.visitors[0].panel
+    shown = trimesh.load(io.BytesIO(page.things['/mesh']['props']['glb_data']), file_type='glb')
+    np.testing.assert_allclose(shown.extents, 2.0)
+    assert panel.mesh.visible
+    assert panel.shows_things()
+    page.set('Mesh', False)
+    wait_until(lambda: not panel.mesh.visible and not panel.shows_things(), 'the end of the mesh')
+
+
+def test_without_a_mesh_there_is_nothing_to_choose(viewer, open_page):
+    page = open_page(0)
+    wait_until(lambda: 'Training cameras' in page.inputs, 'the panel')
+    assert 'Mesh' not in page.inputs
 
 
 # Buttons

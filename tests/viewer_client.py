@@ -37,6 +37,7 @@ class Page:
         self.inputs: dict[str, dict] = {}  # the panel's messages by label
         self.lines: dict[str, str] = {}  # the panel's texts by id
         self.files: dict[str, bytes] = {}  # what was offered for download, by name
+        self.things: dict[str, dict] = {}  # messages of what is in the scene, by its name
         self.closed, self.placed = threading.Event(), []
         self.connection = connect(f'ws://127.0.0.1:{port}', subprotocols=[f'viser-v{__version__}'], max_size=None,
                                   compression=None, additional_headers=headers)
@@ -61,6 +62,11 @@ class Page:
     def press(self, label: str) -> None:
         self.set(label, True)
 
+    def click(self, thing: str) -> None:
+        """Clicks on something in the scene."""
+        self._send(_messages.SceneNodeClickMessage(thing, None, (0.0,) * 3, (0.0, 0.0, 1.0), (0.5, 0.5), None,
+                                                   self.things[thing]['owner']))
+
     def text(self) -> str:
         return '\n'.join(self.lines.values())
 
@@ -83,6 +89,8 @@ class Page:
             if kind == 'BackgroundImageMessage' and message['rgb_data']:
                 picture = Image.open(io.BytesIO(message['rgb_data']))
                 self.frames.append((time.perf_counter(), np.asarray(picture)))
+            elif kind in ('CameraFrustumMessage', 'GlbMessage', 'MeshMessage'):
+                self.things[message['name']] = message
             elif kind.startswith('Gui') and 'label' in props:
                 self.inputs[props['label']] = message
             elif kind == 'GuiMarkdownMessage':

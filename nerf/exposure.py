@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from nerf.optimiser import is_real
-from nerf.runtime import ranks
 
 RATE = 1.0  # of the gains' logarithms, as a multiple of the learning rate
 PENALTY = 1e-4  # on the squared logarithm of a gain, beside a mean squared error of its image
@@ -33,10 +32,6 @@ class Exposure:
     def parameter_group(self) -> dict:
         """The group for Adam, whose weight decay is the gradient of the penalty; an image has 1 / N of the rays."""
         return {'params': [self.raw], 'rate': RATE, 'weight_decay': PENALTY / len(self.raw)}
-
-    def share_gradient(self) -> None:
-        """Takes the mean of the gradient over all processes, as data parallelism does for a model's."""
-        self.raw.grad = ranks.summed(self.raw.grad) / ranks.count()
 
     def state(self) -> Tensor:
         """What a checkpoint holds of it: [N, 3]."""

@@ -57,11 +57,14 @@ class Optimiser:
         """Adds a scalar's gradient to that of the weights."""
         self.scaler.scale(loss).backward()
 
+    def gradients(self) -> list[Tensor]:
+        """Those of all parameters that have one."""
+        return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
+
     def step(self, losses: dict[str, Tensor]) -> None:
         """Changes the weights by their gradient, unless it or a loss is not finite."""
         values = torch.stack([losses[name] for name in self.model.loss_names])
-        gradients = [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
-        size = torch.stack(torch._foreach_norm(gradients)).sum()
+        size = torch.stack(torch._foreach_norm(self.gradients())).sum()
         if self.scaler.is_enabled():  # it meets overflows in the gradient itself: they are how it finds its scale
             size = torch.zeros_like(size)
         else:

@@ -31,14 +31,10 @@ class Trainer:
         self._use_parameters()
 
     def _use_parameters(self) -> None:
-        """Sets up what holds on to the model's parameters as they are now: data parallelism and the captured step."""
-        self.parallel_model = ranks.data_parallel(self.model)
+        """Sets up the captured step, which holds on to the model's parameters as they are now."""
         self.update = self._update
-        capturable = self.model.device.type == 'cuda' and self.model.captured
-        if capturable and ranks.count() == 1:
+        if self.model.device.type == 'cuda' and self.model.captured:
             self.update = CapturedStep(self._update, self._capture_failed)
-        elif capturable:
-            print('steps are not captured in a CUDA graph, as several processes share them')
         self.optimiser.replaced = False
 
     def learning_rate(self, step: int) -> float:
@@ -64,17 +60,13 @@ class Trainer:
         numbers = rows_of(numbers, share)
         self.optimiser.zero_grad()
         losses = dict.fromkeys(self.model.loss_names, 0.0)
-        tiles = self.model.tiles(len(target))
-        for tile in tiles:  # their gradients add up
-            with ranks.gradients_stay(self.parallel_model, tile != tiles[-1]):
-                gains = self.exposure.gains(mine[tile]) if self.exposure else None
-                parts = self.parallel_model(rays.part(tile), rows_of(numbers, tile), target[tile], gains)
-                parts = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in parts.items()}
-                self.optimiser.backward(ranks.count() * sum(parts.values()))  # data parallelism takes the mean
+        for tile in self.model.tiles(len(target)):  # their gradients add up
+            gains = self.exposure.gains(mine[tile]) if self.exposure else None
+            parts = self.model(rays.part(tile), rows_of(numbers, tile), target[tile], gains)
+            parts = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in parts.items()}
+            self.optimiser.backward(sum(parts.values()))
             losses = {name: losses[name] + parts[name].detach() for name in losses}
-        if self.exposure:
-            self.exposure.share_gradient()
-        losses = {name: ranks.summed(loss) for name, loss in losses.items()}
+        ranks.add_up([*self.optimiser.gradients(), *losses.values()])
         self.optimiser.step(losses)  # skipped where a loss or the gradient is not finite
         return losses
 

@@ -117,7 +117,7 @@ def pretended_cuda(monkeypatch):
             pass
 
     @contextmanager
-    def capturing(graph, pool, stream):
+    def capturing(graph, pool, stream, mode):
         yield
 
     @contextmanager
@@ -168,7 +168,7 @@ def test_where_no_capture_is_possible_the_reason_is_said_once_and_steps_are_take
 
 def test_the_reason_is_what_broke_a_capture_off_rather_than_that_it_could_not_be_ended(pretended_cuda, monkeypatch):
     @contextmanager
-    def capturing(graph, pool, stream):
+    def capturing(graph, pool, stream, mode):
         try:
             yield
         finally:

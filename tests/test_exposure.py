@@ -20,7 +20,6 @@ from nerf.fields.paper import PaperModel
 from nerf.flags import learns_exposure, parse_flags
 from nerf.outputs import Intervals, Outputs
 from nerf.rendering import save_metrics
-from nerf.runtime import ranks
 from run_nerf_helpers import Sampling
 
 LOGS = np.log(np.random.default_rng(0).uniform(0.5, 1.0, (24, 3)))  # of the training images' gains
@@ -82,17 +81,6 @@ def test_the_penalty_pulls_gains_to_1():
     mean = adam.state[exposure.raw]['exp_avg']  # a tenth of the gradient, which is the penalty's alone
     torch.testing.assert_close(mean, 0.1 * PENALTY / 24 * torch.from_numpy(LOGS).float())
     assert (exposure.raw[LOGS < 0] > torch.from_numpy(LOGS).float()[LOGS < 0]).all()
-
-
-def test_processes_share_the_mean_of_their_gradients(monkeypatch):
-    exposure = some_exposure()
-    exposure.raw.grad = torch.ones(24, 3)
-    exposure.share_gradient()
-    assert torch.equal(exposure.raw.grad, torch.ones(24, 3))
-    monkeypatch.setattr(ranks, 'count', lambda: 2)
-    monkeypatch.setattr(ranks, 'summed', lambda x: x + 5.0)  # the other one's gradient is 5
-    exposure.share_gradient()
-    assert torch.equal(exposure.raw.grad, torch.full((24, 3), 3.0))
 
 
 @pytest.mark.parametrize('state', [torch.zeros(3, 3), torch.zeros(24), torch.zeros(24, 3, dtype=torch.int32), None])

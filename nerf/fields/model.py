@@ -41,8 +41,8 @@ class Picture(NamedTuple):
 class Model(nn.Module):
     """A field, and how rays go through it. Trainer, renderer, mesh, logs and checkpoints know only what is here.
 
-    A subclass sets the attributes and implements what raises NotImplementedError; the rest has a default.
-    `DistributedDataParallel` wraps it as it is: `forward` computes the losses.
+    A subclass sets the attributes and implements what raises NotImplementedError; the rest has a default. Several
+    processes add up their gradients, whatever it is.
     """
 
     dtype: torch.dtype = torch.float32  # precision of the products; fp16 gets a gradient scaler

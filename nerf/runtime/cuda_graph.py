@@ -51,7 +51,7 @@ class CapturedStep:
         self.inputs = [None if x is None else x.clone() for x in inputs]
         graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+            with torch.cuda.graph(graph, pool, self.stream, 'thread_local'):  # NCCL has threads of its own
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:

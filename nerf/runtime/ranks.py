@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 
 import torch
@@ -16,6 +16,8 @@ import torch.distributed as dist
 
 VARIABLES = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # that torchrun sets for each process
 TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 renders a view or saves
+CUDA_TIMEOUT = timedelta(minutes=30)  # in a step, NCCL's
+_on_cuda: dist.ProcessGroup | None = None  # the processes, exchanging CUDA tensors
 
 
 def count() -> int:
@@ -42,16 +44,25 @@ def joined(device: torch.device):
     if count() == 1:
         yield
         return
-    dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', timeout=TIMEOUT)
+    global _on_cuda
+    dist.init_process_group('gloo', timeout=TIMEOUT)
+    if device.type == 'cuda':
+        _on_cuda = dist.new_group(backend='nccl', timeout=CUDA_TIMEOUT)
     try:
         yield
     finally:
+        _on_cuda = None
         with suppress(RuntimeError):
             dist.destroy_process_group()
 
 
+def _group(x: torch.Tensor) -> dist.ProcessGroup | None:
+    """The processes, as they exchange tensors on x's device."""
+    return _on_cuda if x.device.type == 'cuda' else None
+
+
 def leave(code: int) -> None:
-    """Ends the process. One of several skips the interpreter's shutdown: DistributedDataParallel leaves gloo's threads
+    """Ends the process. One of several skips the interpreter's shutdown: gloo's threads are left
     running, and one that frees a tensor during the shutdown would abort the process."""
     if count() > 1:
         sys.stdout.flush()
@@ -82,29 +93,19 @@ def share(n: int) -> slice:
     return slice(n * rank() // count(), n * (rank() + 1) // count())
 
 
-def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """The model as it is, or of several processes one whose gradients are averaged over them."""
-    if count() == 1:
-        return model
-    return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-
-
-def gradients_stay(model: torch.nn.Module, stay: bool):
-    """A context in which the gradients of `data_parallel`'s model are not averaged yet, where `stay` is set."""
-    return model.no_sync() if stay and count() > 1 else nullcontext()
-
-
-def summed(x: torch.Tensor) -> torch.Tensor:
-    """The sum of x over all processes, in its place."""
+def add_up(tensors: list[torch.Tensor]) -> None:
+    """Sums of tensors over all processes, in their places, by one exchange."""
     if count() > 1:
-        dist.all_reduce(x)
-    return x
+        total = torch.cat([x.flatten() for x in tensors])
+        dist.all_reduce(total, group=_group(total))
+        parts = total.split([x.numel() for x in tensors])
+        torch._foreach_copy_(tensors, [part.view_as(x) for part, x in zip(parts, tensors)])
 
 
 def largest(x: torch.Tensor) -> torch.Tensor:
     """The maximum of x over all processes, element by element, in its place."""
     if count() > 1:
-        dist.all_reduce(x, dist.ReduceOp.MAX)
+        dist.all_reduce(x, dist.ReduceOp.MAX, _group(x))
     return x
 
 

@@ -224,7 +224,7 @@ class Graph:
 
 
 @contextmanager
-def capturing(graph: Graph, pool=None, stream: Stream | None = None):
+def capturing(graph: Graph, pool=None, stream: Stream | None = None, capture_error_mode: str = 'global'):
     graph.capture_begin(pool)
     try:
         yield

@@ -65,6 +65,16 @@ def test_tiles_take_the_time_that_they_should():
     assert speed.rays_per_second == pytest.approx(n_rays / TILE, rel=0.05)
 
 
+def test_what_is_compiled_at_first_does_not_count_and_a_slow_probe_is_soon_forgotten():
+    speed = Speed()
+    speed.took(drawing.PROBE, 7.0)
+    assert speed.rays_in(TILE) == Speed().rays_in(TILE)
+    assert speed.probe_due()  # again
+    for seconds in (2e-3, 0.5, 2e-3):
+        speed.took(drawing.PROBE, seconds)
+    assert speed.per_tile == pytest.approx(2e-3)
+
+
 def test_tiles_do_not_vanish_where_each_takes_long_however_small():
     speed = Speed()
     for _ in range(60):

@@ -48,11 +48,14 @@ class Speed:
     """What drawing costs, from the time of the latest tiles: seconds for each ray, and for each tile however small."""
 
     def __init__(self):
-        self.per_ray, self.per_tile, self.probed = 5e-5, 1e-3, -math.inf
+        self.per_ray, self.per_tile, self.probed, self.started = 5e-5, 1e-3, -math.inf, False
 
     def took(self, rays: int, seconds: float) -> None:
-        if rays <= PROBE:
-            self.per_tile += 0.3 * (seconds - self.per_tile)
+        """Notes a tile. The first one of all may have compiled something, and does not count."""
+        if not self.started:
+            self.started, self.probed = True, -math.inf
+        elif rays <= PROBE:  # what else runs on the machine makes it longer, and nothing shorter
+            self.per_tile += (1.0 if seconds < self.per_tile else 0.3) * (seconds - self.per_tile)
         else:
             now = max(seconds - self.per_tile, 0.2 * seconds) / rays
             self.per_ray += (0.5 if now > self.per_ray else 0.2) * (now - self.per_ray)

@@ -474,18 +474,21 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
 
 
 def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
-    """Writes the surface at density mesh_threshold as a coloured mesh in the coordinates of the scene or, where asked,
-    of the capture, and a picture of it."""
+    """Writes the surface as a coloured mesh in the coordinates of the scene or, where asked, of the capture, and a
+    picture of it."""
     if not ranks.first():
         return
     step = restore_trained(args, run_dir, model)
-    path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.ply').expanduser()
+    ending = 'glb' if args.mesh_texture else 'ply'
+    path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.{ending}').expanduser()
     if path.is_dir():
         raise UserError(f'mesh_file {path} is a folder; name a file')
     moved = args.mesh_coordinates == 'capture' and scene.placement
+    fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and not scene.ndc
+                                            and args.mesh_threshold is None)
     with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
-        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold,
-                           scene.placement.to_capture() if moved else None)
+        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
+                           args.mesh_texture, scene.placement.to_capture() if moved else None)
     log_mesh(run_dir, mesh, step)
 
 

@@ -68,6 +68,11 @@ def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
     return convert
 
 
+def optional(convert):
+    """A flag's type: what `convert` takes, or None, args.txt's word for a flag that was not given."""
+    return lambda text: None if text == 'None' else convert(text)
+
+
 def matching(pattern: str, allowed: str, optional: bool = False):
     """A flag's type: text of a pattern, which `allowed` puts into words; where optional, None (args.txt's word for a
     flag that was not given) or nothing stands for no value."""
@@ -196,10 +201,19 @@ def config_parser() -> FlagParser:
               'full size, but the render path of transforms, colmap and photos has at most 640 pixels on a side')
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
-    flag('--mesh_threshold', type=number(above=True), default=25.0,
-         help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit)')
+    flag('--mesh_method', choices=('auto', 'fused', 'density'), default='auto',
+         help='fused: the surface that training cameras see, from their depths; density: that of one density; auto: '
+              'density in NDC and where mesh_threshold is given, else fused')
+    flag('--mesh_threshold', type=optional(number(above=True)), default=None,
+         help='density at the surface, in 1/scene unit; without it the one at which half of the light of the training '
+              'rays has stopped')
+    flag('--mesh_faces', type=whole(0), default=0,
+         help='most faces of the mesh; 0: as few as leave it within a quarter of a grid step of the surface')
+    flag('--mesh_texture', type=whole(0, 16384), default=0,
+         help='texels along a side of a texture, 2048 say, for a .glb or .obj; 0: the vertices have colours')
     flag('--mesh_file', type=matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb',
-                                  True), help="mesh_NNNNNN.ply in the run's folder where it is not given")
+                                      True),
+         help="mesh_NNNNNN.ply, with a texture .glb, in the run's folder where it is not given")
     flag('--mesh_coordinates', choices=('scene', 'capture'), default='scene',
          help='capture: those of transforms.json or the COLMAP model, where the mesh fits to other results from them')
 
@@ -246,6 +260,9 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('expname is not given and there is no config file to take it from; add --expname NAME')
     if args.render_only and args.mesh_only:
         parser.error('render_only and mesh_only are both set; choose one')
+    if args.mesh_texture and (args.mesh_file or '').lower().endswith('.ply'):
+        parser.error(f'mesh_file is {args.mesh_file}, which can have no texture; name a .glb or .obj, or leave '
+                     'mesh_texture out')
     if args.view and args.mesh_only:
         parser.error('view and mesh_only are both set; choose one')
     if args.render_path and args.render_test:
@@ -325,7 +342,8 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         'render_test render_path': (not args.render_only or args.view, 'without render_only, or with view'),
         'view_host view_port': (not args.view, 'without view'),
-        'mesh_grid_size mesh_threshold mesh_file': (not args.mesh_only, 'without mesh_only'),
+        'mesh_grid_size mesh_method mesh_threshold mesh_faces mesh_texture mesh_file': (
+            not args.mesh_only, 'without mesh_only'),
         'mesh_coordinates': (not args.mesh_only or args.dataset_type not in PHOTOGRAPHS,
                              'without mesh_only, or unless dataset_type is transforms or colmap'),
     }

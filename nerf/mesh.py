@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,16 @@ import torch
 
 from nerf.fields.model import Model, pieces
 from nerf.files.whole_file import whole_file
+from nerf.meshes.depth_fusion import BAND, fused_depths, outline_level
+from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
+from nerf.meshes.level import surface_level
+from nerf.meshes.texture import textured
+from nerf.meshes.views import drawn_views
 from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
+from nerf.viewer.poses import up_direction
 from run_nerf_helpers import Rays, composite, ray_points, stratified_z, to8b, world_points
-
-Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 
 SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
 SMALL_GRID = 129  # points along the longest side, up to which blocks have 2 cells along an edge, and 4 above
@@ -24,12 +27,12 @@ BLOCKS_AT_ONCE = 2 ** 14  # so that their points' indices need tens of megabytes
 HALO = 0.5  # a block outside can hold surface where a corner has this share of the threshold: thin things are blurred
 COLOUR_SAMPLES, COLOUR_RAYS = 8, 2048  # samples on the ray that gives a vertex its colour, and rays at once
 PICTURE_CELLS = 200  # along the longest side, for the picture: what is finer would be finer than its pixels
-FACES_AT_ONCE = 2 ** 19
+TEXTURED_FACES = 50_000  # at most, where nobody says how many: to lay out a texture takes time that grows faster
 FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
 
 
-def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float,
-                to_file: np.ndarray | None = None):
+def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float | None = None,
+                fused: bool = False, most_faces: int = 0, texture: int = 0, to_file: np.ndarray | None = None):
     """Writes the surface as a coloured mesh, and beside it a picture of it.
 
     Args:
@@ -37,7 +40,10 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         scene: tells where to look.
         path: a .ply, .obj or .glb.
         grid_size: points along the longest side of the box around the surface.
-        threshold: density at the surface, in 1/scene unit.
+        threshold: density at the surface, in 1/scene unit; None: `surface_level`.
+        fused: the surface is what the training cameras see; else that of a density.
+        most_faces: faces of the mesh; 0: see `fewer_faces`.
+        texture: texels along a side of the texture, which a .glb or .obj can have; 0: the vertices have colours.
         to_file: [4, 4] that carries the scene's coordinates to those of the file; None: they are the same.
 
     Returns:
@@ -46,20 +52,43 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     Raises:
         UserError: there is no surface, or a file cannot be written.
     """
-    density = functools.partial(model.density_array, least=HALO * threshold)
-    box = tighten(density, scene.box(), threshold)
+    level = threshold or surface_level(model, scene)
+    density = functools.partial(model.density_array, least=HALO * level)
+    box = tighten(density, scene.box(), level)
+    step = (box[1] - box[0]).max() / (grid_size - 1)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
-    vertices, faces = extract_surface(density, box, grid_size, threshold)
+    views = drawn_views(model, scene, step) if fused else []
+    if fused:
+        axes = grid_axes(box, grid_size)
+        surface = fused_depths(views, axes)
+        vertices, faces = marching_cubes(surface.values, axes, 0.0)
+        level = outline_level(surface, views, vertices, vertex_normals(vertices, faces))
+        print(f'surface   as the training cameras see it, {-level * BAND:+.2f} grid steps outwards')
+        vertices, faces = marching_cubes(surface.values, axes, level)
+    else:
+        surface = density
+        print(f'surface   at density {level:.4g}' + ', where half of the light of the training rays has stopped'
+              * (threshold is None))
+        vertices, faces = extract_surface(density, box, grid_size, level)
     vertices, faces, dropped = without_floaters(vertices, faces)
-    mesh = coloured_mesh(model, vertices, faces, 2.0 * (box[1] - box[0]).max() / grid_size, scene.ndc_camera)
+    count = len(faces)
+    if not fused:
+        vertices = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
+    vertices, faces = fewer_faces(surface, vertices, faces, step, level, most_faces)
+    if texture and not most_faces and len(faces) > TEXTURED_FACES:
+        vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
+    mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
     small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
+    closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
+    if texture:
+        mesh = textured(mesh, texture, views or drawn_views(model, scene, step), 3.0 * step)
     if to_file is not None:
         mesh.apply_transform(to_file)
-    write_mesh(path, mesh)
+    write_mesh(path, mesh, None if to_file is not None else up_direction(scene))
     cameras = scene.render_cameras
     draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
-    print(f'{describe_mesh(mesh, dropped)}\nmesh in {path}, four views of it in {picture}')
+    print(f'{describe_mesh(mesh, closed, count, dropped)}\nmesh in {path}, four views of it in {picture}')
     return small
 
 
@@ -112,16 +141,20 @@ def extract_surface(density: Density, box: np.ndarray, grid_size: int,
     Raises:
         UserError: the density reaches the threshold nowhere, or everywhere.
     """
-    from skimage.measure import marching_cubes
-
     axes = grid_axes(box, grid_size)
-    volume = _evaluate_near_surface(density, axes, threshold)
+    return marching_cubes(_evaluate_near_surface(density, axes, threshold), axes, threshold)
+
+
+def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The surface, as `extract_surface` has it, of values [X, Y, Z] at grid points that are larger inside."""
+    from skimage import measure
+
     # A point at the threshold itself would be a vertex of its own for each edge there, with cracks between them.
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
     # Its word for a field that is denser inside is 'descent', but that gives faces that are clockwise from outside.
-    vertices, faces, _, _ = marching_cubes(volume, threshold, gradient_direction='ascent')
-    steps = [axis[1] - axis[0] for axis in axes]
-    return (box[0] + steps * vertices).astype(np.float32), faces
+    vertices, faces, _, _ = measure.marching_cubes(volume, threshold, gradient_direction='ascent')
+    low, steps = ([axis[0] for axis in axes], [axis[1] - axis[0] for axis in axes])
+    return (np.array(low) + np.array(steps) * vertices).astype(np.float32), faces
 
 
 def _evaluate_near_surface(density: Density, axes: list[np.ndarray], threshold: float) -> np.ndarray:
@@ -255,23 +288,6 @@ def coloured_mesh(model: Model, vertices: np.ndarray, faces: np.ndarray, reach: 
     return mesh
 
 
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """[V, 3] float32 unit normals: the means of the faces around a vertex, weighted by area; 0 where they have none.
-
-    trimesh has its own, which keep arrays of gigabytes for a mesh of millions of faces.
-    """
-    sums = np.zeros((len(vertices), 3))
-    for start in range(0, len(faces), FACES_AT_ONCE):
-        part = faces[start:start + FACES_AT_ONCE]
-        a, b, c = (np.float64(vertices[part[:, corner]]) for corner in range(3))
-        across = np.cross(b - a, c - a)
-        for corner in range(3):
-            for axis in range(3):
-                sums[:, axis] += np.bincount(part[:, corner], across[:, axis], len(vertices))
-    length = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.divide(sums, length, out=np.zeros_like(sums), where=length > 0).astype(np.float32)
-
-
 def _mean_colour(model: Model, points: torch.Tensor) -> torch.Tensor:
     """Colours [N, 3] of points [N, 3]: the mean over views along the axes, to and fro."""
     axes = torch.eye(3, device=points.device)
@@ -280,33 +296,71 @@ def _mean_colour(model: Model, points: torch.Tensor) -> torch.Tensor:
     return rgb[:, 0].reshape(-1, 6, 3).mean(1)
 
 
-def write_mesh(path: Path, mesh) -> None:
-    """Writes a trimesh.Trimesh with its vertex colours as .ply, .obj or .glb, by the name's ending."""
+def write_mesh(path: Path, mesh, up: np.ndarray | None = None) -> None:
+    """Writes a trimesh.Trimesh with its vertex colours or texture as .ply, .obj or .glb, by the name's ending.
+
+    Programs take y for up in a .glb and an .obj. A .glb keeps its coordinates, and a node turns it; an .obj has no
+    nodes, so that its vertices are turned; a texture is beside it, as .png, with an .mtl.
+
+    Args:
+        up: [3] the direction that is up in the mesh's coordinates; None: nothing is turned.
+    """
+    import trimesh
+
+    kind = path.suffix[1:].lower()
+    turned = np.eye(4) if up is None else _upright(up)
+    if kind == 'glb':
+        scene = trimesh.Scene()
+        scene.add_geometry(mesh, geom_name=path.stem, node_name=path.stem, transform=turned)
+        mesh = scene
+    elif kind == 'obj':
+        mesh = mesh.copy()
+        mesh.apply_transform(turned)
+        if mesh.visual.kind == 'texture':
+            mesh.visual.material.name = path.stem
+            text, assets = trimesh.exchange.obj.export_obj(mesh, return_texture=True, mtl_name=f'{path.stem}.mtl')
+            for name, content in [*assets.items(), (path.name, text.encode())]:
+                with whole_file(path.with_name(name)) as partial:
+                    partial.write_bytes(content)
+            return
     with whole_file(path) as partial:
-        mesh.export(partial, file_type=path.suffix[1:].lower())
+        mesh.export(partial, file_type=kind)
 
 
-def describe_mesh(mesh, dropped: int) -> str:
-    """Counts, closedness, bounds and area of a trimesh.Trimesh, on one line each."""
+def _upright(up: np.ndarray) -> np.ndarray:
+    """The shortest turn [4, 4] that brings a unit vector to y; z comes there by one about x."""
+    from trimesh.transformations import rotation_matrix
+
+    axis = np.cross(up, [0.0, 1.0, 0.0])
+    length = np.linalg.norm(axis)
+    return rotation_matrix(np.arctan2(length, up[1]), axis if length > 1e-9 else [1.0, 0.0, 0.0])
+
+
+def describe_mesh(mesh, closed: str, count: int, dropped: int) -> str:
+    """Counts, closedness, bounds and area of a trimesh.Trimesh that had `count` faces, on two lines."""
     from trimesh import triangles
 
     (x, y, z), (X, Y, Z) = mesh.bounds
     parts = range(0, len(mesh.faces), FACES_AT_ONCE)
     area = sum(triangles.area(mesh.vertices[mesh.faces[start:start + FACES_AT_ONCE]]).sum() for start in parts)
-    return (f'mesh      {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, '
-            f"{'watertight' if is_watertight(mesh.faces) else 'not watertight'}, {dropped} floaters dropped\n"
+    return (f'mesh      {len(mesh.vertices):,} vertices, {len(mesh.faces):,} of {count:,} faces, '
+            f'{closed}, {dropped} floaters dropped\n'
             f'bounds    {x:.3f} {y:.3f} {z:.3f} to {X:.3f} {Y:.3f} {Z:.3f}, area {area:.4g}')
 
 
-def is_watertight(faces: np.ndarray) -> bool:
-    """Whether every edge belongs to exactly two of the faces [F, 3]; as trimesh's, in a fifth of the memory."""
+def closedness(faces: np.ndarray) -> str:
+    """Whether every edge of the faces [F, 3] has two of them, or, where a mesh touches itself, four; in a fifth of the
+    memory that trimesh takes for it."""
     count = int(faces.max()) + 1
     edges = np.empty(3 * len(faces), np.int64)
     for i in range(3):
         a, b = faces[:, i], faces[:, (i + 1) % 3]
         edges[i * len(faces):(i + 1) * len(faces)] = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
     edges.sort()
-    return len(edges) % 2 == 0 and bool((edges[::2] == edges[1::2]).all() and (edges[1:-1:2] != edges[2::2]).all())
+    if len(edges) % 2 or (edges[::2] != edges[1::2]).any():
+        return 'not watertight'
+    touching = np.count_nonzero(edges[1:-1:2] == edges[2::2])
+    return f'closed, but it touches itself at {touching} edges' if touching else 'watertight'
 
 
 def coarsened(mesh, vertices: np.ndarray):

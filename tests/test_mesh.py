@@ -18,7 +18,7 @@ from nerf.fields.mlp import FastMLPField
 from nerf.fields.model import Model
 from nerf.fields.paper import PaperModel
 from nerf.mesh import (
-    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, is_watertight, tighten,
+    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, closedness, tighten,
     vertex_normals, without_floaters, write_mesh,
 )
 from nerf.runtime.errors import UserError
@@ -393,9 +393,9 @@ class Ball(Model):
 
 def test_an_exported_mesh_is_the_surface_in_its_colours_with_four_views_beside_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mesh_module, 'SURVEY', 33)
-    small = export_mesh(Ball(), scene_of(), tmp_path / 'deep' / 'ball.obj', 40, THRESHOLD)
-    assert sorted(path.name for path in (tmp_path / 'deep').iterdir()) == ['ball.obj', 'ball_views.png']
-    mesh = trimesh.load(tmp_path / 'deep' / 'ball.obj', force='mesh', process=False)
+    small = export_mesh(Ball(), scene_of(), tmp_path / 'deep' / 'ball.ply', 40, THRESHOLD)
+    assert sorted(path.name for path in (tmp_path / 'deep').iterdir()) == ['ball.ply', 'ball_views.png']
+    mesh = trimesh.load(tmp_path / 'deep' / 'ball.ply', force='mesh', process=False)
     assert np.abs(ball_distance(mesh.vertices)).max() < 0.01
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5 ** 3, rel=0.02)
     np.testing.assert_allclose(np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0,
@@ -405,8 +405,9 @@ def test_an_exported_mesh_is_the_surface_in_its_colours_with_four_views_beside_i
     assert picture.shape == (300, 1600, 3)
     assert all((view[..., 0] - view[..., 2] > 60).sum() > 500 for view in np.split(picture, 4, axis=1))
     said = capsys.readouterr().out
-    assert f'{len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, watertight, 0 floaters dropped' in said
-    assert f"mesh in {tmp_path / 'deep' / 'ball.obj'}, four views of it in" in said
+    assert f'{len(mesh.vertices):,} vertices, {len(mesh.faces):,} of ' in said
+    assert 'faces, watertight, 0 floaters dropped' in said
+    assert f"mesh in {tmp_path / 'deep' / 'ball.ply'}, four views of it in" in said
 
 
 def painted_ball() -> trimesh.Trimesh:
@@ -441,8 +442,8 @@ def test_an_interrupted_write_leaves_the_earlier_mesh(tmp_path, monkeypatch):
 
 
 def test_what_is_said_of_a_mesh():
-    text = describe_mesh(trimesh.creation.box((1, 2, 4)), 3)
-    assert '8 vertices, 12 faces, watertight, 3 floaters dropped' in text
+    text = describe_mesh(trimesh.creation.box((1, 2, 4)), 'watertight', 24, 3)
+    assert '8 vertices, 12 of 24 faces, watertight, 3 floaters dropped' in text
     assert '-0.500 -1.000 -2.000 to 0.500 1.000 2.000, area 28' in text
 
 
@@ -451,14 +452,14 @@ def test_what_is_said_of_a_mesh():
 def test_closedness_normals_and_area_are_trimeshs(mesh, monkeypatch):
     monkeypatch.setattr(mesh_module, 'FACES_AT_ONCE', 7)
     faces = mesh.faces[np.random.default_rng(0).permutation(len(mesh.faces))]
-    assert is_watertight(faces)
-    assert not is_watertight(faces[1:])
-    assert not is_watertight(np.concatenate([faces, faces[:1]]))
-    assert not is_watertight(np.concatenate([faces, faces[:2]]))
+    assert closedness(faces) == 'watertight'
+    for broken in (faces[1:], np.concatenate([faces, faces[:1]]), np.concatenate([faces, faces[:2]])):
+        assert closedness(broken) == 'not watertight'
+    assert closedness(np.concatenate([faces, faces])) == f'closed, but it touches itself at {len(faces) * 3 // 2} edges'
     ours, theirs = vertex_normals(mesh.vertices, faces), mesh.vertex_normals
     assert ((ours * theirs).sum(1) > 0.7).all()  # trimesh weighs by angle
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1.0, atol=1e-6)
-    assert f'area {mesh.area:.4g}' in describe_mesh(trimesh.Trimesh(mesh.vertices, faces, process=False), 0)
+    assert f'area {mesh.area:.4g}' in describe_mesh(trimesh.Trimesh(mesh.vertices, faces, process=False), '', 0, 0)
 
 
 # The program

@@ -16,6 +16,7 @@ from PIL import Image
 from conftest import ROOT
 from nerf.camera_path import CameraPath
 from nerf.files.images import read_image
+from nerf.mesh import write_mesh
 from nerf.metrics import psnr
 from nerf.rendering import render_view
 from nerf.viewer import viewer as module
@@ -157,14 +158,14 @@ def test_a_click_on_a_training_camera_flies_there(viewer, open_page):
 
 
 def test_the_newest_mesh_of_a_run_is_shown_beside_the_field_when_asked_for(viewer, open_page, tmp_path):
-    for step, size in ((200, 1.0), (1000, 2.0)):
-        trimesh.creation.box((size, size, size)).export(tmp_path / f'mesh_{step:06d}.ply')
+    trimesh.creation.box().export(tmp_path / 'mesh_000200.ply')
+    write_mesh(tmp_path / 'mesh_001000.glb', trimesh.creation.box((1.0, 2.0, 3.0)), np.array([0.0, 0.0, 1.0]))
     page = open_page(0)
     page.set('Mesh', True)
     wait_until(lambda: '/mesh' in page.things, 'the mesh')
     panel = viewer.visitors[0].panel
     shown = trimesh.load(io.BytesIO(page.things['/mesh']['props']['glb_data']), file_type='glb')
-    np.testing.assert_allclose(shown.extents, 2.0)
+    np.testing.assert_allclose(shown.extents, [1.0, 2.0, 3.0])
     assert panel.mesh.visible
     assert panel.shows_things()
     page.set('Mesh', False)

@@ -69,7 +69,6 @@ def test_what_is_compiled_at_first_does_not_count_and_a_slow_probe_is_soon_forgo
     speed = Speed()
     speed.took(drawing.PROBE, 7.0)
     assert speed.rays_in(TILE) == Speed().rays_in(TILE)
-    assert speed.probe_due()  # again
     for seconds in (2e-3, 0.5, 2e-3):
         speed.took(drawing.PROBE, seconds)
     assert speed.per_tile == pytest.approx(2e-3)

@@ -53,7 +53,7 @@ class Speed:
     def took(self, rays: int, seconds: float) -> None:
         """Notes a tile. The first one of all may have compiled something, and does not count."""
         if not self.started:
-            self.started, self.probed = True, -math.inf
+            self.started = True
         elif rays <= PROBE:  # what else runs on the machine makes it longer, and nothing shorter
             self.per_tile += (1.0 if seconds < self.per_tile else 0.3) * (seconds - self.per_tile)
         else:

@@ -148,8 +148,7 @@ class Panel:
         @box.on_update
         def _(_) -> None:
             if self.mesh is None:
-                import trimesh
-                self.mesh = self.visitor.client.scene.add_mesh_trimesh('/mesh', trimesh.load(path))
+                self.mesh = self.visitor.client.scene.add_mesh_trimesh('/mesh', mesh_of(path))
             self.mesh.visible = box.value
             self.visitor.look(moving=False)
 
@@ -200,6 +199,14 @@ def thumbnail(scene: Scene, i: int) -> np.ndarray:
     return small[..., :3].astype(np.uint8)
 
 
+def mesh_of(path: Path):
+    """The trimesh.Trimesh of a file, in the scene's coordinates: a .glb's node turns it upright for other programs."""
+    import trimesh
+
+    found = trimesh.load(path)
+    return next(iter(found.geometry.values())) if isinstance(found, trimesh.Scene) else found
+
+
 def newest_mesh(run_dir: Path) -> Path | None:
     """The mesh of the latest step in a run's folder; None: there is none."""
-    return max(run_dir.glob('mesh_*.ply'), default=None)
+    return max((path for path in run_dir.glob('mesh_*') if path.suffix in ('.ply', '.glb')), default=None)

@@ -1,45 +1,157 @@
-"""How far a mesh is from the true one: python tests/benchmarks/compare_meshes.py MESH TRUE_MESH; prints a line of JSON.
+"""How far a mesh is from the true one: python tests/benchmarks/compare_meshes.py MESH TRUE_MESH [--views DATADIR];
+prints a line of JSON.
 
-The Chamfer distance is the mean, over both directions, of the distance from 30,000 points on one surface to the nearest
-of as many on the other. The colour error is the mean absolute difference, over vertices and channels in [0, 1], between
-a vertex and the nearest point of the true surface.
+- The Chamfer distance is the mean, over both directions, of the distance from 30,000 points on one surface to the
+  nearest of 500,000 on the other; in scene units and in percent of the true mesh's diagonal.
+- The F-score is the harmonic mean of two shares: of our points that are within 0.5% of the diagonal of the true
+  surface, and of the true points that are so of ours.
+- The normals' consistency is the mean cosine between the normal of a point and that of the nearest one.
+- The colour error, of a mesh with vertex colours, is the mean absolute difference, over vertices and channels in
+  [0, 1], between a vertex and the nearest point of the true surface.
+- With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, 3x3 rays a pixel:
+  the PSNR is what somebody who opens the file sees, against the pictures. The distances are then also given of what
+  the training cameras see, as nobody can know the rest ("seen").
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-SAMPLES = 30000
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from nerf.meshes.raster import rasterised
+from nerf.metrics import psnr
+from nerf.scene import Scene, blender_scene
+
+SAMPLES, DENSE = 30000, 500_000  # points whose distances are measured, and those to which
+NEAR = 0.005  # of the diagonal
+RAYS = 3  # along a pixel's side
+SEEN_SIZE = 400  # pixels of a z-buffer's longer side
 
 
-def surface_points(mesh: trimesh.Trimesh, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points on the surface [count, 3], evenly spread, and their colours [count, 3] in [0, 1]."""
-    points, face = trimesh.sample.sample_surface(mesh, count, seed=seed)
-    weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)
-    corners = np.asarray(mesh.visual.vertex_colors)[mesh.faces[face], :3] / 255.0  # [count, 3 corners, 3]
-    return points, (weights[..., None] * corners).sum(1)
-
-
-def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh) -> dict[str, float]:
-    """Chamfer distance, also in percent of the true mesh's diagonal, and colour error."""
-    ours, theirs = (surface_points(each, SAMPLES, seed) for seed, each in enumerate((mesh, truth)))
-    there = cKDTree(theirs[0])
-    chamfer = 0.5 * (there.query(ours[0])[0].mean() + cKDTree(ours[0]).query(theirs[0])[0].mean())
-    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
-    error = np.abs(colours - theirs[1][there.query(mesh.vertices)[1]]).mean()
+def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, scene: Scene | None = None) -> dict[str, float]:
+    """The distances, and the colour error where both have vertex colours; with a scene, of the points that its training
+    cameras see alone."""
+    samples = [trimesh.sample.sample_surface(each, DENSE, seed=seed) for seed, each in enumerate((mesh, truth))]
+    if scene:
+        samples = [(points[kept], face[kept]) for each, (points, face) in zip((mesh, truth), samples)
+                   if (kept := seen_points(each, points, scene)) is not None]
+    (ours, our_face), (theirs, their_face) = samples
+    there = cKDTree(theirs)
+    (to_theirs, nearest), (to_ours, back) = there.query(ours[:SAMPLES]), cKDTree(ours).query(theirs[:SAMPLES])
     diagonal = float(np.linalg.norm(truth.extents))
-    return {'chamfer': float(chamfer), 'diagonal': diagonal, 'chamfer_percent': 100.0 * float(chamfer) / diagonal,
-            'colour_error': float(error)}
+    precision, recall = ((part <= NEAR * diagonal).mean() for part in (to_theirs, to_ours))
+    normals, true_normals = mesh.face_normals[our_face], truth.face_normals[their_face]
+    agreement = [(normals[:SAMPLES] * true_normals[nearest]).sum(1).mean(),
+                 (true_normals[:SAMPLES] * normals[back]).sum(1).mean()]
+    chamfer = 0.5 * (to_theirs.mean() + to_ours.mean())
+    found = {'faces': len(mesh.faces), 'watertight': bool(mesh.is_watertight), 'chamfer': chamfer, 'diagonal': diagonal,
+             'chamfer_percent': 100.0 * chamfer / diagonal, 'normals': np.mean(agreement),
+             'f_score': 2.0 * precision * recall / max(precision + recall, 1e-9)}
+    if mesh.visual.kind == truth.visual.kind == 'vertex':
+        colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
+        true_colours = colours_at(truth, theirs, their_face)[there.query(mesh.vertices)[1]]
+        found['colour_error'] = np.abs(colours - true_colours).mean()
+    return {key: value if isinstance(value, (bool, int)) else float(value) for key, value in found.items()}
+
+
+def colours_at(mesh: trimesh.Trimesh, points: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Colours [N, 3] in [0, 1] of points on faces."""
+    weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)
+    return shaded(mesh, face, weights)
+
+
+def shaded(mesh: trimesh.Trimesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Colours [N, 3] in [0, 1] at barycentric weights [N, 3] of faces [N], from the texture or the vertices."""
+    corners = mesh.faces[face]
+    if mesh.visual.kind == 'vertex':
+        colours = np.asarray(mesh.visual.vertex_colors)[corners, :3] / 255.0
+        return (weights[..., None] * colours).sum(1)
+    material = mesh.visual.material
+    image = np.asarray((getattr(material, 'baseColorTexture', None) or material.image).convert('RGB')) / 255.0
+    uv = (weights[..., None] * np.asarray(mesh.visual.uv)[corners]).sum(1)
+    x, y = uv[:, 0] * image.shape[1] - 0.5, (1.0 - uv[:, 1]) * image.shape[0] - 0.5
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    colour = np.zeros((len(uv), 3))
+    for i in (0, 1):
+        for j in (0, 1):
+            share = np.abs(1 - i - (x - left)) * np.abs(1 - j - (y - top))
+            colour += share[:, None] * image[np.clip(top + j, 0, image.shape[0] - 1),
+                                             np.clip(left + i, 0, image.shape[1] - 1)]
+    return colour
+
+
+def drawn(mesh: trimesh.Trimesh, pose: np.ndarray, focal: float, height: int, width: int,
+          within: float) -> np.ndarray:
+    """The mesh on white [H, W, 3] from a camera [3, 4] in OpenGL axes, whose rays go `within` pixels into each."""
+    corners = projected(np.asarray(mesh.vertices), pose, focal, height, width)
+    corners[:, :2] = (corners[:, :2] + 1.0 - within) * RAYS - 0.5
+    face, weights = rasterised(corners, np.asarray(mesh.faces), height * RAYS, width * RAYS)
+    picture = np.ones((height * RAYS, width * RAYS, 3))
+    picture[face >= 0] = shaded(mesh, face[face >= 0], weights[face >= 0])
+    return picture.reshape(height, RAYS, width, RAYS, 3).mean((1, 3))
+
+
+def projected(points: np.ndarray, pose: np.ndarray, focal: float, height: int, width: int) -> np.ndarray:
+    """Points [N, 3] as column, row and depth [N, 3], the middle of the picture's first pixel at 0."""
+    local = (points - pose[:, 3]) @ pose[:, :3]
+    return np.stack([focal * local[:, 0] / -local[:, 2] + 0.5 * width - 0.5,
+                     focal * local[:, 1] / local[:, 2] + 0.5 * height - 0.5, -local[:, 2]], 1)
+
+
+def seen_points(mesh: trimesh.Trimesh, points: np.ndarray, scene: Scene) -> np.ndarray:
+    """[N] bool: points on a mesh that a training camera sees, by z-buffers of SEEN_SIZE pixels."""
+    seen, slack = np.zeros(len(points), bool), 2e-3 * np.linalg.norm(mesh.extents)
+    for i in scene.i_train.tolist():
+        camera = scene.cameras.take([i])
+        pose, (height, width) = camera.poses[0].double().numpy(), camera.size(0)
+        size = SEEN_SIZE * height // max(height, width), SEEN_SIZE * width // max(height, width)
+        where = pose, float(camera.intrinsics[0, 0]) * size[1] / width, *size
+        corners = projected(np.asarray(mesh.vertices), *where)
+        face, weights = rasterised(corners, np.asarray(mesh.faces), *size)
+        depth = np.where(face >= 0, (weights * corners[mesh.faces[face], 2]).sum(-1), np.inf)
+        column, row, away = projected(points, *where).T
+        inside = (away > 0) & (column > -0.5) & (column < size[1] - 0.5) & (row > -0.5) & (row < size[0] - 0.5)
+        at = np.rint(row[inside]).astype(int), np.rint(column[inside]).astype(int)
+        seen[inside] |= away[inside] < depth[at] + slack
+    return seen
+
+
+def view_psnr(mesh: trimesh.Trimesh, scene: Scene, within: float) -> float:
+    """The mean PSNR in dB of the mesh against the test pictures of a scene."""
+    values = []
+    for i in scene.i_test.tolist():
+        camera = scene.cameras.take([i])
+        pose, focal = camera.poses[0].double().numpy(), float(camera.intrinsics[0, 0])
+        picture = drawn(mesh, pose, focal, *camera.size(0), within)
+        values.append(psnr(picture, scene.target(i)))
+    return float(np.mean(values))
+
+
+def loaded(path: str) -> trimesh.Trimesh:
+    """A mesh in its own coordinates: in a .glb those before its node turns it."""
+    found = trimesh.load(path, process=False)
+    return next(iter(found.geometry.values())) if isinstance(found, trimesh.Scene) else found
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('mesh')
     parser.add_argument('truth')
-    files = parser.parse_args()
-    print(json.dumps(compare(trimesh.load(files.mesh, process=False), trimesh.load(files.truth, process=False))))
+    parser.add_argument('--views', metavar='DATADIR')
+    parser.add_argument('--rays_through', choices=('corner', 'center'), default='center')
+    args = parser.parse_args()
+    mesh, truth = loaded(args.mesh), loaded(args.truth)
+    result = compare(mesh, truth)
+    if args.views:
+        scene = blender_scene(args.views, white_bkgd=True, half_res=False, testskip=1)
+        result['view_psnr'] = view_psnr(mesh, scene, 0.5 * (args.rays_through == 'center'))
+        result['seen'] = {key: value for key, value in compare(mesh, truth, scene).items()
+                          if key in ('chamfer_percent', 'f_score', 'normals')}
+    print(json.dumps(result))

@@ -1,0 +1,271 @@
+"""nerf/meshes: where a field's surface is, few faces on it, what the cameras see of it, and textures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import nn
+
+from load_blender import pose_spherical
+from nerf.cameras import Cameras
+from nerf.fields.model import Model
+from nerf.mesh import coloured_mesh, export_mesh, extract_surface, grid_axes, marching_cubes, write_mesh
+from nerf.meshes.depth_fusion import fused_depths
+from nerf.meshes.faces import fewer_faces, onto_level, simplified, vertex_normals, without_flaps
+from nerf.meshes.level import surface_level
+from nerf.meshes.raster import rasterised
+from nerf.meshes.texture import seen_colours, textured
+from nerf.meshes.views import drawn_views
+from nerf.runtime.errors import UserError
+from nerf.scene import Images, Scene, centred_intrinsics
+from run_nerf_helpers import Composite, composite, disparity, ray_points, stratified_z
+
+BOX = np.array([[-0.8, -0.8, -0.8], [0.8, 0.8, 0.8]])
+RADIUS = 0.5
+FOCAL = 0.9  # widths of a picture
+
+
+def ball_density(points: np.ndarray) -> np.ndarray:
+    """50 at the surface of a ball; it falls off exponentially, so that it is far from linear between grid points."""
+    return (50.0 * np.exp((RADIUS - np.linalg.norm(points, axis=-1)) / 0.03)).astype(np.float32)
+
+
+class Shell(Model):
+    """A hollow ball, red where x > 0 and else blue, whose wall from radius 0.4 to 0.5 has some density."""
+
+    def __init__(self, density: float = 400.0):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.wall, self.view_chunk = density, 4096
+
+    def density(self, points):
+        radius = points.norm(dim=-1)
+        return torch.where((radius > 0.4) & (radius < RADIUS), self.wall, 0.0)
+
+    def radiance(self, points, viewdirs):
+        red = (points[..., :1] > 0).float()
+        return torch.cat([red, torch.zeros_like(red), 1.0 - red], -1), self.density(points)
+
+    def render(self, rays):
+        z = stratified_z(rays.near, rays.far, 400)
+        shown = composite(*self.radiance(ray_points(rays, z), rays.viewdirs), z, rays.directions)
+        return Composite(shown.rgb, disparity(shown.depth, shown.acc), shown.acc, shown.weights[:, :1], shown.depth)
+
+
+def scene_around(count: int = 20, size: int = 40) -> Scene:
+    """Cameras 2 units from the origin, all around it and above and below."""
+    poses = np.stack([pose_spherical(137.5 * i, 80.0 - 160.0 * i / (count - 1), 2.0)[:3] for i in range(count)])
+    cameras = Cameras.of_one_kind(poses, centred_intrinsics(size, size, FOCAL * size), size, size)
+    index = np.arange(count)
+    return Scene(images=Images.of_one_size(np.zeros((count, size, size, 3), np.uint8)), cameras=cameras,
+                 render_cameras=cameras.take([0, 1, 2, 3]), near=1.2, far=2.8, ndc=False, white_bkgd=False,
+                 i_train=index, i_val=index[:1], i_test=index[:1], around=True)
+
+
+# Where it is
+
+
+@pytest.mark.parametrize('density', [20.0, 400.0])
+def test_the_level_is_the_one_that_rays_reach_where_half_of_their_light_has_stopped(density):
+    class Rising(Shell):
+        """Density rises evenly inwards, by `density` a unit."""
+
+        def density(self, points):
+            return self.wall * (RADIUS - points.norm(dim=-1)).clamp(min=0.0) * 20.0
+    level = surface_level(Rising(density), scene_around())
+    straight = np.sqrt(2.0 * np.log(2.0) / (20.0 * density))  # how deep a ray towards the middle gets: a t^2 / 2 = ln 2
+    assert level == pytest.approx(0.82 * 20.0 * density * straight, rel=0.05)  # most rays come aslant
+
+
+def test_a_field_without_a_surface_is_an_error():
+    with pytest.raises(UserError, match='stops no training ray'):
+        surface_level(Shell(0.1), scene_around())
+
+
+def test_vertices_are_moved_to_where_the_density_crosses_the_threshold():
+    vertices, faces = extract_surface(ball_density, BOX, 24, 50.0)
+    step = 1.6 / 23
+    moved = onto_level(ball_density, vertices, vertex_normals(vertices, faces), step, 50.0)
+    before, after = (np.abs(np.linalg.norm(part, axis=1) - RADIUS) for part in (vertices, moved))
+    assert after.max() < 0.05 * step
+    assert after.mean() < 0.3 * before.mean()
+    aside = onto_level(lambda points: np.zeros(len(points), np.float32), vertices, vertices, step, 50.0)
+    np.testing.assert_array_equal(aside, vertices)  # nothing crosses there
+
+
+# Few faces
+
+
+def test_faces_are_fewer_where_the_surface_stays_within_a_quarter_of_a_step():
+    vertices, faces = extract_surface(ball_density, BOX, 80, 50.0)
+    step = 1.6 / 79
+    vertices = onto_level(ball_density, vertices, vertex_normals(vertices, faces), step, 50.0)
+    few = trimesh.Trimesh(*fewer_faces(ball_density, vertices, faces, step, 50.0), process=False)
+    assert len(few.faces) < len(faces) / 8
+    points, _ = trimesh.sample.sample_surface(few, 5000, seed=1)
+    assert np.quantile(np.abs(np.linalg.norm(points, axis=1) - RADIUS), 0.97) < 0.25 * step
+    assert few.is_watertight
+    assert few.volume == pytest.approx(4 / 3 * np.pi * RADIUS ** 3, rel=0.02)
+
+
+@pytest.mark.parametrize('most', [500, 10 ** 9])
+def test_the_number_of_faces_can_be_chosen(most):
+    vertices, faces = extract_surface(ball_density, BOX, 40, 50.0)
+    _, few = fewer_faces(ball_density, vertices, faces, 0.04, 50.0, most)
+    assert len(few) == len(faces) if most > len(faces) else 0.9 * most < len(few) <= most
+
+
+def test_a_simplified_mesh_looks_outwards():
+    vertices, faces = extract_surface(ball_density, BOX, 40, 50.0)
+    few = trimesh.Trimesh(*simplified(vertices, faces, 400), process=False)
+    assert few.volume > 0
+    assert few.is_watertight
+
+
+def test_faces_that_lie_on_one_another_go():
+    ball = trimesh.creation.icosphere(subdivisions=1)
+    vertices = np.concatenate([ball.vertices, [[5, 5, 5]]]).astype(np.float32)
+    flap = np.array([[0, 1, 42], [0, 42, 1]])
+    without = without_flaps(vertices, np.concatenate([ball.faces, flap]))
+    np.testing.assert_array_equal(without[0], vertices[:42])
+    np.testing.assert_array_equal(without[1], ball.faces)
+
+
+# What cameras see
+
+
+@pytest.fixture(scope='module')
+def seen():
+    """A hollow ball's views, and the surface that they show."""
+    scene, step = scene_around(), 1.6 / 63
+    with torch.inference_mode():
+        views = drawn_views(Shell(), scene, step)
+    fused = fused_depths(views, grid_axes(BOX, 64))
+    return views, fused, marching_cubes(fused.values, grid_axes(BOX, 64), 0.0)
+
+
+def test_views_have_depths_along_the_cameras_axis_and_pixels_as_wide_as_a_step(seen):
+    views, _, _ = seen
+    assert len(views) == 20
+    depth, side = views[3].depth, len(views[3].depth)
+    assert side == pytest.approx(2.0 / FOCAL / (1.6 / 63), abs=1.0)  # the picture's width at the origin, in steps
+    assert depth[side // 2, side // 2] == pytest.approx(1.5, abs=0.02)
+    assert np.isinf(depth[0, 0])
+    assert np.isinf(depth).mean() == pytest.approx(1.0 - np.pi * 0.25 / (1 - 0.25 / 4) / (2.0 / FOCAL) ** 2, abs=0.03)
+
+
+def test_the_inner_wall_of_a_hollow_ball_is_no_surface(seen):
+    _, fused, (vertices, faces) = seen
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * RADIUS ** 3, rel=0.05)
+    assert np.abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03
+    of_density = extract_surface(lambda p: Shell().density_array(p), BOX, 64, 200.0)
+    assert np.linalg.norm(of_density[0], axis=1).min() < 0.42  # that has one
+    inside, outside = fused(np.float32([[0, 0, 0], [0.46, 0, 0]])), fused(np.float32([[0.56, 0, 0], [0.7, 0.7, 0]]))
+    assert (inside > 0).all()
+    assert (outside < 0).all()
+
+
+def test_what_no_camera_sees_is_outside_where_it_reaches_the_border():
+    scene = scene_around()
+    views = [view for view in drawn_views(Shell(), scene, 0.03) if view.place[2] > 1.0]  # from above alone
+    fused = fused_depths(views, grid_axes(BOX, 50))
+    assert fused(np.float32([[0, 0, -0.75]])) < 0
+    assert fused(np.float32([[0, 0, 0.47]])) > 0
+
+
+def test_nothing_seen_is_an_error():
+    with pytest.raises(UserError, match='see no surface'):
+        fused_depths(drawn_views(Shell(0.0), scene_around(4), 0.05), grid_axes(BOX, 20))
+
+
+# Textures
+
+
+def test_pixels_have_the_nearest_face_and_weights_in_space():
+    points = np.array([[0.0, 0.0, 1.0], [10.0, 0.0, 1.0], [0.0, 10.0, 3.0],  # tilted away
+                       [0.0, 0.0, 2.0], [9.0, 0.0, 2.0], [0.0, 9.0, 2.0], [20.0, 20.0, -1.0]])
+    face, weights = rasterised(points, np.array([[0, 1, 2], [3, 5, 4], [0, 1, 6]]), 12, 12)
+    assert face[0, 0] == 0
+    assert face[8, 1] == 1  # there the tilted one is behind
+    assert face[11, 11] == -1
+    np.testing.assert_allclose(weights.sum(-1)[face >= 0], 1.0)
+    share = 5 / 3 / (5 / 3 + 5)  # halfway up the picture, at depths 1 and 3
+    np.testing.assert_allclose(weights[5, 0], [1 - share, 0.0, share], atol=1e-9)
+
+
+def test_a_point_has_the_median_colour_of_the_views_that_see_it(seen):
+    views, _, _ = seen
+    directions = np.float32([[1, 0.2, 0], [-1, 0, 0.3], [0.1, 0, 1], [-0.1, 1, 0]])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    colours, count = seen_colours(RADIUS * directions, directions, views, 0.06)
+    assert (count > 2).all()
+    np.testing.assert_allclose(colours, [[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]], atol=0.02)
+    highlight = [view._replace(rgb=np.ones_like(view.rgb)) if i % 7 == 0 else view for i, view in enumerate(views)]
+    again, _ = seen_colours(RADIUS * directions, directions, highlight, 0.06)
+    np.testing.assert_allclose(again, colours, atol=0.02)
+    _, hidden = seen_colours(0.3 * directions, directions, views, 0.06)
+    assert (hidden == 0).all()
+
+
+@pytest.fixture(scope='module')
+def ball(seen):
+    """A textured ball of few faces."""
+    views, fused, surface = seen
+    vertices, faces = fewer_faces(fused, *surface, 1.6 / 63, 0.0, 600)
+    return textured(coloured_mesh(Shell(), vertices, faces, 0.05), 256, views, 0.06)
+
+
+def assert_ball(mesh: trimesh.Trimesh, x: int = 0) -> None:
+    """Red where the x-axis is positive, blue elsewhere; the texture is the right way round."""
+    image = np.asarray(getattr(mesh.visual.material, 'baseColorTexture', None) or mesh.visual.material.image)
+    assert image.shape[:2] == (256, 256)
+    at = np.asarray(mesh.visual.uv)[mesh.faces].mean(1)  # of the faces' middles
+    column, row = (np.stack([at[:, 0], 1.0 - at[:, 1]]) * 256).astype(int).clip(0, 255)
+    colour = image[row, column, :3]
+    side = mesh.triangles_center[:, x]
+    clear = np.abs(side) > 0.1
+    assert clear.sum() > 300
+    assert (colour[clear] == np.where(side[clear, None] > 0, [255, 0, 0], [0, 0, 255])).all(1).mean() > 0.98
+
+
+def test_a_texture_is_where_its_faces_are(ball):
+    assert_ball(ball)
+    assert not np.asarray(ball.visual.material.baseColorTexture)[..., 1].any()  # also between its pieces
+
+
+@pytest.mark.parametrize('ending', ['glb', 'obj'])
+def test_a_textured_file_is_read_again_upright(ball, tmp_path, ending):
+    tall = ball.copy()
+    tall.vertices *= [1.0, 1.0, 1.5]
+    write_mesh(tmp_path / f'm.{ending}', tall, np.array([0.0, 0.0, 1.0]))
+    read = trimesh.load(tmp_path / f'm.{ending}', process=False)
+    read = read.to_geometry() if isinstance(read, trimesh.Scene) else read
+    np.testing.assert_allclose(read.extents, [1.0, 1.5, 1.0], atol=0.03)  # y is up
+    assert read.volume > 0
+    assert_ball(read)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == (['m.glb'] if ending == 'glb' else ['m.mtl', 'm.obj', 'm.png'])
+
+
+def test_a_mesh_of_a_capture_is_not_turned(ball, tmp_path):
+    tall = ball.copy()
+    tall.vertices *= [1.0, 1.0, 1.5]
+    write_mesh(tmp_path / 'm.glb', tall)
+    np.testing.assert_allclose(trimesh.load(tmp_path / 'm.glb', process=False).extents, [1.0, 1.0, 1.5], atol=0.03)
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_an_exported_mesh_says_what_it_is(tmp_path, capsys, fused):
+    export_mesh(Shell(), scene_around(), tmp_path / 'm.glb', 48, fused=fused, texture=128)
+    said = capsys.readouterr().out
+    mesh = trimesh.load(tmp_path / 'm.glb', process=False).to_geometry()
+    assert ('as the training cameras see it' in said) == fused
+    assert ('where half of the light' in said) != fused
+    np.testing.assert_allclose(mesh.extents, 1.0, atol=0.05)
+    assert f'{len(mesh.faces):,} of ' in said
+    assert Image.open(tmp_path / 'm_views.png').size == (1600, 400)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from nerf.fields.model import Model, pieces
 from nerf.files.whole_file import whole_file
-from nerf.meshes.depth_fusion import BAND, fused_depths, outline_level
+from nerf.meshes.depth_fusion import fused_depths, outline_shift
 from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
 from nerf.meshes.level import surface_level
 from nerf.meshes.texture import textured
-from nerf.meshes.views import drawn_views
+from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
@@ -52,44 +53,67 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     Raises:
         UserError: there is no surface, or a file cannot be written.
     """
+    if scene.ndc and (fused or texture):
+        raise UserError(f"{'mesh_method fused' if fused else 'mesh_texture'} is not for normalised device coordinates; "
+                        'leave it out, or train with no_ndc')
     level = threshold or surface_level(model, scene)
-    density = functools.partial(model.density_array, least=HALO * level)
-    box = tighten(density, scene.box(), level)
-    step = (box[1] - box[0]).max() / (grid_size - 1)
+    box = tighten(functools.partial(model.density_array, least=HALO * level), scene.box(), level)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
-    views = drawn_views(model, scene, step) if fused else []
+    step = (box[1] - box[0]).max() / (grid_size - 1)
+    views = drawn_views(model, scene, step) if fused or texture else []
     if fused:
-        axes = grid_axes(box, grid_size)
-        surface = fused_depths(views, axes)
-        vertices, faces = marching_cubes(surface.values, axes, 0.0)
-        level = outline_level(surface, views, vertices, vertex_normals(vertices, faces))
-        print(f'surface   as the training cameras see it, {-level * BAND:+.2f} grid steps outwards')
-        vertices, faces = marching_cubes(surface.values, axes, level)
+        surface = _fused_surface(views, grid_axes(box, grid_size), step)
     else:
-        surface = density
+        surface = _density_surface(model, box, grid_size, level)
         print(f'surface   at density {level:.4g}' + ', where half of the light of the training rays has stopped'
               * (threshold is None))
-        vertices, faces = extract_surface(density, box, grid_size, level)
-    vertices, faces, dropped = without_floaters(vertices, faces)
-    count = len(faces)
-    if not fused:
-        vertices = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
-    vertices, faces = fewer_faces(surface, vertices, faces, step, level, most_faces)
+    vertices, faces = fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level, most_faces)
     if texture and not most_faces and len(faces) > TEXTURED_FACES:
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
     small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
     closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
     if texture:
-        mesh = textured(mesh, texture, views or drawn_views(model, scene, step), 3.0 * step)
+        mesh = textured(mesh, texture, views, 3.0 * step)
     if to_file is not None:
         mesh.apply_transform(to_file)
     write_mesh(path, mesh, None if to_file is not None else up_direction(scene))
     cameras = scene.render_cameras
     draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
-    print(f'{describe_mesh(mesh, closed, count, dropped)}\nmesh in {path}, four views of it in {picture}')
+    print(f'{describe_mesh(mesh, closed, len(surface.faces), surface.dropped)}\n'
+          f'mesh in {path}, four views of it in {picture}')
     return small
+
+
+class Surface(NamedTuple):
+    """Where `values` reach a level, without floaters."""
+
+    values: Density  # larger inside
+    level: float
+    vertices: np.ndarray  # [V, 3] float32
+    faces: np.ndarray  # [F, 3], counterclockwise seen from outside
+    dropped: int  # floaters
+
+
+def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float) -> Surface:
+    """What views show, on a grid of a step with these coordinates along its axes."""
+    fused = fused_depths(views, axes)
+    vertices, faces = marching_cubes(fused.values, axes, 0.0)
+    normals = vertex_normals(vertices, faces)
+    shift = outline_shift(views, vertices, normals, step)
+    print(f'surface   as the training cameras see it, moved outwards by {shift / step:.2f} grid steps to its outlines')
+    level = float(np.median(fused(vertices + shift * normals)))
+    return Surface(fused, level, *without_floaters(*marching_cubes(fused.values, axes, level)))
+
+
+def _density_surface(model: Model, box: np.ndarray, grid_size: int, level: float) -> Surface:
+    """Where a field's density reaches a level."""
+    density = functools.partial(model.density_array, least=HALO * level)
+    vertices, faces, dropped = without_floaters(*extract_surface(density, box, grid_size, level))
+    step = (box[1] - box[0]).max() / (grid_size - 1)
+    moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
+    return Surface(density, level, moved, faces, dropped)
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,13 +14,13 @@ from torch import nn
 from load_blender import pose_spherical
 from nerf.cameras import Cameras
 from nerf.fields.model import Model
-from nerf.mesh import coloured_mesh, export_mesh, extract_surface, grid_axes, marching_cubes, write_mesh
-from nerf.meshes.depth_fusion import fused_depths
+from nerf.mesh import _fused_surface, coloured_mesh, export_mesh, extract_surface, grid_axes, marching_cubes, write_mesh
+from nerf.meshes.depth_fusion import fused_depths, outline_shift
 from nerf.meshes.faces import fewer_faces, onto_level, simplified, vertex_normals, without_flaps
 from nerf.meshes.level import surface_level
 from nerf.meshes.raster import rasterised
 from nerf.meshes.texture import seen_colours, textured
-from nerf.meshes.views import drawn_views
+from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, centred_intrinsics
 from run_nerf_helpers import Composite, composite, disparity, ray_points, stratified_z
@@ -170,6 +172,31 @@ def test_the_inner_wall_of_a_hollow_ball_is_no_surface(seen):
     assert (outside < 0).all()
 
 
+def view_of_ball(pose: np.ndarray, stops: float, outline: float, size: int = 120) -> SeenFrom:
+    """A camera's view of a ball that rays get into as far as one radius, and whose outline is at another."""
+    focal = FOCAL * size
+    row, column = np.mgrid[:size, :size] + 0.5 - 0.5 * size
+    local = np.stack([column / focal, -row / focal, -np.ones_like(row)], -1)
+    along = -(pose[:, 3] @ pose[:, :3] * local).sum(-1) / (local ** 2).sum(-1)  # where a ray is closest to the origin
+    beside2 = pose[:, 3] @ pose[:, 3] - along ** 2 * (local ** 2).sum(-1)
+    half = np.sqrt(np.maximum(stops ** 2 - beside2, 0.0)) / np.linalg.norm(local, axis=-1)
+    depth = np.where(beside2 < stops ** 2, along - half, np.inf).astype(np.float32)
+    opacity = np.clip(0.5 + (outline - np.sqrt(beside2)) / 0.02, 0.0, 1.0).astype(np.float32)
+    return SeenFrom(pose[:, :3], pose[:, 3], focal, depth, np.zeros((size, size, 3), np.float32), opacity)
+
+
+@pytest.mark.parametrize('outline', [0.46, 0.5, 0.53])
+def test_the_surface_is_moved_to_where_the_outlines_are(outline):
+    poses = scene_around(24).cameras.poses.double().numpy()
+    views, axes = [view_of_ball(pose, RADIUS, outline) for pose in poses], grid_axes(BOX, 64)
+    vertices, faces = marching_cubes(fused_depths(views, axes).values, axes, 0.0)
+    assert np.median(np.linalg.norm(vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
+    shift = outline_shift(views, vertices, vertex_normals(vertices, faces), 1.6 / 63)
+    assert shift == pytest.approx(outline - RADIUS, abs=0.01)
+    moved = _fused_surface(views, axes, 1.6 / 63)
+    assert np.median(np.linalg.norm(moved.vertices, axis=1)) == pytest.approx(outline, abs=0.01)
+
+
 def test_what_no_camera_sees_is_outside_where_it_reaches_the_border():
     scene = scene_around()
     views = [view for view in drawn_views(Shell(), scene, 0.03) if view.place[2] > 1.0]  # from above alone
@@ -269,3 +296,11 @@ def test_an_exported_mesh_says_what_it_is(tmp_path, capsys, fused):
     np.testing.assert_allclose(mesh.extents, 1.0, atol=0.05)
     assert f'{len(mesh.faces):,} of ' in said
     assert Image.open(tmp_path / 'm_views.png').size == (1600, 400)
+
+
+@pytest.mark.parametrize(('more', 'word'), [({'fused': True}, 'mesh_method fused'), ({'texture': 128}, 'mesh_texture')])
+def test_normalised_device_coordinates_have_no_fused_surface_and_no_texture(tmp_path, more, word):
+    scene = replace(scene_around(), ndc=True)
+    with pytest.raises(UserError, match=f'^{word} is not for normalised device coordinates'):
+        export_mesh(Shell(), scene, tmp_path / 'm.glb', 48, **more)
+    assert not list(tmp_path.iterdir())

@@ -60,17 +60,19 @@ def fused_depths(views: list[SeenFrom], axes: list[np.ndarray]) -> FusedDepths:
     return FusedDepths(low, steps, values.astype(np.float32))
 
 
-def outline_level(fused: FusedDepths, views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarray) -> float:
-    """The value of `fused` at which its surface has the outlines that the views show, where half of the light passes.
+def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarray, step: float) -> float:
+    """How far a surface is to be moved outwards to have the outlines that the views show, where half of the light
+    passes.
 
     Where rays meet a blurred surface head on, they are stopped deeper in it than where they pass along it; and pictures
     tell most clearly where outlines are.
 
     Args:
-        vertices, normals: [V, 3] of the surface at 0, the normals outwards.
+        vertices, normals: [V, 3] of the surface, the normals outwards.
+        step: of the grid; it is moved by two at most.
     """
     some = np.random.default_rng(0).permutation(len(vertices))[:OUTLINE_POINTS]
-    points, normals, step = vertices[some].astype(np.float64), normals[some].astype(np.float64), fused.steps.max()
+    points, normals = vertices[some].astype(np.float64), normals[some].astype(np.float64)
     shifts, opacities = np.linspace(-2.0, 2.0, 17) * step, []
     for view in views:
         away = points - view.place
@@ -81,8 +83,7 @@ def outline_level(fused: FusedDepths, views: list[SeenFrom], vertices: np.ndarra
     means = np.concatenate(opacities, 1)
     if means.shape[1] < FEWEST_OUTLINES:
         return 0.0
-    shift = np.interp(0.5, means.mean(1)[::-1], shifts[::-1])  # opacity falls outwards
-    return float(-shift / (BAND * step))
+    return float(np.interp(0.5, means.mean(1)[::-1], shifts[::-1]))  # opacity falls outwards
 
 
 def _opacity(view: SeenFrom, points: np.ndarray) -> np.ndarray:

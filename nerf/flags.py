@@ -205,8 +205,8 @@ def config_parser() -> FlagParser:
          help='fused: the surface that training cameras see, from their depths; density: that of one density; auto: '
               'density in NDC and where mesh_threshold is given, else fused')
     flag('--mesh_threshold', type=optional(number(above=True)), default=None,
-         help='density at the surface, in 1/scene unit; without it the one at which half of the light of the training '
-              'rays has stopped')
+         help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit); without it the one at which half of the '
+              'light of the training rays has stopped')
     flag('--mesh_faces', type=whole(0), default=0,
          help='most faces of the mesh; 0: as few as leave it within a quarter of a grid step of the surface')
     flag('--mesh_texture', type=whole(0, 16384), default=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,8 @@ import torch
 
 from nerf.fields.model import Model, pieces
 from nerf.files.whole_file import whole_file
-from nerf.meshes.depth_fusion import fused_depths, outline_shift
 from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
 from nerf.meshes.level import surface_level
-from nerf.meshes.texture import textured
 from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
@@ -56,6 +55,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     if scene.ndc and (fused or texture):
         raise UserError(f"{'mesh_method fused' if fused else 'mesh_texture'} is not for normalised device coordinates; "
                         'leave it out, or train with no_ndc')
+    need_libraries('fast_simplification', *['numba'] * bool(fused or texture), *['xatlas'] * bool(texture))
     level = threshold or surface_level(model, scene)
     box = tighten(functools.partial(model.density_array, least=HALO * level), scene.box(), level)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
@@ -75,6 +75,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
     closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
     if texture:
+        from nerf.meshes.texture import textured
         mesh = textured(mesh, texture, views, 3.0 * step)
     if to_file is not None:
         mesh.apply_transform(to_file)
@@ -84,6 +85,20 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     print(f'{describe_mesh(mesh, closed, len(surface.faces), surface.dropped)}\n'
           f'mesh in {path}, four views of it in {picture}')
     return small
+
+
+def need_libraries(*names: str) -> None:
+    """Imports what a mesh needs and other runs do not.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f'this mesh needs {name}, which cannot be imported ({error}); '
+                            'pip install -r requirements.txt') from None
 
 
 class Surface(NamedTuple):
@@ -98,6 +113,8 @@ class Surface(NamedTuple):
 
 def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float) -> Surface:
     """What views show, on a grid of a step with these coordinates along its axes."""
+    from nerf.meshes.depth_fusion import fused_depths, outline_shift
+
     fused = fused_depths(views, axes)
     vertices, faces = marching_cubes(fused.values, axes, 0.0)
     normals = vertex_normals(vertices, faces)

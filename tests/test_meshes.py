@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from conftest import ROOT
 from PIL import Image
 from torch import nn
 
@@ -304,3 +307,18 @@ def test_normalised_device_coordinates_have_no_fused_surface_and_no_texture(tmp_
     with pytest.raises(UserError, match=f'^{word} is not for normalised device coordinates'):
         export_mesh(Shell(), scene, tmp_path / 'm.glb', 48, **more)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('missing', 'more'), [
+    ('fast_simplification', {}), ('numba', {'fused': True}), ('xatlas', {'texture': 128})])
+def test_a_missing_library_is_an_error_before_any_work(tmp_path, monkeypatch, missing, more):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=f'needs {missing}, .*pip install -r requirements.txt'):
+        export_mesh(Shell(), scene_around(), tmp_path / 'm.glb', 48, **more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_runs_need_none_of_the_libraries():
+    code = ("import sys; sys.modules.update(dict.fromkeys(['numba', 'scipy', 'xatlas', 'fast_simplification', 'viser', "
+            "'pycolmap', 'trimesh'])); import run_nerf")
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

@@ -77,12 +77,12 @@ def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dty
                      contraction: Contraction | None = None, kind: type[FastMLPField] | None = None) -> MLPField:
     """The field of a network on the CPU: a fast one, unless the network's `forward` or layers were edited.
 
+    Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
+    these with the present weights is not noticed.
+
     Args:
         network, embed_points, embed_dirs, netchunk, dtype, contraction: as of `MLPField`.
         kind: the fast one; None: the CPU's.
-
-    Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
-    these with the present weights is not noticed.
     """
     kind = kind or FastMLPField
     fields = [each(network, embed_points, embed_dirs, netchunk) for each in (MLPField, kind)]

@@ -24,8 +24,9 @@ class GpuMLPField(FastMLPField):
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         n_rays, n_samples = points.shape[:2]
         at_once = max(n_rays if torch.is_grad_enabled() else self.netchunk // n_samples, 1)
-        weights, dirs = self._layers(), None if self.embed_dirs is None else self.embed_dirs(viewdirs)
-        alarm = self._alarm(points) if dirs is None else self._alarm(points) + 0.0 * viewdirs.detach().sum(-1)[:, None]
+        weights, alarm, dirs = self._layers(), self._alarm(points), None
+        if self.embed_dirs is not None:
+            alarm, dirs = alarm + 0.0 * viewdirs.detach().sum(-1)[:, None], self.embed_dirs(viewdirs)
         noise = alarm if noise is None else alarm + noise
         parts = []
         for start in range(0, n_rays, at_once):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
-from nerf.meshes.views import SeenFrom
+from nerf.meshes.views import SOLID, SeenFrom
 from nerf.runtime.errors import UserError
 
 BAND = 4.0  # steps of the grid to which distances are cut off
@@ -20,7 +20,6 @@ CLEAR = 6  # views that see far past a point, after which it is asked of no othe
 OUTLINE_POINTS = 20_000  # of the surface, whose outlines are looked at
 TANGENT = 0.1  # cosine between a normal and a line of sight, up to which a point is at an outline
 FEWEST_OUTLINES = 100  # points at outlines that tell
-SOLID = 0.5  # opacity inside an outline
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ def fused_depths(views: list[SeenFrom], axes: list[np.ndarray]) -> FusedDepths:
     steps = np.array([axis[1] - axis[0] for axis in axes])
     total, count, behind = (np.zeros(shape, kind) for kind in (np.float32, np.uint16, np.uint16))
     for view in views:
-        _fuse(total, count, behind, low, steps, view.depth, view.rotation, view.place, view.focal,
-              BAND * steps.max())
+        _fuse(total, count, behind, low, steps, view.depth, view.rotation, view.place, view.focal, BAND * steps.max())
     hidden, _ = ndimage.label((count == 0) & (behind >= HIDDEN_FROM))
     at_border = np.unique(np.concatenate([np.unique(np.take(hidden, end, axis)) for axis in range(3)
                                           for end in (0, -1)]))

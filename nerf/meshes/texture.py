@@ -12,7 +12,7 @@ from nerf.meshes.views import SeenFrom
 from run_nerf_helpers import to8b
 
 OBLIQUE = 0.2  # cosine between a texel's normal and the direction to a camera, from which on the camera tells
-SOLID = 0.98  # opacity of pixels that tell: at an outline they show the background too
+WHOLLY = 0.98  # opacity of pixels that tell: at an outline they show the background too
 FEWEST = 2  # views of a texel
 AT_ONCE = 2 ** 19  # texels
 
@@ -88,7 +88,7 @@ def _colours_in(points, normals, rotation, place, focal, depth, rgb, opacity, wi
         tells = True
         for i in range(2):
             for j in range(2):
-                if opacity[top + i, left + j] < SOLID or abs(depth[top + i, left + j] - away) > within / cosine:
+                if opacity[top + i, left + j] < WHOLLY or abs(depth[top + i, left + j] - away) > within / cosine:
                     tells = False
         if not tells:
             continue

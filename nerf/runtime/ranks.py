@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 VARIABLES = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # that torchrun sets for each process
 TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 renders a view or saves
-CUDA_TIMEOUT = timedelta(minutes=30)  # in a step, NCCL's
+CUDA_TIMEOUT = timedelta(minutes=30)  # of NCCL: the others are in a step by then, and wait for rank 0 there
 _on_cuda: dist.ProcessGroup | None = None  # the processes, exchanging CUDA tensors
 
 
@@ -62,8 +62,8 @@ def _group(x: torch.Tensor) -> dist.ProcessGroup | None:
 
 
 def leave(code: int) -> None:
-    """Ends the process. One of several skips the interpreter's shutdown: gloo's threads are left
-    running, and one that frees a tensor during the shutdown would abort the process."""
+    """Ends the process. One of several skips the interpreter's shutdown: gloo's threads are left running, and one that
+    frees a tensor during the shutdown would abort the process."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

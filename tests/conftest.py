@@ -25,6 +25,10 @@ from run_nerf import create_batcher, create_model, load_scene
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
 
+if 'PYTEST_XDIST_WORKER' in os.environ:  # the cores have enough to do; threads that wait for each other take far longer
+    os.environ |= {'OMP_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1'}
+    torch.set_num_threads(1)
+
 # No deadline: it would measure the machine's load. Derandomised: a red run is red again.
 settings.register_profile('nerf', deadline=None, derandomize=True, database=None)
 settings.load_profile('nerf')

@@ -119,13 +119,14 @@ def load_scene(args: argparse.Namespace) -> Scene:
 def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
     """Builds what the flag `field` names."""
     if args.field == 'grid':
-        return create_grid(args, scene, device, dtype)
-    contraction = scene.contraction if contracts(args) else None
-    model = create_nerf(args, device, dtype, contraction, scene.ndc)
-    if args.occupancy and model.in_boxes:
-        model.follow_occupancy(scene.seen_box())
-    elif args.occupancy and scene.placement:  # flags alone cannot tell
-        print('warning: occupancy has no effect in a capture without bounds, or with lindisp', file=sys.stderr)
+        model = create_grid(args, scene, device, dtype)
+    else:
+        model = create_nerf(args, device, dtype, scene.contraction if contracts(args) else None, scene.ndc)
+        if args.occupancy and model.in_boxes:
+            model.follow_occupancy(scene.seen_box())
+        elif args.occupancy and scene.placement:  # flags alone cannot tell
+            print('warning: occupancy has no effect in a capture without bounds, or with lindisp', file=sys.stderr)
+    model.supersample = args.supersample
     return model
 
 

@@ -90,7 +90,8 @@ PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[
 
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # the share of a pixel's sides
 PHOTOGRAPHS = ('transforms', 'colmap', 'photos')  # dataset types whose cameras have their own lenses and sizes
-GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500}
+GRID_DEFAULTS = {'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'i_print': 250, 'i_img': 1000, 'i_weights': 2500,
+                 'supersample': 2}
 
 
 def config_parser() -> FlagParser:
@@ -199,6 +200,9 @@ def config_parser() -> FlagParser:
     flag('--render_factor', type=whole(0), default=0,
          help='previews and videos at 1/N of the size; test sets in training stay full size, as they are measured. 0: '
               'full size, but the render path of transforms, colmap and photos has at most 640 pixels on a side')
+    flag('--supersample', type=whole(1, 8), default=1,
+         help='smooth edges in pictures: where colours change, a pixel shows the mean of N x N rays. 1: one ray for '
+              'each, as in the paper; 2 takes about twice as long')
     flag('--mesh_only', action='store_true', help='no training: extract a mesh from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_method', choices=('auto', 'fused', 'density'), default='auto',

@@ -19,6 +19,7 @@ from nerf.fields.model import Model, Picture
 from nerf.files.images import save_png, video_file
 from nerf.files.whole_file import whole_file
 from nerf.metrics import compare
+from nerf.pixels import smooth_edges
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
@@ -45,7 +46,7 @@ def view_rays(model: Model, scene: Scene, camera: Cameras) -> Rays:
 def draw_view(model: Model, scene: Scene, camera: Cameras) -> Iterator[Picture]:
     """Draws what one camera sees and yields the picture after each tile of rays, at last when it is whole.
 
-    Previews, test sets and videos take the last one. Whoever shows a picture while it is drawn takes `as_view` of any,
+    `render_view` takes the last one. Whoever shows a picture while it is drawn takes `as_view` of any,
     and stops by not asking for the next.
     """
     yield from model.show(view_rays(model, scene, camera), *camera.size(0))
@@ -62,13 +63,15 @@ def as_view(picture: Picture, scene: Scene, height: int, width: int) -> View:
 
 
 def render_view(model: Model, scene: Scene, camera: Cameras, bar: tqdm | None = None) -> View:
-    """Renders what one camera sees; `bar` counts its rays."""
+    """Renders what one camera sees, with smooth edges where the model has them; `bar` counts its pixels."""
     done = 0
     for picture in draw_view(model, scene, camera):
         if bar is not None and not bar.disable:
             now = int(picture.final.sum())  # waits for the GPU
             bar.update(now - done)
             done = now
+    for _ in smooth_edges(model, scene, camera, picture):
+        pass
     return as_view(picture, scene, *camera.size(0))
 
 

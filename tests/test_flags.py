@@ -41,7 +41,7 @@ FLAGS = {  # name: (type, default, another value)
     'raw_noise_std': (float, 0.0, 1.0),
     'render_only': (bool, False, True),
     'render_test': (bool, False, True),
-    'render_factor': (int, 0, 4),
+    'render_factor': (int, 0, 4), 'supersample': (int, 1, 2),
     'precrop_iters': (int, 0, 500),
     'precrop_frac': (float, 0.5, 0.25),
     'dataset_type': (str, 'llff', 'blender'),

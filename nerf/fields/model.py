@@ -49,6 +49,7 @@ class Model(nn.Module):
     white_bkgd: bool = False  # rays end on white
     chunk: int  # most rays at once in training
     view_chunk: int  # most rays of a view at once: no activations are kept for them
+    supersample: int = 1  # pixels at the edges in pictures show the mean of supersample x supersample rays
     loss_names: tuple[str, ...]  # names of the losses: 'mse' is that of what is shown, 'mse0' of a coarse pass
     captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
     shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for messages

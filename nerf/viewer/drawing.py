@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nerf.cameras import Cameras
 from nerf.fields.model import Model, Picture
+from nerf.pixels import draw_pixels, edges
 from nerf.rendering import View, as_view
 from nerf.scene import Scene
 
@@ -118,28 +120,36 @@ class Drawing:
     """What one camera sees, while it is drawn over the drawing before, or over the background.
 
     An iteration draws a tile, in about TILE seconds, and gives the share that is done. A tile is every nth pixel, so
-    that all tiles of a picture take the same time.
+    that all tiles of a picture take the same time. Edges of the last drawing of a camera are then made smooth.
     """
 
-    def __init__(self, field: Field, wanted: Wanted, camera: Cameras, before: Drawing | None = None):
-        self.field, self.wanted, self.camera = field, wanted, camera
+    def __init__(self, field: Field, wanted: Wanted, camera: Cameras, before: Drawing | None = None,
+                 last: bool = True):
+        self.field, self.wanted, self.camera, self.last = field, wanted, camera, last
         self.model, self.scene, (self.height, self.width) = field.model(), field.clipped(wanted), camera.size(0)
         self.picture = before.enlarged(self.height, self.width) if before else Picture.background(
             self.height * self.width, self.model.white_bkgd, self.model.device)
 
     def __iter__(self) -> Iterator[float]:
-        speed, pixels = self.field.speed, self.height * self.width
-        if speed.probe_due():
-            self._draw(0, -(-pixels // PROBE))
-        count = -(-pixels // speed.rays_in(TILE))
+        pixels = torch.arange(self.height * self.width, device=self.model.device)
+        if self.field.speed.probe_due():
+            self._draw(pixels[::-(-len(pixels) // PROBE)])
+        side = self.model.supersample if self.last else 1
+        for share in self._tiles(pixels):
+            yield share if side == 1 else 0.5 * share
+        if side > 1:
+            for share in self._tiles(edges(self.picture, self.height, self.width), side):
+                yield 0.5 + 0.5 * share
+
+    def _tiles(self, pixels: Tensor, side: int = 1) -> Iterator[float]:
+        count = min(-(-len(pixels) * side ** 2 // self.field.speed.rays_in(TILE)), len(pixels))
         for tile in range(count):
-            self._draw(tile, count)
+            self._draw(pixels[tile::count], side)
             yield (tile + 1) / count
 
-    def _draw(self, first: int, every: int) -> None:
+    def _draw(self, pixels: Tensor, side: int = 1) -> None:
         began = clock()
-        drawn = draw_pixels(self.model, self.scene, self.camera, self.picture, first, every)
-        if drawn:
+        if drawn := draw_pixels(self.model, self.scene, self.camera, self.picture, pixels, side):
             self.field.speed.took(drawn, clock() - began)
 
     def enlarged(self, height: int, width: int) -> Picture:
@@ -152,23 +162,6 @@ class Drawing:
     def frame(self, sharp: bool) -> Frame:
         """The picture as it is now."""
         return Frame(as_view(self.picture, self.scene, self.height, self.width), self.wanted, sharp)
-
-
-@torch.inference_mode()
-def draw_pixels(model: Model, scene: Scene, camera: Cameras, picture: Picture, first: int, every: int) -> int:
-    """Draws some pixels of a camera's picture, counted row by row; their number. In normalised device coordinates those
-    that look backwards stay as they are."""
-    height, width = camera.size(0)
-    index = torch.arange(first, height * width, every, device=model.device)
-    origins, directions = camera.to(model.device).rays(torch.zeros_like(index), index // width, index % width)
-    if scene.ndc:
-        forward = directions[:, 2] < -1e-3
-        index, origins, directions = index[forward], origins[forward], directions[forward]
-    if len(index):
-        *_, drawn = model.show(scene.rays(origins, directions), 1, len(index))
-        picture.rgb[index], picture.depth[index], picture.acc[index] = drawn.rgb, drawn.depth, drawn.acc
-        picture.final[index] = True
-    return len(index)
 
 
 # Cameras of what is wanted

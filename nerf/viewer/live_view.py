@@ -59,8 +59,9 @@ class LiveView:
                 if before and (self.moving or self.field.training):
                     yield False, None
                     continue
-                before = yield from self._shown(Drawing(self.field, wanted, camera, before), not before)
-                camera = finer(wanted, self.field.scene, camera)
+                next_one = finer(wanted, self.field.scene, camera)
+                drawing = Drawing(self.field, wanted, camera, before, last=next_one is None)
+                before, camera = (yield from self._shown(drawing, not before)), next_one
             if current() and wanted.photograph is not None and not self.measured:
                 yield from self._measure(wanted, current)
             while current():
@@ -82,7 +83,7 @@ class LiveView:
             unfinished = not first and share < 1.0 and clock() > shown_at + SHOWN
             yield True, drawing.frame(False) if unfinished else None
             shown_at = clock() if unfinished else shown_at
-        frame = drawing.frame(finer(drawing.wanted, self.field.scene, drawing.camera) is None)
+        frame = drawing.frame(drawing.last)
         if drawing.wanted.compares:
             self.measured = compared(frame, self.field.scene)
         yield True, frame

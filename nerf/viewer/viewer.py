@@ -223,11 +223,11 @@ class Visitor:
         """Moves the page's camera along its path; called again meanwhile, it stops."""
         self.playing = not self.playing
         began, frames = clock(), self.path.frames()
-        while self.playing and self.client.client_id in self.viewer.visitors:
-            i = int((clock() - began) * VIDEO_FPS)
-            if i >= len(frames):
-                break
+        while frames and self.playing and self.client.client_id in self.viewer.visitors:
+            i = min(int((clock() - began) * VIDEO_FPS), len(frames) - 1)
             self.place(frames[i].pose, frames[i].fov)
+            if i + 1 == len(frames):
+                break
             threading.Event().wait(1.0 / VIDEO_FPS)
         self.playing = False
 

@@ -72,9 +72,10 @@ class Optimiser:
         self.broken.copy_((self.broken + 1) * ~torch.isfinite(torch.cat([values, size[None]])))
         for group, rate in zip(self.adam.param_groups, self.rates):
             group['lr'] = rate
+        self.model.apply_gradients(self.rate, torch.isfinite(values.sum() + size),
+                                   self.scaler.scale(torch.ones_like(self.rate)))
         self.scaler.step(self.adam)
         self.scaler.update()
-        self.model.apply_gradients(self.rate, torch.isfinite(values.sum() + size))
         for average, parameter in zip(self.averages, self._parameters()):
             average.lerp_(parameter.detach(), self.share)
 

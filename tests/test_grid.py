@@ -419,10 +419,46 @@ def test_density_starts_slowly_only_before_random_backgrounds(compiled, covered)
     target = torch.tensor([[0.1, 0.1, 0.1, 1.0]]) if covered else torch.tensor([[0.1, 0.1, 0.1]])
     before = model.rows.detach().clone()
     model(ray, (jitter, background), target)['mse'].backward()
-    model.apply_gradients(torch.tensor(1e-3), torch.tensor(True))
+    model.apply_gradients(torch.tensor(1e-3), torch.tensor(True), torch.ones(()))
     change = (model.rows.detach() - before).abs().amax(0)
     share = change[0] / change[1]  # of density's and of a colour's first step by Adam, whose full rates are equal
     assert share.item() == pytest.approx(grid.SLOW_START + 1.0 / grid.FEWEST_PRUNE if covered else 1.0, rel=1e-3)
+
+
+@BOTH
+@pytest.mark.parametrize('steps', [1, 2, 3])
+def test_touched_rows_are_pulled_towards_their_neighbours_along_one_axis(compiled, steps, monkeypatch):
+    """As strongly as here, whatever the ray should show. Axes take turns: y, z, x."""
+    monkeypatch.setattr(grid, 'SMOOTHNESS', 16 * [1e4])
+    model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.8))
+    model.adam_steps = steps - 1
+    axis, points = steps % 3, model.grid.vertex_points()
+    with torch.no_grad():
+        model.rows[:, 5] = points[:, axis] ** 2  # curved along this axis alone
+    model.rows_changed()
+    before = model.rows.detach().clone()
+    ray = one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0])
+    model(ray, numbers(1, 0.5), torch.zeros(1, 3))['mse'].backward()
+    model.apply_gradients(torch.tensor(1e-3), torch.tensor(True), torch.ones(()))
+    change = (model.rows.detach() - before)[:, 5]
+    changed = change != 0
+    assert changed.sum() >= 4
+    assert (change[changed & (points[:, axis].abs() < 0.9)] > 0.0).all()  # up, in a valley
+
+
+def test_in_plain_pytorch_gradients_are_divided_by_their_scale_and_skipped_where_infinite():
+    changes = []
+    for factor, scale in ((1.0, 1.0), (2.0 ** 16, 2.0 ** 16), (torch.inf, 2.0 ** 16)):
+        model = fill(a_model(False), lambda points: torch.full((len(points),), 0.8))
+        before = model.rows.detach().clone()
+        loss = model(one_ray([0.3, 0.2, 3.0], [0.0, 0.0, -1.0]), numbers(1, 0.5), torch.zeros(1, 3))['mse']
+        (factor * loss).backward()
+        model.apply_gradients(torch.tensor(1e-3), torch.tensor(True), torch.tensor(scale))
+        changes.append(model.rows.detach() - before)
+        assert torch.isfinite(model.means).all()
+    torch.testing.assert_close(changes[0], changes[1])
+    assert changes[0].any()
+    assert not changes[2].any()
 
 
 @BOTH

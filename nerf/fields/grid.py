@@ -37,6 +37,8 @@ SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = [20.0] + 3 * [20.0] + 12 * [10.0]  # of a row's channels, as multiples of the network's rate
+SMOOTHNESS = CHANNELS * [3e-9]  # of a row's channels: weight in the loss of half the squared difference to a
+# neighbour. A step looks along one axis: x, y and z take turns
 SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first.
 # Not where rays end on the pictures' own background: fog of its colour would cost nothing, and stay
 SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
@@ -87,7 +89,7 @@ class GridModel(Model):
         self.stages = [(share, cells) for share, cells in stages.items()
                        if not share or self.longest / cells >= finest]
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
-        self.rates = torch.tensor(RATES, device=device)
+        self.rates, self.smoothness = torch.tensor(RATES, device=device), torch.tensor(SMOOTHNESS, device=device)
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
         self.slow_start = False  # SLOW_START holds: the last step's rays ended on random colours
@@ -188,17 +190,22 @@ class GridModel(Model):
         return [{'params': list(self.network.parameters()), 'rate': 1.0, 'betas': (FIRST_RATE, SECOND_RATE)}]
 
     @torch.no_grad()
-    def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
-        """Adam's step on the rows that the rays touched."""
+    def apply_gradients(self, rate: Tensor, finite: Tensor, scale: Tensor) -> None:
+        """Adam's step on the rows that the rays touched, which also pulls them towards their neighbours."""
         self.adam_steps += 1
         rates = self.rates.clone()
         if self.slow_start and self.stage == 0 and len(self.stages) > 1:
             rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
         rates *= rate
+        axis = self.adam_steps % 3
         if self.kernels:
+            self.kernels.smooth(self.smoothness.numpy(), axis)
             self.kernels.adam(rates.numpy(), self.adam_steps, bool(finite))
         elif self.rows.grad is not None:
-            grid_torch.adam(self.rows, self.rows.grad, self.means, self.squares, rates, self.adam_steps, finite)
+            gradient = self.rows.grad / scale
+            grid_torch.smooth(self.rows, gradient, self.grid, self.smoothness, axis)
+            grid_torch.adam(self.rows, gradient, self.means, self.squares, rates, self.adam_steps,
+                            finite & torch.isfinite(gradient.sum()))
             self.rows.grad = None
 
     @torch.no_grad()
@@ -475,6 +482,10 @@ class _Kernels:
         self.module.raw_gradients(count, rest, values, places, of_features, of_rest)
         self.module.scatter(count, values, corners, places, of_features, self.gradients, self.strongest, self.touched,
                             self.n_touched, self.is_touched)
+
+    def smooth(self, weights: np.ndarray, axis: int) -> None:
+        self.module.smooth(self.rows, self.index, self.vertices, self.gradients, self.touched, self.n_touched, weights,
+                           axis)
 
     def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:
         betas = FIRST_RATE, SECOND_RATE

@@ -232,6 +232,34 @@ def scatter(count, values, corners, places, of_features, gradients, strongest, t
 
 
 @njit(parallel=True, **OPTIONS)
+def smooth(rows, index, vertices, gradients, touched, n_touched, weights, axis):
+    """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
+
+    Args:
+        vertices: [M], which vertices the rows are of.
+        weights: [16], of the channels' differences.
+        axis: 0, 1 or 2.
+    """
+    size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
+    for later in range(axis + 1, 3):
+        stride *= index.shape[later]
+    for parity in range(2):
+        for n in prange(n_touched[parity]):
+            row = touched[parity, n]
+            vertex = vertices[row]
+            place = vertex // stride % size
+            for side in range(2):
+                step = 2 * side - 1
+                if not 0 <= place + step < size:
+                    continue
+                other = flat[vertex + step * stride]
+                if other < 0:
+                    continue
+                for c in range(width):
+                    gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
+
+
+@njit(parallel=True, **OPTIONS)
 def adam(rows, raw, vertices, gradients, means, squares, touched, n_touched, is_touched, rates, betas, epsilon,
          debias_mean, debias_square, apply):
     """Adam's step on the touched rows only, after which no row is touched and all gradients are zero.

@@ -22,6 +22,7 @@ CHANNELS = 16  # of a row: a cache line
 MOST = 128  # samples that a ray can keep; it ends behind them
 STEP = 0.5  # voxels between samples; the kernels know no other
 LEAST_STEP = 1e-5  # of a contracted ray, as a share of its depth: shorter ones could round to 0, and never end
+CHECK = 64  # steps of contracted rays that are taken without looking whether all have ended
 DARK = 1e-3  # light at which a ray ends
 ROUNDS = 8  # in which it is decided which samples are kept
 SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
@@ -116,8 +117,7 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
 
 def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
             ball: Ball = STRAIGHT) -> tuple[Tensor, Tensor]:
-    """Ray and depth of each sample in a kept cell, in order along each ray; this waits for the device, and where
-    rays are contracted in each step."""
+    """Ray and depth of each sample in a kept cell, in order along each ray; this waits for the device."""
     if ball.contracted:
         return _contracted_samples(grid, origins, directions, near, far, jitter, ball)
     shape = grid.index.shape
@@ -134,24 +134,24 @@ def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor,
 def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
                         jitter: Tensor, ball: Ball) -> tuple[Tensor, Tensor]:
     """`samples` in steps that are STEP voxels long in contracted space, so that they grow with the distance. They are
-    as long as at their start, which makes those of the last two or three voxels before infinity too short."""
+    as long as at their start, which makes those of the last two or three voxels before infinity too short. Every CHECK
+    steps this waits for the device, to see whether all rays have ended."""
     last = as_tensor(grid.index.shape, origins.device) - 1
     dt = STEP / directions.norm(dim=-1)
     t = near + jitter * dt / shrinkage(ball.of(origins + near[:, None] * directions), directions)
-    found = []
-    while bool((t < far).any()):
+    kept, depths = [], []
+    while len(kept) % CHECK or bool((t < far).any()):
         straight = origins + t[:, None] * directions
         points = ball.contract(straight)
         at = points.long().clamp(min=0).minimum(last - 1)
-        inside = ((points >= 0) & (points <= last)).all(-1) & grid.cells[at[:, 0], at[:, 1], at[:, 2]] & (t < far)
-        ray = inside.nonzero()[:, 0]
-        found.append((ray, t[ray]))
-        t = t + torch.maximum(dt / shrinkage(ball.of(straight), directions), LEAST_STEP * t)
-    if not found:
+        kept.append(((points >= 0) & (points <= last)).all(-1) & grid.cells[at[:, 0], at[:, 1], at[:, 2]] & (t < far))
+        depths.append(t)
+        step = torch.maximum(dt / shrinkage(ball.of(straight), directions), LEAST_STEP * t)
+        t = torch.where(t < far, t + step, t)
+    if not kept:
         return torch.zeros_like(far[:0], dtype=torch.long), far[:0]
-    ray, t = (torch.cat(part) for part in zip(*found))
-    order = torch.argsort(ray, stable=True)
-    return ray[order], t[order]
+    ray, step = torch.stack(kept, 1).nonzero(as_tuple=True)
+    return ray, torch.stack(depths, 1)[ray, step]
 
 
 def _kept(ray: Tensor, optical: Tensor, n_rays: int, least: float) -> Tensor:
@@ -175,6 +175,24 @@ def _kept(ray: Tensor, optical: Tensor, n_rays: int, least: float) -> Tensor:
         light = torch.exp(-before(torch.where(kept, depth, 0.0)))
         kept = (light * alpha >= least) & (light >= DARK) & (before(kept.long()) < MOST)
     return kept
+
+
+@torch.no_grad()
+def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weights: Tensor, axis: int) -> None:
+    """Adds to each row's gradient, where there is any, that of half the squared differences to its neighbours along an
+    axis.
+
+    Args:
+        rows, gradient: [M, 16].
+        weights: [16], of the channels' differences.
+        axis: 0, 1 or 2.
+    """
+    touched, flat, stride = (gradient != 0).any(-1), grid.index.view(-1), grid.index.stride(axis)
+    place = grid.vertices // stride % grid.index.shape[axis]
+    for step, inside in ((-1, place > 0), (1, place < grid.index.shape[axis] - 1)):
+        other = flat[(grid.vertices + step * stride).clamp(0, len(flat) - 1)]
+        has_other = touched & inside & (other >= 0)
+        gradient += torch.where(has_other[:, None], weights * (rows - rows[other.clamp(min=0)]), 0.0)
 
 
 @torch.no_grad()

@@ -88,12 +88,13 @@ class Model(nn.Module):
         """Groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
         return [{'params': list(self.parameters()), 'rate': 1.0}]
 
-    def apply_gradients(self, rate: Tensor, finite: Tensor) -> None:
+    def apply_gradients(self, rate: Tensor, finite: Tensor, scale: Tensor) -> None:
         """Changes what is in no group: the optimiser calls it in each step.
 
         Args:
             rate: scalar, the learning rate.
             finite: scalar bool; False: the step is skipped.
+            scale: scalar, by which gradients are too large: not 1 in fp16 alone, where they may also be infinite.
         """
 
     def after_step(self, step: int, optimiser: Optimiser) -> list[str]:

@@ -48,6 +48,11 @@ class SparseGrid(Occupancy):
         return cls.of_cells(torch.from_numpy(box[0].astype(np.float64)), voxel,
                             torch.ones(shape, dtype=torch.bool, device=device))
 
+    @functools.cached_property
+    def vertices(self) -> Tensor:
+        """Flat indices [M] int64 of the vertices with rows."""
+        return (self.index.view(-1) >= 0).nonzero()[:, 0]
+
     @property
     def n_rows(self) -> int:
         return int(self.index.max()) + 1

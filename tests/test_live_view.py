@@ -5,7 +5,7 @@ import pytest
 
 from nerf.viewer import drawing, live_view
 from nerf.viewer.drawing import Field
-from nerf.viewer.live_view import MOVING, REFRESH, LiveView
+from nerf.viewer.live_view import MOVING, REFRESH, RESTING, LiveView
 from viewer_scene import Sky, sky_scene, wanted_of
 
 TILE_COST, RAY_COST = 1e-3, 4e-6  # seconds
@@ -112,7 +112,7 @@ def test_a_field_that_trains_is_drawn_anew_every_second_and_small_enough(monkeyp
     assert len(frames) >= 9
     assert all(gap == pytest.approx(REFRESH, abs=0.2) for gap in gaps)
     height, width = sizes(frames)[-1]
-    assert height * width * RAY_COST == pytest.approx(0.1, rel=0.3)
+    assert height * width * RAY_COST == pytest.approx(RESTING, rel=0.3)
 
 
 def test_a_field_that_trains_no_more_is_drawn_sharp(monkeypatch):

@@ -64,6 +64,55 @@ def _leaves_ball(px, py, pz, dx, dy, dz, radius):
     return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
 
 
+@njit(**OPTIONS)
+def _crossing(x, y, z, over_x, over_y, over_z, nx, ny, nz, near, far):
+    """Depths at which a ray from (x, y, z) enters and leaves the box of nx x ny x nz vertices, within its bounds."""
+    ax, bx = -x * over_x, (F(nx - 1) - x) * over_x
+    ay, by = -y * over_y, (F(ny - 1) - y) * over_y
+    az, bz = -z * over_z, (F(nz - 1) - z) * over_z
+    return (max(max(min(ax, bx), min(ay, by)), max(min(az, bz), near)),
+            min(min(max(ax, bx), max(ay, by)), min(max(az, bz), far)))
+
+
+@njit(**OPTIONS)
+def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
+    """Depth at which a ray from (x, y, z) leaves a block that it meets."""
+    leave_x = (F((bi + (dx >= 0)) << BLOCK_BITS) - x) * over_x
+    leave_y = (F((bj + (dy >= 0)) << BLOCK_BITS) - y) * over_y
+    leave_z = (F((bk + (dz >= 0)) << BLOCK_BITS) - z) * over_z
+    return min(leave_x, min(leave_y, leave_z))
+
+
+@njit(**OPTIONS)
+def _corner_weights(fx, fy, fz):
+    """Trilinear weights of a cell's eight corners, in the order of the last bits of x, y and z."""
+    gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
+    return (gx * gy * gz, gx * gy * fz, gx * fy * gz, gx * fy * fz, fx * gy * gz, fx * gy * fz, fx * fy * gz,
+            fx * fy * fz)
+
+
+@njit(**OPTIONS)
+def _interpolated(raw, i, j, k, weights):
+    """The raw density in cell (i, j, k)."""
+    w0, w1, w2, w3, w4, w5, w6, w7 = weights
+    return (w0 * raw[i, j, k] + w1 * raw[i, j, k + 1] + w2 * raw[i, j + 1, k] + w3 * raw[i, j + 1, k + 1]
+            + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1] + w6 * raw[i + 1, j + 1, k]
+            + w7 * raw[i + 1, j + 1, k + 1])
+
+
+@njit(**OPTIONS)
+def _mix(rows, r0, r2, r4, r6, weights, sample):
+    """Fills a sample's channels, the first three behind density as colours, from its lower corners' rows and the ones
+    above them: rows are in the order of z."""
+    w0, w1, w2, w3, w4, w5, w6, w7 = weights
+    r1, r3, r5, r7, width = r0 + 1, r2 + 1, r4 + 1, r6 + 1, rows.shape[1]
+    for c in range(width):
+        sample[c] = (w0 * rows[r0, c] + w1 * rows[r1, c] + w2 * rows[r2, c] + w3 * rows[r3, c]
+                     + w4 * rows[r4, c] + w5 * rows[r5, c] + w6 * rows[r6, c] + w7 * rows[r7, c])
+    for c in range(1, 4):
+        sample[c] = ONE / (ONE + math.exp(-sample[c]))
+
+
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, index, cells, blocks, rules, saved, count, rest, depth,
           features, values, corners, places):
@@ -92,11 +141,7 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
         dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
         over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
-        ax, bx = -ox * over_x, (F(nx - 1) - ox) * over_x
-        ay, by = -oy * over_y, (F(ny - 1) - oy) * over_y
-        az, bz = -oz * over_z, (F(nz - 1) - oz) * over_z
-        start = max(max(min(ax, bx), min(ay, by)), max(min(az, bz), near[r]))
-        end = min(min(max(ax, bx), max(ay, by)), min(max(az, bz), far[r]))
+        start, end = _crossing(ox, oy, oz, over_x, over_y, over_z, nx, ny, nz, near[r], far[r])
         dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
         leaves_ball = F(1e9)
         if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
@@ -123,19 +168,12 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
                 if step > dt:
                     t += step
                     continue
-                leave_x = (F((bi + (dx >= 0)) << BLOCK_BITS) - ox) * over_x
-                leave_y = (F((bj + (dy >= 0)) << BLOCK_BITS) - oy) * over_y
-                leave_z = (F((bk + (dz >= 0)) << BLOCK_BITS) - oz) * over_z
-                leave = min(min(leave_x, min(leave_y, leave_z)), leaves_ball)
+                leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
                 t += F(max(int((leave - t) / dt) + 1, 1)) * dt
                 continue
             fx, fy, fz = x - F(i), y - F(j), z - F(k)
-            gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
-            w0, w1, w2, w3 = gx * gy * gz, gx * gy * fz, gx * fy * gz, gx * fy * fz
-            w4, w5, w6, w7 = fx * gy * gz, fx * gy * fz, fx * fy * gz, fx * fy * fz
-            a = sharpness * (w0 * raw[i, j, k] + w1 * raw[i, j, k + 1] + w2 * raw[i, j + 1, k]
-                             + w3 * raw[i, j + 1, k + 1] + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1]
-                             + w6 * raw[i + 1, j + 1, k] + w7 * raw[i + 1, j + 1, k + 1]) + offset
+            weights = _corner_weights(fx, fy, fz)
+            a = sharpness * _interpolated(raw, i, j, k, weights) + offset
             if a < thin or not cells[i, j, k]:
                 t += step
                 continue
@@ -146,12 +184,7 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
                 t += step
                 continue
             r0, r2, r4, r6 = index[i, j, k], index[i, j + 1, k], index[i + 1, j, k], index[i + 1, j + 1, k]
-            r1, r3, r5, r7 = r0 + 1, r2 + 1, r4 + 1, r6 + 1  # rows are in the order of z
-            for c in range(width):
-                sample[c] = (w0 * rows[r0, c] + w1 * rows[r1, c] + w2 * rows[r2, c] + w3 * rows[r3, c]
-                             + w4 * rows[r4, c] + w5 * rows[r5, c] + w6 * rows[r6, c] + w7 * rows[r7, c])
-            for c in range(1, 4):
-                sample[c] = ONE / (ONE + math.exp(-sample[c]))
+            _mix(rows, r0, r2, r4, r6, weights, sample)
             for c in range(width):
                 sums[c] += weight * sample[c]
             if saved:

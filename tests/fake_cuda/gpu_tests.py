@@ -1,7 +1,7 @@
 """Tests marked `gpu`: they run on a GPU where there is one, else on the pretended one of pretended.py.
 
-The pretended GPU needs a process of its own. All marked tests of a session run in one, at the first of them, and each
-is reported as what it is: passed, skipped, or failed with its traceback.
+The pretended GPU needs a process of its own. All marked tests of a file run in one, at the first of them, and each is
+reported as what it is: passed, skipped, or failed with its traceback.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def pytest_collection_finish(session) -> None:
 def pytest_pyfunc_call(pyfuncitem) -> bool | None:
     if pyfuncitem.get_closest_marker('gpu') is None or torch.cuda.is_available():
         return None
-    outcome, words = results(pyfuncitem.session.gpu_nodes, pyfuncitem.config.rootpath)[pyfuncitem.nodeid]
+    file = pyfuncitem.nodeid.partition('::')[0]
+    nodes = tuple(node for node in pyfuncitem.session.gpu_nodes if node.partition('::')[0] == file)
+    outcome, words = results(nodes, pyfuncitem.config.rootpath)[pyfuncitem.nodeid]
     if outcome == 'skipped':
         pytest.skip(words)
     elif outcome == 'failed':

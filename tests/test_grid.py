@@ -429,7 +429,7 @@ def test_density_starts_slowly_only_before_random_backgrounds(compiled, covered)
 @pytest.mark.parametrize('steps', [1, 2, 3])
 def test_touched_rows_are_pulled_towards_their_neighbours_along_one_axis(compiled, steps, monkeypatch):
     """As strongly as here, whatever the ray should show. Axes take turns: y, z, x."""
-    monkeypatch.setattr(grid, 'SMOOTHNESS', {False: 1e4})
+    monkeypatch.setattr(grid, 'SMOOTHNESS', {False: (1e4, 1e4)})
     model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.8))
     model.adam_steps = steps - 1
     axis, points = steps % 3, model.grid.vertex_points()

@@ -408,22 +408,23 @@ def test_touched_rows_are_the_corners_of_kept_samples_by_the_parity_of_x():
 def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighbours(axis):
     """That of a loss that autograd knows; rows at the end of the box have no neighbour at its beginning."""
     grid, rows = a_grid()
+    weights = torch.linspace(0.5, 2.0, CHANNELS)
     marching = Marching(grid, rows.numpy(), random_rays(200, 0)).backward(*mixture(200))
     before, touched = marching.gradients.copy(), torch.from_numpy(marching.is_touched.copy())
     grid_kernels.smooth(marching.rows, grid.index.numpy(), marching.vertices, marching.gradients, marching.touched,
-                        marching.n_touched, 3.0, axis)
+                        marching.n_touched, weights.numpy(), axis)
     whole = torch.zeros(*SHAPE, CHANNELS, dtype=torch.float64)
     whole[grid.index >= 0] = rows.double()
     whole.requires_grad_()
     size, has_row = SHAPE[axis] - 1, grid.index >= 0
     pairs = has_row.narrow(axis, 0, size) & has_row.narrow(axis, 1, size)
     difference = (whole.narrow(axis, 1, size) - whole.narrow(axis, 0, size))[pairs]
-    (1.5 * difference ** 2).sum().backward()
+    (0.5 * weights * difference ** 2).sum().backward()
     expected = torch.where(touched[:, None], whole.grad[has_row], 0.0)
     assert 0 < touched.sum() < len(rows)
     np.testing.assert_allclose(marching.gradients - before, expected.numpy(), rtol=1e-4, atol=1e-4)
     plain = torch.from_numpy(before)
-    grid_torch.smooth(rows, plain, grid, 3.0, axis)
+    grid_torch.smooth(rows, plain, grid, weights, axis)
     np.testing.assert_allclose(plain.numpy(), marching.gradients, rtol=1e-5, atol=1e-5)
 
 
@@ -482,7 +483,7 @@ def one_run(n_threads: int) -> list[np.ndarray]:
         arrays += [marching.count, marching.rest, marching.depth, marching.features, *marching.samples,
                    marching.gradients.copy(), marching.touched]
         grid_kernels.smooth(rows, grid.index.numpy(), marching.vertices, marching.gradients, marching.touched,
-                            marching.n_touched, 0.1, step % 3)
+                            marching.n_touched, rates, step % 3)
         marching.adam(means, squares, rates, step)
     return [*arrays, rows, means, squares]
 

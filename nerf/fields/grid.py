@@ -37,8 +37,9 @@ SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = [20.0] + 3 * [20.0] + 12 * [10.0]  # of a row's channels, as multiples of the network's rate
-SMOOTHNESS = {False: 3e-9, True: 6e-8}  # weight in the loss of half the squared differences of a row's channels to its
-# neighbours', by whether rays all end on something. A step looks along one axis: x, y and z take turns
+SMOOTHNESS = {False: (1e-9, 4.5e-9), True: (6e-8, 6e-8)}  # weights in the loss of half the squared differences of
+# neighbours' densities and of their other channels, by whether rays all end on something. A step looks along one axis:
+# x, y and z take turns
 SLOW_START = 0.02  # share of density's rate at first; it rises through the first stage, so that colours come first.
 # Not where rays end on the pictures' own background: fog of its colour would cost nothing, and stay
 SEEN_BY = 2  # views that see a cell of the unit ball, at least, where a scene has no bounds
@@ -84,13 +85,13 @@ class GridModel(Model):
         self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
         self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
         self.opaque = ndc or contraction is not None
-        self.smoothness = SMOOTHNESS[self.opaque]
         self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
         stages = NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES
         self.stages = [(share, cells) for share, cells in stages.items()
                        if not share or self.longest / cells >= finest]
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
         self.rates = torch.tensor(RATES, device=device)
+        self.smoothness = torch.tensor(SMOOTHNESS[self.opaque], device=device)[[0] + (CHANNELS - 1) * [1]]
         self.n_rays_of_step, self.kernels = 1024, None
         self.last_step = {}  # rays, and samples that a ray kept, of the last step
         self.slow_start = False  # SLOW_START holds: the last step's rays ended on random colours
@@ -200,7 +201,7 @@ class GridModel(Model):
         rates *= rate
         axis = self.adam_steps % 3
         if self.kernels:
-            self.kernels.smooth(self.smoothness, axis)
+            self.kernels.smooth(self.smoothness.numpy(), axis)
             self.kernels.adam(rates.numpy(), self.adam_steps, bool(finite))
         elif self.rows.grad is not None:
             gradient = self.rows.grad / scale
@@ -484,8 +485,8 @@ class _Kernels:
         self.module.scatter(count, values, corners, places, of_features, self.gradients, self.strongest, self.touched,
                             self.n_touched, self.is_touched)
 
-    def smooth(self, weight: float, axis: int) -> None:
-        self.module.smooth(self.rows, self.index, self.vertices, self.gradients, self.touched, self.n_touched, weight,
+    def smooth(self, weights: np.ndarray, axis: int) -> None:
+        self.module.smooth(self.rows, self.index, self.vertices, self.gradients, self.touched, self.n_touched, weights,
                            axis)
 
     def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:

@@ -265,15 +265,15 @@ def scatter(count, values, corners, places, of_features, gradients, strongest, t
 
 
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, index, vertices, gradients, touched, n_touched, weight, axis):
+def smooth(rows, index, vertices, gradients, touched, n_touched, weights, axis):
     """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
 
     Args:
         vertices: [M], which vertices the rows are of.
-        weight: what all of that is multiplied with.
+        weights: [16], of the channels' differences.
         axis: 0, 1 or 2.
     """
-    size, stride, width, flat, weight = index.shape[axis], 1, rows.shape[1], index.reshape(-1), F(weight)
+    size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
     for later in range(axis + 1, 3):
         stride *= index.shape[later]
     for parity in range(2):
@@ -289,7 +289,7 @@ def smooth(rows, index, vertices, gradients, touched, n_touched, weight, axis):
                 if other < 0:
                     continue
                 for c in range(width):
-                    gradients[row, c] += weight * (rows[row, c] - rows[other, c])
+                    gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
 
 
 @njit(parallel=True, **OPTIONS)

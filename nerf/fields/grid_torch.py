@@ -178,13 +178,13 @@ def _kept(ray: Tensor, optical: Tensor, n_rays: int, least: float) -> Tensor:
 
 
 @torch.no_grad()
-def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weight: float, axis: int) -> None:
+def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weights: Tensor, axis: int) -> None:
     """Adds to each row's gradient, where there is any, that of half the squared differences to its neighbours along an
     axis.
 
     Args:
         rows, gradient: [M, 16].
-        weight: what all of that is multiplied with.
+        weights: [16], of the channels' differences.
         axis: 0, 1 or 2.
     """
     touched, flat, stride = (gradient != 0).any(-1), grid.index.view(-1), grid.index.stride(axis)
@@ -192,7 +192,7 @@ def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weight: float, axis
     for step, inside in ((-1, place > 0), (1, place < grid.index.shape[axis] - 1)):
         other = flat[(grid.vertices + step * stride).clamp(0, len(flat) - 1)]
         has_other = touched & inside & (other >= 0)
-        gradient += torch.where(has_other[:, None], weight * (rows - rows[other.clamp(min=0)]), 0.0)
+        gradient += torch.where(has_other[:, None], weights * (rows - rows[other.clamp(min=0)]), 0.0)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 from scipy import ndimage
 
+from nerf.meshes.projection import pixel_of
 from nerf.meshes.views import SOLID, SeenFrom
 from nerf.runtime.errors import UserError
 
@@ -86,11 +87,8 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
 
 def _opacity(view: SeenFrom, points: np.ndarray) -> np.ndarray:
     """The opacity [N] that a view shows where points [N, 3] are; 0 outside it."""
-    local = (points - view.place) @ view.rotation
-    height, width = view.opacity.shape
-    places = np.stack([-view.focal * local[:, 1] / -local[:, 2] + 0.5 * height - 0.5,
-                       view.focal * local[:, 0] / -local[:, 2] + 0.5 * width - 0.5])
-    return ndimage.map_coordinates(view.opacity, places, order=1, mode='constant')
+    row, column, _ = pixel_of(*(points - view.place).T.copy(), view.rotation, view.focal, *view.opacity.shape)
+    return ndimage.map_coordinates(view.opacity, np.stack([row, column]), order=1, mode='constant')
 
 
 @njit(parallel=True, cache=True)
@@ -103,16 +101,10 @@ def _fuse(total, count, behind, low, steps, depth, rotation, place, focal, band)
             for k in range(total.shape[2]):
                 if count[i, j, k] >= CLEAR and total[i, j, k] >= count[i, j, k]:
                     continue  # far in front of all that was seen
-                x, y, z = (low[0] + steps[0] * i - place[0], low[1] + steps[1] * j - place[1],
-                           low[2] + steps[2] * k - place[2])
-                away = -(rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z)
-                if away <= 0.0:
-                    continue
-                across = rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z
-                up = rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z
-                column = focal * across / away + 0.5 * width - 0.5
-                row = -focal * up / away + 0.5 * height - 0.5
-                if not (0.0 <= row <= height - 1 and 0.0 <= column <= width - 1):
+                row, column, away = pixel_of(
+                    low[0] + steps[0] * i - place[0], low[1] + steps[1] * j - place[1],
+                    low[2] + steps[2] * k - place[2], rotation, focal, height, width)
+                if not (away > 0.0 and 0.0 <= row <= height - 1 and 0.0 <= column <= width - 1):
                     continue
                 top, left = min(int(row), height - 2), min(int(column), width - 2)
                 down, right = row - top, column - left

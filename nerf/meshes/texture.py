@@ -7,6 +7,7 @@ from numba import njit, prange
 from scipy import ndimage
 
 from nerf.meshes.faces import vertex_normals
+from nerf.meshes.projection import pixel_of
 from nerf.meshes.raster import rasterised
 from nerf.meshes.views import SeenFrom
 from run_nerf_helpers import to8b
@@ -75,13 +76,9 @@ def _colours_in(points, normals, rotation, place, focal, depth, rgb, opacity, wi
     height, width = depth.shape
     for n in prange(len(points)):
         x, y, z = points[n, 0] - place[0], points[n, 1] - place[1], points[n, 2] - place[2]
-        away = -(rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z)
         cosine = -(normals[n, 0] * x + normals[n, 1] * y + normals[n, 2] * z) / np.sqrt(x * x + y * y + z * z)
-        if away <= 0.0 or cosine < OBLIQUE:
-            continue
-        column = focal * (rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z) / away + 0.5 * width - 0.5
-        row = -focal * (rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z) / away + 0.5 * height - 0.5
-        if not (0.0 <= row < height - 1 and 0.0 <= column < width - 1):
+        row, column, away = pixel_of(x, y, z, rotation, focal, height, width)
+        if not (away > 0.0 and cosine >= OBLIQUE and 0.0 <= row < height - 1 and 0.0 <= column < width - 1):
             continue
         top, left = int(row), int(column)
         down, right = row - top, column - left

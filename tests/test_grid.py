@@ -446,6 +446,13 @@ def test_touched_rows_are_pulled_towards_their_neighbours_along_one_axis(compile
     assert (change[changed & (points[:, axis].abs() < 0.9)] > 0.0).all()  # up, in a valley
 
 
+def test_scenes_that_end_on_something_everywhere_are_smoothed_more():
+    for model, (density, others) in ((a_model(), grid.SMOOTHNESS[False]), (unbounded(), grid.SMOOTHNESS[True]),
+                                     (in_ndc(), grid.SMOOTHNESS[True])):
+        torch.testing.assert_close(model.smoothness, torch.tensor([density] + 15 * [others]))
+    assert grid.SMOOTHNESS[True] > grid.SMOOTHNESS[False]
+
+
 def test_in_plain_pytorch_gradients_are_divided_by_their_scale_and_skipped_where_infinite():
     changes = []
     for factor, scale in ((1.0, 1.0), (2.0 ** 16, 2.0 ** 16), (torch.inf, 2.0 ** 16)):

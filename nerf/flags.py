@@ -224,7 +224,7 @@ def config_parser() -> FlagParser:
     group = parser.add_argument_group('viewer')
     flag = group.add_argument
     flag('--view', action='store_true',
-         help='show the scene in the browser while it trains, in a twentieth of the time, and after that until '
+         help='show the scene in the browser while it trains, for a twentieth of the time, and after that until '
               'Ctrl-C; with render_only: show the newest checkpoint, without training or writing pictures')
     flag('--view_host', type=matching(r'[0-9A-Za-z.:_-]+', 'an address'), default='127.0.0.1',
          help='address that the viewer listens at: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can '

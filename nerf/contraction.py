@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from nerf.runtime.devices import constant
 
 
 class Contraction(NamedTuple):
@@ -37,7 +40,7 @@ class Contraction(NamedTuple):
 
     def from_centre(self, points: Tensor) -> Tensor:
         """Scene points [..., 3] in radii from the centre, not contracted."""
-        return (points - points.new_tensor(self.centre)) / self.radius
+        return (points - constant(self.centre, points.device, points.dtype)) / self.radius
 
     def __call__(self, points: Tensor) -> Tensor:
         """Scene points [..., 3], contracted: at most 2 long."""
@@ -59,11 +62,54 @@ def contracted(x: Tensor) -> Tensor:
 def shrinkage(x: Tensor, directions: Tensor) -> Tensor:
     """[...] by how much the contraction shortens a small step from points x [..., 3] along directions [..., 3]: |J d| /
     |d|. The Jacobian shortens by 1/u^2 away from the centre and by (2 - 1/u)/u across, u = |x|."""
-    over = _over_distance(x)[..., 0]
     along = (x * directions).sum(-1) ** 2 / ((x ** 2).sum(-1) * (directions ** 2).sum(-1)).clamp(min=1e-30)
-    along = along.clamp(max=1.0)  # the squared cosine
+    return _shrinkage(_over_distance(x)[..., 0], along.clamp(max=1.0))
+
+
+def _shrinkage(over: Tensor, along: Tensor) -> Tensor:
+    """`shrinkage` at a distance of 1 / over, in a direction to which the squared cosine is `along`."""
     shorter = (along * over ** 4 + (1.0 - along) * ((2.0 - over) * over) ** 2).sqrt()
     return torch.where(over < 1.0, shorter, 1.0)
+
+
+def even_depths(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, lengths: Tensor) -> Tensor:
+    """Depths on straight rays, in radii, at which they have some lengths in contracted space.
+
+    The length is summed up between so many places on the whole ray that lie evenly in w: w = x where |x| < 1, else 2 -
+    1/|x| with the sign of x, where x is the distance from the place that is nearest to the centre.
+
+    Args:
+        origins, directions: [R, 3].
+        near, far: [R] bounds, of which far is finite.
+        lengths: [R, S], from near on.
+
+    Returns:
+        [R, S], far where the whole ray is not so long.
+    """
+    speed = directions.norm(dim=-1, keepdim=True)
+    nearest = (origins * directions).sum(-1, keepdim=True) / speed
+    aside = ((origins ** 2).sum(-1, keepdim=True) - nearest ** 2).clamp(min=0.0)  # squared distance from the centre
+    first, last = (_drawn_in(nearest + speed * bound[:, None]) for bound in (near, far))
+    n = lengths.shape[1]
+    x = _drawn_out(first + (last - first) * torch.linspace(0.0, 1.0, n, dtype=first.dtype, device=first.device))
+    square = aside + x ** 2
+    pace = _shrinkage(square.clamp(min=1.0).rsqrt(), x ** 2 / square.clamp(min=1e-30)) * x.abs().clamp(min=1.0) ** 2
+    sums = F.pad((0.5 * (pace[:, 1:] + pace[:, :-1])).cumsum(1), (1, 0)) * (last - first) / (n - 1)
+    place = torch.searchsorted(sums, lengths).clamp(1, n - 1)
+    before, behind = sums.gather(1, place - 1), sums.gather(1, place)
+    share = (place - 1 + ((lengths - before) / (behind - before).clamp(min=1e-30)).clamp(0.0, 1.0)) / (n - 1)
+    depths = (_drawn_out(first + (last - first) * share) - nearest) / speed
+    return torch.where(lengths < sums[:, -1:], depths.clamp(max=far[:, None]), far[:, None])
+
+
+def _drawn_in(x: Tensor) -> Tensor:
+    """A place on a line through the centre, contracted."""
+    return torch.where(x.abs() < 1.0, x, x.sign() * (2.0 - 1.0 / x.abs().clamp(min=1.0)))
+
+
+def _drawn_out(w: Tensor) -> Tensor:
+    """The inverse of `_drawn_in`."""
+    return torch.where(w.abs() < 1.0, w, w.sign() / (2.0 - w.abs()).clamp(min=1e-6))
 
 
 def _over_distance(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import Rays
 
-FOREGROUND = 0.8  # share of the pixels that are not empty, where they are drawn more often
+ANYWHERE = 5  # every so manieth pixel comes from all, where the others come from those that are not empty
 
 
 class RayBatcher:
@@ -123,12 +123,12 @@ class RayBatcher:
         return self._places(pixel.long() if self.size else self.lists[1.0][0][pixel.long()])
 
     def _mostly_foreground(self, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
-        """FOREGROUND of the pixels from those that are not empty, the others from all, with repeats."""
+        """Every ANYWHERE-th pixel from all, the others from those that are not empty, with repeats."""
         where = {'generator': self.generator, 'device': self.generator.device}
-        n_foreground = int(FOREGROUND * n_rays)
-        front = self.foreground[torch.randint(len(self.foreground), (n_foreground,), **where)]
-        anywhere = torch.randint(len(self.colours), (n_rays - n_foreground,), **where)
-        return self._places(torch.cat([front, anywhere]))
+        front = self.foreground[torch.randint(len(self.foreground), (n_rays,), **where)]
+        anywhere = torch.randint(len(self.colours), (n_rays,), **where)
+        chosen = torch.arange(n_rays, device=front.device) % ANYWHERE == 0
+        return self._places(torch.where(chosen, anywhere, front))
 
     def _places(self, pixel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Image, row and column of indices [R] into the flat list of pixels."""

@@ -81,7 +81,7 @@ class Scene:
     bounded: bool = True  # all that is seen lies between near and far, or is in NDC; else there is a background
     placement: Placement | None = None  # of a capture, whose coordinates are others than the scene's
 
-    @property
+    @cached_property
     def ndc_camera(self) -> tuple[int, int, float] | None:
         """Height, width and focal length of normalised device coordinates; None where rays stay in the world."""
         return (*self.cameras.size(0), float(self.cameras.intrinsics[0, 0])) if self.ndc else None

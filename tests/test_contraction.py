@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nerf.contraction import Contraction, contracted, shrinkage
+from nerf.contraction import Contraction, contracted, even_depths, shrinkage
 
 
 def some_points(n: int = 200, seed: int = 0) -> torch.Tensor:
@@ -39,6 +39,26 @@ def test_a_step_shrinks_as_the_jacobian_says():
     assert expected.min() < 0.01
     torch.testing.assert_close(shrinkage(x, x)[-1], torch.tensor(1e-4, dtype=torch.float64))  # away from the centre
     assert shrinkage(torch.zeros(3), torch.ones(3)) == 1.0
+
+
+def test_even_depths_are_a_step_apart_in_contracted_space():
+    generator = torch.Generator().manual_seed(0)
+    origins, directions = (torch.randn(300, 3, generator=generator) for _ in range(2))
+    near = 0.2 * torch.rand(300, generator=generator)
+    far, jitter, step = 400.0 / directions.norm(dim=-1), torch.rand(300, 1, generator=generator), math.tau / 1000
+    t = even_depths(origins, directions, near, far, step * (jitter + torch.arange(1000)))
+    points = contracted(origins[:, None] + t[..., None] * directions[:, None])
+    steps, beyond = points.diff(dim=1).norm(dim=-1) / step, t == far[:, None]
+    first = (points[:, 0] - contracted(origins + near[:, None] * directions)).norm(dim=-1) / step
+    torch.testing.assert_close(first, jitter[:, 0], rtol=0, atol=0.01)
+    torch.testing.assert_close(steps[~beyond[:, 1:]], torch.ones(int((~beyond[:, 1:]).sum())), rtol=0, atol=0.01)
+    assert beyond[:, -1].all()
+    ends = contracted(origins + far[:, None] * directions)
+    last = torch.stack([row[~out][-1] for row, out in zip(points, beyond)])
+    assert ((ends - last).norm(dim=-1) < 1.01 * step).all()
+    inside = torch.tensor([[0.1, 0.0, 0.0]]), torch.tensor([[0.0, 2.0, 0.0]])  # nothing is contracted
+    t = even_depths(*inside, torch.tensor([0.05]), torch.tensor([0.3]), torch.tensor([[0.1, 0.2, 0.4, 0.6]]))
+    torch.testing.assert_close(t, torch.tensor([[0.1, 0.15, 0.25, 0.3]]))
 
 
 def test_the_scale_is_the_cube_root_of_the_determinant_per_scene_unit():

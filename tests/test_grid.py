@@ -16,7 +16,7 @@ import run_nerf
 from nerf.contraction import Contraction, shrinkage
 from nerf.fields import grid
 from nerf.fields.grid import GridModel, direction_polynomials
-from nerf.fields.grid_torch import OFFSET, SHARPNESS
+from nerf.fields.grid_torch import OFFSET, SHARPNESS, Room
 from nerf.files.packing import packed
 from nerf.flags import parse_flags
 from nerf.optimiser import Optimiser
@@ -431,7 +431,7 @@ def test_touched_rows_are_pulled_towards_their_neighbours_along_one_axis(compile
     """As strongly as here, whatever the ray should show. Axes take turns: y, z, x."""
     monkeypatch.setattr(grid, 'SMOOTHNESS', {False: (1e4, 1e4)})
     model = fill(a_model(compiled), lambda points: torch.full((len(points),), 0.8))
-    model.adam_steps = steps - 1
+    model.adam_steps.fill_(steps - 1)
     axis, points = steps % 3, model.grid.vertex_points()
     with torch.no_grad():
         model.rows[:, 5] = points[:, axis] ** 2  # curved along this axis alone
@@ -520,6 +520,60 @@ def test_a_step_gets_more_rays_where_they_keep_few_samples_and_fewer_where_many(
         monkeypatch.setattr(grid, 'SAMPLES', 1e9)
         model(rays, numbers(1024), target)
     assert model.rays_per_step(10 ** 6) == grid.RAYS[1]
+
+
+def as_captured(model: GridModel, in_cells: int, kept: int, monkeypatch) -> GridModel:
+    """The model with a step like a GPU's."""
+    monkeypatch.setattr(grid, 'ROOM', Room(in_cells, kept))
+    model.captured = True
+    return model
+
+
+def loss_and_gradient(model: GridModel, rays: Rays, target: Tensor) -> tuple[float, Tensor, Tensor]:
+    model.rows.grad = None
+    loss = model(rays, numbers(len(target), 0.3), target)['mse']
+    loss.backward()
+    return loss.item(), model.rows.grad, model.strongest.clone()
+
+
+def test_a_step_with_room_for_all_samples_is_that_of_lists_as_long_as_needed(monkeypatch):
+    model, rays, target = scramble(a_model(False)), some_rays(300), torch.rand(300, 3)
+    loss, gradient, strongest = loss_and_gradient(model, rays, target)
+    samples = int(model._march(rays, torch.full((300,), 0.3)).count.sum())
+    model.strongest.zero_()
+    found = loss_and_gradient(as_captured(model, 20000, samples + 1, monkeypatch), rays, target)
+    assert found[0] == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(found[1], gradient, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(found[2], strongest, rtol=1e-5, atol=0)
+    assert model.scalars()['rays_per_step'] == 300
+    assert model.scalars()['samples_per_ray'] == pytest.approx(samples / 300)
+    assert model.rays_per_step(10 ** 6) == grid.RAYS[1]
+
+
+@pytest.mark.parametrize('scarce', ['in_cells', 'kept'])
+def test_a_step_with_too_little_room_is_that_of_its_first_rays_alone(scarce, monkeypatch):
+    model, rays, target = scramble(a_model(False)), some_rays(300), torch.rand(300, 3)
+    room = {'in_cells': 20000, 'kept': 20000} | {scarce: 1500}
+    loss, gradient, strongest = loss_and_gradient(as_captured(model, **room, monkeypatch=monkeypatch), rays, target)
+    n_whole = int(model.scalars()['rays_per_step'])
+    assert 20 < n_whole < 250
+    model.captured = False
+    model.strongest.zero_()
+    first = loss_and_gradient(model, rays.part(slice(n_whole)), target[:n_whole])
+    assert first[0] == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(first[1], gradient, rtol=1e-4, atol=1e-8)
+    assert (strongest >= first[2] - 1e-6).all()  # a part of one more ray has been looked at
+
+
+def test_a_step_with_room_in_contracted_space_is_near_to_that_of_uneven_steps(monkeypatch):
+    model = fill(unbounded(False), lambda points: 3.2 + torch.sin(3.0 * points).sum(-1))
+    rays, target = some_rays(300), torch.rand(300, 3)
+    loss, gradient, _ = loss_and_gradient(model, rays, target)
+    samples = model.scalars()['samples_per_ray']
+    found = loss_and_gradient(as_captured(model, 60000, 30000, monkeypatch), rays, target)
+    assert found[0] == pytest.approx(loss, rel=0.01)
+    assert model.scalars()['samples_per_ray'] == pytest.approx(samples, rel=0.08)
+    assert torch.cosine_similarity(found[1].flatten(), gradient.flatten(), 0) > 0.98
 
 
 @BOTH
@@ -662,7 +716,7 @@ def test_what_is_hidden_from_all_rays_is_pruned(compiled):
                 torch.full((1600, 1), 10.0))
     model(rays, numbers(1600, 0.5), torch.zeros(1600, 3))['mse'].backward()
     assert 0.5 < model.strongest.max() <= 1.0
-    model.adam_steps = model.n_iters
+    model.adam_steps.fill_(model.n_iters)
     kept = model.grid.vertex_points()[:, 2]
     assert kept.min() < -0.9
     model.after_step(19, None)

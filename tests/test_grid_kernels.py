@@ -424,7 +424,7 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     assert 0 < touched.sum() < len(rows)
     np.testing.assert_allclose(marching.gradients - before, expected.numpy(), rtol=1e-4, atol=1e-4)
     plain = torch.from_numpy(before)
-    grid_torch.smooth(rows, plain, grid, weights, axis)
+    grid_torch.smooth(rows, plain, grid, weights, torch.tensor(axis))
     np.testing.assert_allclose(plain.numpy(), marching.gradients, rtol=1e-5, atol=1e-5)
 
 
@@ -444,7 +444,8 @@ def test_adam_over_several_steps_is_that_of_plain_pytorch_and_leaves_no_gradient
         assert ((gradient != 0).any(1).numpy() == touched).all()
         before = [part.copy() for part in ours]
         marching.adam(*ours[1:], rates, step, apply)
-        grid_torch.adam(theirs[0], gradient, *theirs[1:], torch.from_numpy(rates).double(), step, torch.tensor(apply))
+        grid_torch.adam(theirs[0], gradient, *theirs[1:], torch.from_numpy(rates).double(), torch.tensor(step),
+                        torch.tensor(apply))
         assert not marching.is_touched.any()
         assert not marching.gradients.any()
         for now, then, expected in zip(ours, before, theirs):

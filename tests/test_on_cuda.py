@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from conftest import SMALL_RUN, assert_same, trainer_of
 
 import run_nerf
 from nerf.fields import grid, occupied_rays
+from nerf.fields.grid_torch import Room
 from nerf.files.checkpoints import read_checkpoint, save_checkpoint
 from nerf.mesh import coloured_mesh
 from nerf.rendering import View, render_view, surveyed
@@ -58,6 +57,7 @@ def twins(folders, monkeypatch):
     monkeypatch.setattr(run_nerf, 'has_kernels', lambda: False)
     for name in ('STAGES', 'NDC_STAGES'):
         monkeypatch.setattr(grid, name, {0.0: 12, 0.2: 20})
+    monkeypatch.setattr(grid, 'ROOM', Room(2 ** 16, 2 ** 13))
     for name, value in {'WARM_UP': 2, 'EVERY': 2, 'CELLS': 16}.items():
         monkeypatch.setattr(occupied_rays, name, value)
 
@@ -92,6 +92,8 @@ def same_views(ours: View, theirs: View) -> None:
 @pytest.mark.parametrize(('scene', 'field'), KINDS)
 def test_steps_views_and_densities_are_those_of_the_cpu(twins, scene, field):
     trainers = twins(scene, field)
+    if field == 'grid' and trainers[0].model.contraction:  # captured steps there are evenly long, as no others
+        trainers[0].model.captured = True
     same_steps(trainers, range(1, 10))  # the grid is pruned and refined, the occupancy decided in between
     models, scene = [trainer.optimiser.averaged_model() for trainer in trainers], trainers[0].batcher.scene
     for a, b in zip(*(model.parameters() for model in models)):
@@ -106,19 +108,32 @@ def test_steps_views_and_densities_are_those_of_the_cpu(twins, scene, field):
     np.testing.assert_allclose(ours, theirs, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize('scene', ['blender', 'ndc'])
-def test_a_step_of_the_grid_waits_only_to_learn_sizes(twins, scene):
-    _, trainer = twins(scene, 'grid')
-    for step in range(1, 4):
+@pytest.mark.parametrize(('scene', 'field'), KINDS)
+def test_captured_steps_are_the_eager_ones(twins, scene, field):
+    captured, eager = (twins(scene, field)[1] for _ in range(2))
+    for step in range(1, 17):  # three eager ones, a capture and replays; after eight the grid changes
+        eager.update = eager._update
+        torch.testing.assert_close(captured.step(step), eager.step(step), rtol=1e-3, atol=1e-4)
+        lines = [trainer.after_step(step) for trainer in (captured, eager)]
+        assert lines[0] == lines[1]
+        if captured.model.captured:
+            assert (captured.update.graph is None) == (captured.update.calls <= 3)
+    assert ('grid' in field and captured.model.captured) == bool(lines[0])
+    for a, b in zip(captured.model.parameters(), eager.model.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-3)
+
+
+def test_a_captured_step_of_the_grid_does_not_wait(twins):
+    trainer = twins('blender', 'grid')[1]
+    for step in range(1, 5):
         trainer.step(step)
-    torch.cuda.set_sync_debug_mode('warn')
+    torch.cuda.set_sync_debug_mode('error')
     try:
-        with warnings.catch_warnings(record=True) as waits:
-            warnings.simplefilter('always')
-            trainer.step(4)
+        for step in range(5, 8):
+            trainer.step(step)
+            assert trainer.after_step(step) == []
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    assert len(waits) == 2, [str(wait.message) for wait in waits]  # samples in cells, and those that are kept
 
 
 @pytest.mark.parametrize('field', ['two networks', 'grid'])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nerf.cameras import Cameras
-from nerf.ray_batcher import FOREGROUND, RayBatcher
+from nerf.ray_batcher import ANYWHERE, RayBatcher
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import get_rays
@@ -272,12 +272,12 @@ FRONT = {(n, row, column) for n in (0, 2, 3) for row in (2, 3) for column in (1,
 @pytest.mark.parametrize('no_batching', [False, True])
 def test_most_pixels_are_not_transparent_and_the_others_are_from_everywhere(no_batching):
     batcher = foreground_batcher(scene_with_alpha(), 50, no_batching, precrop_iters=30)
-    n_front, front, others = int(FOREGROUND * 50), [], []
+    front, others = [], []
     for step in range(1, 61):
         found = pixels(batcher.next(step)[1][:, :3])
         assert len(found) == 50
-        front += found[:n_front]
-        others += found[n_front:]
+        others += found[::ANYWHERE]
+        front += [pixel for i, pixel in enumerate(found) if i % ANYWHERE]
     assert set(front) == FRONT
     for pixel in FRONT:  # each of 18 is as likely as any other: five standard deviations
         assert abs(front.count(pixel) - len(front) / 18) < 5 * np.sqrt(len(front) / 18)
@@ -292,7 +292,7 @@ def test_foreground_pixels_have_the_rays_of_their_own_cameras():
     scene = scene_with_alpha()
     rays, target = foreground_batcher(scene, 40).next(1)
     assert target.shape == (40, 4)  # with what is covered, for whoever chooses the background
-    assert (target[:int(FOREGROUND * 40), 3] > 0).all()
+    assert (target[torch.arange(40) % ANYWHERE > 0, 3] > 0).all()
     for i, (image, row, column) in enumerate(pixels(target)):
         origins, directions = get_rays(6, 8, K, scene.cameras.poses[image])
         torch.testing.assert_close(rays.origins[i], origins[row, column])
@@ -326,10 +326,10 @@ def test_images_of_several_sizes_give_foreground_pixels_too():
               for n, size in enumerate(SIZES)]
     plain = scene_of_several_sizes()
     batcher = foreground_batcher(scene_of(Images.of_any_size(images), plain.cameras), 20)
-    n_front, front = int(FOREGROUND * 20), set()
+    front = set()
     for step in range(1, 40):
         rays, target = batcher.next(step)
-        front.update(pixels(target)[:n_front])
+        front.update(pixel for i, pixel in enumerate(pixels(target)) if i % ANYWHERE)
     assert front == {(n, row, column) for n, row, column in all_pixels() if (row + column) % 5 == 0}
     for i, (image, row, column) in enumerate(pixels(target)):
         at = torch.tensor(image), torch.tensor(row), torch.tensor(column)

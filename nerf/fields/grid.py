@@ -14,12 +14,13 @@ from nerf.contraction import Contraction
 from nerf.fields import grid_torch
 from nerf.fields.dead_networks import ONE_COLOUR
 from nerf.fields.grid_torch import (
-    CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, channels, optical_depth,
+    CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, Room, channels, optical_depth,
 )
 from nerf.fields.model import Model, Numbers, exposed, pieces
 from nerf.fields.sparse_grid import MOST_VERTICES, SparseGrid, cells_around, dilated, interpolated, trilinear
 from nerf.files.packing import packed, unpacked
 from nerf.optimiser import Optimiser, is_real
+from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
 
@@ -35,6 +36,9 @@ HIDDEN = 0.2  # weight; rows around which all samples have less are pruned
 THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are pruned
 SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
+ROOM = Room(2 ** 19, 2 ** 16)  # samples of a captured step
+CAPTURED_RAYS = {False: 9000, True: 4096}  # rays of it, of which as many are used as have room, by whether they all
+# end on something
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = [20.0] + 3 * [20.0] + 12 * [10.0]  # of a row's channels, as multiples of the network's rate
 SMOOTHNESS = {False: (1e-9, 4.5e-9), True: (6e-8, 6e-8)}  # weights in the loss of half the squared differences of
@@ -74,7 +78,6 @@ class GridModel(Model):
 
     loss_names = ('mse',)
     has_slim_weights = True
-    captured = False  # how many samples rays keep is known only when the device has told
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
                  dtype: torch.dtype, view_chunk: int, compiled: bool,
@@ -85,7 +88,9 @@ class GridModel(Model):
         self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
         self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
         self.opaque = ndc or contraction is not None
-        self.chunk, self.view_chunk, self.compiled, self.stage = RAYS[1], min(view_chunk, RAYS[1]), compiled, 0
+        self.captured = device.type == 'cuda'
+        self.chunk, self.compiled, self.stage = RAYS[1], compiled, 0
+        self.view_chunk = view_chunk if self.captured and contraction is None else min(view_chunk, RAYS[1])
         stages = NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES
         self.stages = [(share, cells) for share, cells in stages.items()
                        if not share or self.longest / cells >= finest]
@@ -101,11 +106,13 @@ class GridModel(Model):
     def _take(self, grid: SparseGrid, rows: Tensor | None = None, means: Tensor | None = None,
               squares: Tensor | None = None, strongest: Tensor | None = None, adam_steps: int = 0) -> None:
         """Goes on with a grid and the rows of its vertices; without running means Adam begins anew."""
-        self.grid, self.adam_steps = grid, adam_steps
+        self.grid, self.adam_steps = grid, torch.tensor(adam_steps, device=grid.cells.device)
         rows, self.means, self.squares = (_large(part, (grid.n_rows, CHANNELS), grid.cells.device)
                                           for part in (rows, means, squares))
         self.strongest = _large(strongest, (grid.n_rows,), grid.cells.device)  # weight around a row since Adam began
         self.rows = nn.Parameter(rows)
+        self.ball = STRAIGHT if self.contraction is None else Ball(True, *(-grid.low / grid.voxel).tolist(),
+                                                                   1.0 / grid.voxel)  # the contraction's, in the grid
         self.kernels = _Kernels(self, self.kernels) if self.compiled else None
 
     def rows_changed(self) -> None:
@@ -147,16 +154,16 @@ class GridModel(Model):
         for rays in views:
             origins, directions, *bounds = self._straight(rays)
             ray, t = grid_torch.samples(self.grid, origins, directions, *bounds, torch.full_like(bounds[0], 0.5),
-                                        self._ball())
+                                        self.ball, self.captured)
             seen, points = torch.zeros_like(in_ball), origins[ray] + t[:, None] * directions[ray]
-            seen.view(-1)[self.grid.cell_of(self._ball().contract(points))] = True
+            seen.view(-1)[self.grid.cell_of(self.ball.contract(points))] = True
             count += dilated(seen)
         self.keep((count >= min(SEEN_BY, int(count.max()))) | ((count > 0) & ~in_ball))
 
     # A training step
 
     def rays_per_step(self, n_rays: int) -> int:
-        return min(self.n_rays_of_step, n_rays)
+        return min(CAPTURED_RAYS[self.opaque] if self.captured else self.n_rays_of_step, n_rays)
 
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
         """Where in a step each ray's first sample lies [R], and a background's colour [R, 3]."""
@@ -178,13 +185,18 @@ class GridModel(Model):
             target = target[:, :3] + (1.0 - covered) * (background - own)
         elif not self.slow_start:
             background = own
-        marched = self._march(rays, jitter)
-        kept = max(marched.n_samples, 1)
-        wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
-        self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
-        self.last_step = {'rays_per_step': len(jitter), 'samples_per_ray': kept / len(jitter)}
-        rgb = self._coloured(marched, rays.viewdirs, background)
-        mse = img2mse(exposed(rgb, marched.rest[:, None] * background, gains), target)
+        marched = self._march(rays, jitter, ROOM if self.captured else None)
+        rgb = exposed(self._coloured(marched, rays.viewdirs, background), marched.rest[:, None] * background, gains)
+        n_rays = len(jitter)
+        if marched.n_whole is None:
+            mse, kept = img2mse(rgb, target), max(marched.n_samples, 1)
+            wanted = self.n_rays_of_step * min(max(SAMPLES / kept, 0.8), 1.25)
+            self.n_rays_of_step = int(min(max(wanted, RAYS[0]), RAYS[1]))
+        else:
+            whole = torch.arange(n_rays, device=rgb.device)[:, None] < marched.n_whole
+            n_rays, kept = marched.n_whole, marched.n_samples
+            mse = torch.where(whole, (rgb - target) ** 2, 0.0).sum() / (3 * n_rays)
+        self.last_step = {'rays_per_step': n_rays, 'samples_per_ray': kept / n_rays}
         self.last_errors = mse.detach(), img2mse(target.mean(0), target)
         return {'mse': mse}
 
@@ -195,14 +207,14 @@ class GridModel(Model):
     def apply_gradients(self, rate: Tensor, finite: Tensor, scale: Tensor) -> None:
         """Adam's step on the rows that the rays touched, which also pulls them towards their neighbours."""
         self.adam_steps += 1
-        rates = self.rates.clone()
+        rates = self.rates * rate
         if self.slow_start and self.stage == 0 and len(self.stages) > 1:
-            rates[0] *= min(SLOW_START + self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE), 1.0)
-        rates *= rate
+            in_stage = self.adam_steps / max(self.stages[1][0] * self.n_iters, FEWEST_PRUNE)
+            rates[0] *= (SLOW_START + in_stage).clamp(max=1.0)
         axis = self.adam_steps % 3
         if self.kernels:
-            self.kernels.smooth(self.smoothness.numpy(), axis)
-            self.kernels.adam(rates.numpy(), self.adam_steps, bool(finite))
+            self.kernels.smooth(self.smoothness.numpy(), int(axis))
+            self.kernels.adam(rates.numpy(), int(self.adam_steps), bool(finite))
         elif self.rows.grad is not None:
             gradient = self.rows.grad / scale
             grid_torch.smooth(self.rows, gradient, self.grid, self.smoothness, axis)
@@ -219,6 +231,8 @@ class GridModel(Model):
         if step >= self.n_iters or (step % every and not next_stage):
             return []
         before, lines = len(self.rows), self._fog_note(step)
+        if self.captured:
+            optimiser.replaced = True
         dense = self._dense_cells()
         if step > 2 * FEWEST_PRUNE or dense.any():  # after a few steps nothing need be dense yet
             self.keep(dense)
@@ -261,12 +275,6 @@ class GridModel(Model):
 
     # What it shows
 
-    def _ball(self) -> Ball:
-        """The contraction's unit ball in the grid."""
-        if self.contraction is None:
-            return STRAIGHT
-        return Ball(True, *(-self.grid.low / self.grid.voxel).tolist(), 1.0 / self.grid.voxel)
-
     def _straight(self, rays: Rays) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Origins and directions [R, 3] in voxels, not contracted, and the bounds [R]. Where there is a contraction,
         rays end at most a quarter of a voxel from where infinity is."""
@@ -281,10 +289,11 @@ class GridModel(Model):
         """Scene points [..., 3] in voxels of the grid."""
         return self.grid.scaled(points * self.axes if self.contraction is None else self.contraction(points))
 
-    def _march(self, rays: Rays, jitter: Tensor) -> Marched:
-        inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self._ball()
+    def _march(self, rays: Rays, jitter: Tensor, room: Room | None = None) -> Marched:
+        inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self.ball
         if self.kernels is None:
-            return grid_torch.march(self.grid, self.rows, *inputs, self.strongest if torch.is_grad_enabled() else None)
+            strongest = self.strongest if torch.is_grad_enabled() else None
+            return grid_torch.march(self.grid, self.rows, *inputs, strongest, self.captured, room)
         return Marched(*_MarchKernels.apply(self.rows, self.kernels, torch.is_grad_enabled(), *inputs))
 
     def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
@@ -317,7 +326,7 @@ class GridModel(Model):
         """The interface's; in contracted or stretched space that of the mean over directions (`Contraction.scale`)."""
         scaled = self._scaled(points)
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
-        last = torch.tensor(self.grid.index.shape, device=points.device) - 1
+        last = constant(self.grid.index.shape, points.device) - 1
         inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
         scale = self.axes.prod() ** (1 / 3) if self.contraction is None else self.contraction.scale(points)
         return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel * scale, 0.0)
@@ -333,7 +342,7 @@ class GridModel(Model):
         """Rows, the occupied share of the box's cells, the voxels' size in scene units, and the last step's samples."""
         inner = math.prod(size - 1 for size in self.grid.cells.shape)
         return {'rows': len(self.rows), 'occupied_share': int(self.grid.cells.sum()) / inner,
-                'voxel': self.grid.voxel, **self.last_step}
+                'voxel': self.grid.voxel, **{name: float(number) for name, number in self.last_step.items()}}
 
     # What checkpoints hold
 
@@ -391,7 +400,7 @@ class GridModel(Model):
         means, squares, strongest = (packed(part[touched].cpu()) for part in (
             self.means, self.squares, self.strongest))
         return {'grid': {'means': means, 'squares': squares, 'strongest': strongest, 'touched': packed(touched.cpu()),
-                         'adam_steps': self.adam_steps, 'n_rays': self.n_rays_of_step}}
+                         'adam_steps': int(self.adam_steps), 'n_rays': self.n_rays_of_step}}
 
     def load_training_state(self, state: dict) -> None:
         state = state['grid']

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nerf.contraction import contracted, shrinkage
+from nerf.contraction import contracted, even_depths, shrinkage
 from nerf.fields.occupancy import crossed
-from nerf.fields.sparse_grid import SparseGrid, as_tensor, trilinear
+from nerf.fields.sparse_grid import SparseGrid, trilinear
+from nerf.runtime.devices import constant
 from run_nerf_helpers import composite_packed
 
 CHANNELS = 16  # of a row: a cache line
@@ -25,6 +26,7 @@ LEAST_STEP = 1e-5  # of a contracted ray, as a share of its depth: shorter ones 
 CHECK = 64  # steps of contracted rays that are taken without looking whether all have ended
 DARK = 1e-3  # light at which a ray ends
 ROUNDS = 8  # in which it is decided which samples are kept
+SPARE = 256  # rays among which a captured step's unused room is shared: sums over one would hold a GPU up
 SHARPNESS, OFFSET = 10.0, -5.0  # the optical depth of a voxel is softplus(SHARPNESS * raw + OFFSET)
 FIRST_RATE, SECOND_RATE = 0.9, 0.99  # Adam's betas
 EPSILON = 1e-12  # Adam's
@@ -42,13 +44,17 @@ class Ball(NamedTuple):
 
     def of(self, points: Tensor) -> Tensor:
         """Points [..., 3] in voxels as radii from the centre."""
-        return (points - points.new_tensor([self.x, self.y, self.z])) / self.radius
+        return (points - self._centre(points)) / self.radius
 
     def contract(self, points: Tensor) -> Tensor:
         """Points [..., 3] on a straight ray to where they are in the grid."""
         if not self.contracted:
             return points
-        return contracted(self.of(points)) * self.radius + points.new_tensor([self.x, self.y, self.z])
+        return contracted(self.of(points)) * self.radius + self._centre(points)
+
+    def _centre(self, points: Tensor) -> Tensor:
+        """[3], like points."""
+        return constant((self.x, self.y, self.z), points.device, points.dtype)
 
 
 STRAIGHT = Ball()
@@ -65,6 +71,13 @@ class Rules(NamedTuple):
     least_step: float = LEAST_STEP
 
 
+class Room(NamedTuple):
+    """The samples for which a captured step has room: its tensors keep their sizes, whatever rays meet."""
+
+    in_cells: int  # at which the density is asked for
+    kept: int
+
+
 class Marched(NamedTuple):
     """What R rays met."""
 
@@ -72,7 +85,8 @@ class Marched(NamedTuple):
     rest: Tensor  # [R] light that is left
     depth: Tensor  # [R] expected depth, not divided by opacity
     count: Tensor  # [R] kept samples
-    n_samples: int  # their sum
+    n_samples: int | Tensor  # their sum
+    n_whole: Tensor | None = None  # [] the first rays, whose samples all had room; None: all had
 
 
 def optical_depth(raw: Tensor) -> Tensor:
@@ -88,7 +102,8 @@ def channels(rows: Tensor, corner: Tensor, weights: Tensor) -> tuple[Tensor, Ten
 
 
 def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
-          jitter: Tensor, least: float, ball: Ball = STRAIGHT, strongest: Tensor | None = None) -> Marched:
+          jitter: Tensor, least: float, ball: Ball = STRAIGHT, strongest: Tensor | None = None,
+          at_once: bool = False, room: Room | None = None) -> Marched:
     """Marches rays through the kept cells and composites what they meet; differentiable by `rows`.
 
     Args:
@@ -99,36 +114,96 @@ def march(grid: SparseGrid, rows: Tensor, origins: Tensor, directions: Tensor, n
         least: weight below which a sample is skipped: it takes no light either.
         ball: where it is contracted; origins and directions are those of straight rays.
         strongest: [M], gets the largest weight of a sample around each row, where it was smaller.
+        at_once: as of `samples`.
+        room: for a captured step, which does not wait for the device. The last rays get nothing where it is too small.
     """
+    n_rays, n_whole = len(origins), None
     with torch.no_grad():
-        ray, t = samples(grid, origins, directions, near, far, jitter, ball)
+        ray, t = samples(grid, origins, directions, near, far, jitter, ball, at_once, room and room.in_cells)
+        if room:  # what is left of it is on rays that nobody sees
+            origins, directions = (torch.cat([part, part[:1].expand(SPARE, 3)]) for part in (origins, directions))
         corner, weights = trilinear(grid.index, ball.contract(origins[ray] + t[:, None] * directions[ray]))
         optical = STEP * optical_depth((rows[corner, 0] * weights).sum(-1))
-        kept = _kept(ray, optical, len(origins), least).nonzero()[:, 0]
-        ray, t, corner, weights = (part.index_select(0, kept) for part in (ray, t, corner, weights))
+        kept = _kept(ray, optical, len(origins), least) & (ray < n_rays)
+        place, found = _places(kept, room and room.kept)
+        last, ray = ray[-1:], _or_spare(ray[place], found, n_rays)
+        t, corner, weights = (part.index_select(0, place) for part in (t, corner, weights))
+        if room:
+            n_whole = torch.cat([last, ray[-1:]]).amin().clamp(max=n_rays)
+            corner = torch.where(found[:, None], corner, torch.arange(len(t), device=t.device)[:, None] % len(rows))
     optical, features = channels(rows, corner, weights)
     length = directions.norm(dim=-1)
     shown = composite_packed(features, optical, t, ray, directions / length[:, None], deltas=torch.full_like(t, STEP))
     if strongest is not None:
-        strongest.scatter_reduce_(0, corner.flatten(), shown.weights.detach().repeat_interleave(8), 'amax')
-    count = torch.zeros_like(near, dtype=torch.long).index_add_(0, ray, torch.ones_like(ray))
-    return Marched(shown.rgb, 1.0 - shown.acc, shown.depth, count, len(kept))
+        weights = torch.where(ray < n_rays, shown.weights.detach(), 0.0)
+        strongest.scatter_reduce_(0, corner.flatten(), weights.repeat_interleave(8, output_size=corner.numel()), 'amax')
+    count = ray.new_zeros(len(origins)).index_add_(0, ray, torch.ones_like(ray))[:n_rays]
+    return Marched(shown.rgb[:n_rays], 1.0 - shown.acc[:n_rays], shown.depth[:n_rays], count,
+                   count.sum() if room else len(ray), n_whole)
+
+
+def _places(mask: Tensor, room: int | None) -> tuple[Tensor, Tensor]:
+    """Where a mask [N] is set, and whether that is so: True. This waits for the device, but not with room: then there
+    are so many, of which those that the mask has not are False."""
+    if room is None:
+        place = mask.nonzero()[:, 0]
+        return place, torch.ones_like(place, dtype=torch.bool)
+    number = torch.arange(1, room + 1, dtype=torch.int32, device=mask.device)
+    place = torch.searchsorted(mask.cumsum(0, dtype=torch.int32), number)
+    return place.clamp(max=len(mask) - 1), place < len(mask)
+
+
+def _or_spare(ray: Tensor, found: Tensor, n_rays: int) -> Tensor:
+    """Rays [N], ascending, or where no sample was found one of the SPARE rays behind all."""
+    spare = torch.arange(len(ray), device=ray.device) * SPARE // max(len(ray), 1)
+    return torch.where(found, ray, n_rays + spare)
 
 
 def samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
-            ball: Ball = STRAIGHT) -> tuple[Tensor, Tensor]:
-    """Ray and depth of each sample in a kept cell, in order along each ray; this waits for the device."""
-    if ball.contracted:
+            ball: Ball = STRAIGHT, at_once: bool = False, room: int | None = None) -> tuple[Tensor, Tensor]:
+    """Ray and depth of each sample in a kept cell, in order along each ray; this waits for the device, but not with
+    room. The list then is so long: behind them all are on rays from R on, at depths that mean nothing.
+
+    Args:
+        at_once: contracted rays take evenly long steps, all at once, as suits a GPU; else one after the other, as in
+            the kernels.
+    """
+    if ball.contracted and not at_once:
         return _contracted_samples(grid, origins, directions, near, far, jitter, ball)
+    steps = _contracted_steps if ball.contracted else _straight_steps
+    t, kept = steps(grid, origins, directions, near, far, jitter, ball)
+    place, found = _places(kept.flatten(), room)
+    return _or_spare(place // t.shape[1], found, len(t)), t.flatten()[place]
+
+
+def _straight_steps(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
+                    ball: Ball) -> tuple[Tensor, Tensor]:
+    """Depths [R, S] of all steps in the box, and whether they are in a kept cell."""
     shape = grid.index.shape
     start, end = crossed([size - 1 for size in shape], origins, directions, near, far)
     dt = STEP / directions.norm(dim=-1)
     n_steps = math.ceil(math.hypot(*shape) / STEP) + 1  # along the diagonal
-    t = start[:, None] + (jitter[:, None] + torch.arange(n_steps, device=origins.device)) * dt[:, None]  # [R, S]
+    t = start[:, None] + (jitter[:, None] + torch.arange(n_steps, device=origins.device)) * dt[:, None]
     at = ((origins[:, None, axis] + t * directions[:, None, axis]).long().clamp(0, size - 2)
           for axis, size in enumerate(shape))
-    ray, step = (grid.cells[tuple(at)] & (t < end[:, None])).nonzero(as_tuple=True)
-    return ray, t[ray, step]
+    return t, grid.cells[tuple(at)] & (t < end[:, None])
+
+
+def _contracted_steps(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, jitter: Tensor,
+                      ball: Ball) -> tuple[Tensor, Tensor]:
+    """`_straight_steps` STEP apart in contracted space, at once."""
+    numbers = torch.arange(math.ceil(math.tau * ball.radius / STEP), device=near.device)  # no line is longer there
+    t = even_depths(ball.of(origins), directions / ball.radius, near, far,
+                    (jitter[:, None] + numbers) * (STEP / ball.radius))
+    points = ball.contract(origins[:, None] + t[..., None] * directions[:, None])
+    return t, _in_kept_cells(grid, points) & (t < far[:, None])
+
+
+def _in_kept_cells(grid: SparseGrid, points: Tensor) -> Tensor:
+    """[...] bool: points [..., 3] in voxels, inside the box or not, that are in kept cells."""
+    last = constant(grid.index.shape, points.device) - 1
+    at = points.long().clamp(min=0).minimum(last - 1)
+    return ((points >= 0) & (points <= last)).all(-1) & grid.cells[at[..., 0], at[..., 1], at[..., 2]]
 
 
 def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor,
@@ -136,15 +211,12 @@ def _contracted_samples(grid: SparseGrid, origins: Tensor, directions: Tensor, n
     """`samples` in steps that are STEP voxels long in contracted space, so that they grow with the distance. They are
     as long as at their start, which makes those of the last two or three voxels before infinity too short. Every CHECK
     steps this waits for the device, to see whether all rays have ended."""
-    last = as_tensor(grid.index.shape, origins.device) - 1
     dt = STEP / directions.norm(dim=-1)
     t = near + jitter * dt / shrinkage(ball.of(origins + near[:, None] * directions), directions)
     kept, depths = [], []
     while len(kept) % CHECK or bool((t < far).any()):
         straight = origins + t[:, None] * directions
-        points = ball.contract(straight)
-        at = points.long().clamp(min=0).minimum(last - 1)
-        kept.append(((points >= 0) & (points <= last)).all(-1) & grid.cells[at[:, 0], at[:, 1], at[:, 2]] & (t < far))
+        kept.append(_in_kept_cells(grid, ball.contract(straight)) & (t < far))
         depths.append(t)
         step = torch.maximum(dt / shrinkage(ball.of(straight), directions), LEAST_STEP * t)
         t = torch.where(t < far, t + step, t)
@@ -178,36 +250,38 @@ def _kept(ray: Tensor, optical: Tensor, n_rays: int, least: float) -> Tensor:
 
 
 @torch.no_grad()
-def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weights: Tensor, axis: int) -> None:
+def smooth(rows: Tensor, gradient: Tensor, grid: SparseGrid, weights: Tensor, axis: Tensor) -> None:
     """Adds to each row's gradient, where there is any, that of half the squared differences to its neighbours along an
     axis.
 
     Args:
         rows, gradient: [M, 16].
         weights: [16], of the channels' differences.
-        axis: 0, 1 or 2.
+        axis: scalar, 0, 1 or 2.
     """
-    touched, flat, stride = (gradient != 0).any(-1), grid.index.view(-1), grid.index.stride(axis)
-    place = grid.vertices // stride % grid.index.shape[axis]
-    for step, inside in ((-1, place > 0), (1, place < grid.index.shape[axis] - 1)):
+    touched, flat = (gradient != 0).any(-1), grid.index.view(-1)
+    stride, size = (constant(part, rows.device).take(axis) for part in (grid.index.stride(), grid.index.shape))
+    place = grid.vertices // stride % size
+    for step, inside in ((-1, place > 0), (1, place < size - 1)):
         other = flat[(grid.vertices + step * stride).clamp(0, len(flat) - 1)]
         has_other = touched & inside & (other >= 0)
         gradient += torch.where(has_other[:, None], weights * (rows - rows[other.clamp(min=0)]), 0.0)
 
 
 @torch.no_grad()
-def adam(rows: Tensor, gradient: Tensor, means: Tensor, squares: Tensor, rates: Tensor, step: int,
+def adam(rows: Tensor, gradient: Tensor, means: Tensor, squares: Tensor, rates: Tensor, step: Tensor,
          apply: Tensor) -> None:
     """Adam's step on the rows that have a gradient, in place; the running means of the others stay.
 
     Args:
         rows, gradient, means, squares: [M, 16].
         rates: [16], of each channel.
-        step: counted from 1 since the running means began.
+        step: scalar, counted from 1 since the running means began.
         apply: scalar bool; False changes nothing.
     """
     touched = (gradient != 0).any(-1, keepdim=True) & apply
     means.copy_(torch.where(touched, torch.lerp(gradient, means, FIRST_RATE), means))
     squares.copy_(torch.where(touched, torch.lerp(gradient ** 2, squares, SECOND_RATE), squares))
-    change = rates * means / (1.0 - FIRST_RATE ** step) / ((squares / (1.0 - SECOND_RATE ** step)).sqrt() + EPSILON)
+    first, second = (1.0 - rate ** step.double() for rate in (FIRST_RATE, SECOND_RATE))
+    change = rates * means / first / ((squares / second).sqrt() + EPSILON)
     rows.sub_(torch.where(touched, change, 0.0))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nerf.runtime.devices import constant
 from run_nerf_helpers import Rays
 
 LEAP = 8  # steps of one cell that a ray takes at once where nothing is near
@@ -80,7 +81,7 @@ class Occupancy:
     def holds(self, points: Tensor) -> Tensor:
         """[N] bool: points [N, 3] that are in an occupied cell."""
         scaled = self.scaled(points)
-        size = torch.tensor(self.cells.shape, device=points.device)
+        size = constant(self.cells.shape, points.device)
         inside = ((scaled >= 0) & (scaled <= size)).all(-1)
         return self.cells.flatten()[self.cell_of(scaled)] & inside
 

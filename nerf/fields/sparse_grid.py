@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nerf.fields.occupancy import Occupancy
+from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 
 BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty; the kernels know no other
@@ -110,13 +111,6 @@ def _spread(mask: Tensor, by: int) -> Tensor:
     return mask
 
 
-@functools.lru_cache(64)
-def as_tensor(shape: torch.Size, device: torch.device) -> Tensor:
-    """A shape on a device; it is kept, as a GPU has to be waited for to bring it there."""
-    with torch.inference_mode(False):
-        return torch.tensor(shape, device=device)
-
-
 def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and weights of the eight corners around points, for trilinear interpolation.
 
@@ -127,7 +121,7 @@ def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [N, 8] int64, -1 where a corner has no row, and [N, 8]. Corners are in the order of x, y and z's last bit.
     """
-    shape = as_tensor(index.shape, points.device)
+    shape = constant(index.shape, points.device)
     points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
     lowest = points.long().minimum(shape - 2)
     share = points - lowest

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from contextlib import suppress
 
 import torch
+from torch import Tensor
 
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
@@ -20,6 +22,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
         libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+
+
+@functools.lru_cache(256)
+def constant(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers on a device; they are kept, as a GPU has to be waited for to bring them there."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device, dtype=dtype)
 
 
 def choose_device(name: str) -> torch.device:

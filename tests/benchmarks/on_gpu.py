@@ -92,7 +92,8 @@ def peak_mb() -> int:
 
 def tests(flags: list[str]) -> Iterator[dict]:
     """The tests marked `gpu`."""
-    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-q', '-p', 'no:cacheprovider', 'tests']
+    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-q', '-p', 'no:cacheprovider', '-n', 'auto', '--dist',
+               'load', 'tests']
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=TIMEOUT, env={k: v for k, v in os.environ.items() if k != 'PRETENDED_GPU'})
     print(done.stdout[-20000:])
@@ -167,17 +168,22 @@ def counted(flags: list[str]) -> Iterator[dict]:
 
 def replay(flags: list[str]) -> Iterator[dict]:
     """The kernels of one captured step in bf16."""
-    from torch.profiler import ProfilerActivity, profile
-
     if PRETENDED:
         yield from counted(flags)
         return
     trainer = trainer_of([*flags, '--precision', 'bf16'])
     for step in range(1, 8):
         trainer.step(step)
+    yield from kernels_of(trainer.update.graph.replay)
+
+
+def kernels_of(do: Callable[[], object]) -> Iterator[dict]:
+    """The kernels that a call launches, those that take longest one by one."""
+    from torch.profiler import ProfilerActivity, profile
+
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-        trainer.update.graph.replay()
+        do()
         torch.cuda.synchronize()
     times, counts = defaultdict(float), defaultdict(int)
     for event in found.events():
@@ -255,6 +261,8 @@ def grid(flags: list[str]) -> Iterator[dict]:
         yield {'up to step': taken, 'ms a step': round(1e3 * seconds, 2), 'rays a step': trainer.n_rays,
                'vertices': len(trainer.model.rows), 'MB': peak_mb(),
                'view rays/s': view_by(trainer.model, trainer.batcher.scene)['rays/s']}
+    if not PRETENDED:
+        yield from kernels_of(partial(trainer.step, taken))
 
 
 def runs(flags: list[str]) -> Iterator[dict]:

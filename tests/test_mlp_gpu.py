@@ -93,10 +93,10 @@ def test_a_bf16_field_is_near_the_float32_one_and_gives_float32_gradients(use_vi
 
 
 @pytest.mark.parametrize('n', [1, 511, 512, 513, 5000])
-def test_columns_are_summed_in_parts_and_what_is_left_over(n):
+def test_columns_are_summed_in_parts_of_which_the_last_is_what_is_left_over(n):
     x = rand(n, 5, low=-1.0)
-    torch.testing.assert_close(mlp_gpu._column_sums(x), x.sum(0))
-    assert mlp_gpu._column_sums(x.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(mlp_gpu._part_sums(x).sum(0), x.sum(0))
+    assert mlp_gpu._part_sums(x.bfloat16()).dtype == torch.float32
 
 
 @pytest.mark.parametrize('where', [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nerf.fields.mlp import ALIGN, FastMLPField
 
-COLUMN_PARTS = 512  # in which the sums of columns are taken first: one sum over all points keeps few processors busy
+COLUMN_PARTS = 512  # in which biases' gradients are summed first: one sum over all points keeps few processors busy
 
 
 class GpuMLPField(FastMLPField):
@@ -145,12 +145,12 @@ class _DenseMLP(torch.autograd.Function):
         inputs, outputs, layers = saved[:depth], saved[depth:2 * depth], saved[2 * depth:]
         h, noise_grad, dirs_grad = outputs[-1], grad[:, 3], None
         raw_grad = F.pad(grad.to(h.dtype), (0, layers[-1].shape[0] - grad.shape[1]))
-        sums = _column_sums(raw_grad)
-        grads, grad = [raw_grad.t() @ h, sums], raw_grad @ layers[-2]
+        grads, sums, grad = [raw_grad.t() @ h], [_part_sums(raw_grad)], raw_grad @ layers[-2]
         if hidden is not None:
             into_hidden, _, rgb_weight, _ = layers[2 * depth:-2]
             hidden_grad = _through_relu(raw_grad @ rgb_weight, hidden)
-            grads = [hidden_grad.t() @ joined, _column_sums(hidden_grad), raw_grad.t() @ hidden, sums, *grads]
+            grads = [hidden_grad.t() @ joined, raw_grad.t() @ hidden, *grads]
+            sums = [_part_sums(hidden_grad), *sums, *sums]
             width = h.shape[1]
             grad = torch.addmm(grad, hidden_grad, into_hidden[:, :width])
             if ctx.needs_input_grad[1]:
@@ -159,7 +159,7 @@ class _DenseMLP(torch.autograd.Function):
         x_grad = torch.zeros_like(inputs[0]) if ctx.needs_input_grad[0] else None
         for i in reversed(range(depth)):
             grad, weight = _through_relu(grad, outputs[i]), layers[2 * i]
-            grads = [grad.t() @ inputs[i], _column_sums(grad), *grads]
+            grads, sums = [grad.t() @ inputs[i], *grads], [_part_sums(grad), *sums]
             fed = inputs[0].shape[1] if i == 0 or i - 1 in ctx.skips else 0  # channels that come from x itself
             if fed and x_grad is not None:
                 x_grad = x_grad + grad @ weight[:, :fed]
@@ -167,14 +167,16 @@ class _DenseMLP(torch.autograd.Function):
                 grad = grad @ weight[:, fed:]
         if x_grad is not None:
             x_grad = x_grad[:, :n_x].to(ctx.dtypes[0])
-        return x_grad, dirs_grad, noise_grad, *[None] * 5, *_cast([part.contiguous() for part in grads], ctx.dtypes[1])
+        sums = torch.cat(sums, 1).sum(0).split([part.shape[1] for part in sums])
+        of_layers = [part.contiguous() for pair in zip(grads, sums) for part in pair]
+        return x_grad, dirs_grad, noise_grad, *[None] * 5, *_cast(of_layers, ctx.dtypes[1])
 
 
-def _column_sums(x: Tensor) -> Tensor:
-    """The sum [C] over N points of x [N, C]."""
+def _part_sums(x: Tensor) -> Tensor:
+    """Sums over parts of N points of x [N, C], which together are the sum over all: [P, C] float32."""
     n_rows = len(x) - len(x) % COLUMN_PARTS
-    parts = x[:n_rows].view(COLUMN_PARTS, -1, x.shape[1]).sum(1, dtype=torch.float32).sum(0)
-    return parts if n_rows == len(x) else parts + x[n_rows:].sum(0, dtype=torch.float32)
+    parts = x[:n_rows].view(COLUMN_PARTS, n_rows // COLUMN_PARTS, x.shape[1]).sum(1, dtype=torch.float32)
+    return parts if n_rows == len(x) else torch.cat([parts, x[n_rows:].sum(0, keepdim=True, dtype=torch.float32)])
 
 
 def _through_relu(grad: Tensor, output: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nerf.viewer import drawing, live_view
-from nerf.viewer.drawing import Field
+from nerf.viewer.drawing import Field, Wanted
 from nerf.viewer.live_view import MOVING, REFRESH, RESTING, LiveView
 from viewer_scene import Sky, sky_scene, wanted_of
 
@@ -21,6 +21,11 @@ class Timed:
             monkeypatch.setattr(module, 'clock', lambda: self.now)
         self.field = Field(self.scene, lambda: Sky(self.draw), training)
         self.view = LiveView(self.field)
+
+    def look(self, wanted: Wanted, moving: bool = True) -> None:
+        if moving:
+            self.view.move()
+        self.view.wanted = wanted
 
     def draw(self, n_rays: int) -> None:
         self.now += TILE_COST + RAY_COST * n_rays
@@ -45,7 +50,7 @@ class Timed:
 def timed(monkeypatch):
     """A live view that has drawn for a while, so that the cost of a tile is known."""
     world = Timed(monkeypatch)
-    world.view.look(wanted_of(world.scene, height=600, width=800), moving=False)
+    world.look(wanted_of(world.scene, height=600, width=800), moving=False)
     world.run(10.0)
     return world
 
@@ -57,7 +62,7 @@ def sizes(frames: list) -> list[tuple[int, int]]:
 def test_a_moving_camera_gets_more_than_fifteen_small_pictures_a_second(timed):
     times = []
     for i in range(20):  # the camera moves fifty times a second
-        timed.view.look(wanted_of(timed.scene, i % 3, 600, 800))
+        timed.look(wanted_of(timed.scene, i % 3, 600, 800))
         for time, frame in timed.run(0.02):
             times.append(time)
             height, width = frame.view.acc.shape
@@ -68,7 +73,7 @@ def test_a_moving_camera_gets_more_than_fifteen_small_pictures_a_second(timed):
 
 
 def test_at_rest_the_picture_is_refined_to_the_size_of_the_window_and_then_nothing_is_drawn(timed):
-    timed.view.look(wanted_of(timed.scene, 1, 600, 800))
+    timed.look(wanted_of(timed.scene, 1, 600, 800))
     began = timed.now
     frames = timed.run(8.0)
     assert sizes(frames)[0] < (120, 160)
@@ -83,12 +88,12 @@ def test_at_rest_the_picture_is_refined_to_the_size_of_the_window_and_then_nothi
 
 
 def test_a_movement_breaks_off_a_fine_picture_within_fifty_milliseconds(timed):
-    timed.view.look(wanted_of(timed.scene, 1, 600, 800))
+    timed.look(wanted_of(timed.scene, 1, 600, 800))
     timed.longest = 0.0
     timed.run(1.0)
     assert timed.longest < 0.05  # tiles are short
     wanted = wanted_of(timed.scene, 2, 600, 800)
-    timed.view.look(wanted)
+    timed.look(wanted)
     moved = timed.now
     time, frame = timed.run(0.2)[0]
     assert frame.wanted is wanted
@@ -98,15 +103,15 @@ def test_a_movement_breaks_off_a_fine_picture_within_fifty_milliseconds(timed):
 def test_a_small_picture_is_finished_although_the_camera_moves_on(timed):
     timed.field.speed.per_ray, timed.field.speed.probed = 1.0, timed.now  # as if drawing were slow: many tiles
     first, second = (wanted_of(timed.scene, i, 600, 800) for i in (1, 2))
-    timed.view.look(first)
+    timed.look(first)
     timed.view.advance()
-    timed.view.look(second)
+    timed.look(second)
     assert timed.run(4.0)[0][1].wanted is first
 
 
 def test_a_field_that_trains_is_drawn_anew_every_second_and_small_enough(monkeypatch):
     world = Timed(monkeypatch, training=True)
-    world.view.look(wanted_of(world.scene, height=600, width=800), moving=False)
+    world.look(wanted_of(world.scene, height=600, width=800), moving=False)
     frames = world.run(12.0, changes=True)
     gaps = np.diff([time for time, _ in frames[2:]])
     assert len(frames) >= 9
@@ -117,7 +122,7 @@ def test_a_field_that_trains_is_drawn_anew_every_second_and_small_enough(monkeyp
 
 def test_a_field_that_trains_no_more_is_drawn_sharp(monkeypatch):
     world = Timed(monkeypatch, training=True)
-    world.view.look(wanted_of(world.scene, height=60, width=80), moving=False)
+    world.look(wanted_of(world.scene, height=60, width=80), moving=False)
     world.run(3.0, changes=True)
     world.field.training = False
     assert world.run(3.0)[-1][1].sharp
@@ -129,18 +134,18 @@ def test_nothing_is_drawn_before_anything_is_wanted(monkeypatch):
 
 
 def test_the_photograph_under_the_camera_is_measured_at_its_own_size(timed):
-    timed.view.look(wanted_of(timed.scene, 1, 60, 80, photograph=1))
+    timed.look(wanted_of(timed.scene, 1, 60, 80, photograph=1))
     timed.run(2.0)
     psnr, size = timed.view.measured
     assert size == (20, 30)
     assert 0 < psnr < 20  # grey is not the sky
-    timed.view.look(wanted_of(timed.scene, 1, 60, 80))
+    timed.look(wanted_of(timed.scene, 1, 60, 80))
     timed.run(2.0)
     assert timed.view.measured is None
 
 
 def test_a_choice_that_is_no_movement_is_drawn_sharp_at_once(timed):
-    timed.view.look(wanted_of(timed.scene, 1, 60, 80, kind='opacity'), moving=False)
+    timed.look(wanted_of(timed.scene, 1, 60, 80, kind='opacity'), moving=False)
     began = timed.now
     frames = timed.run(1.0)
     assert frames[-1][1].sharp

@@ -124,24 +124,24 @@ def test_the_background_and_the_clips_are_those_that_are_chosen(viewer, open_pag
     page.set('Background', 'black')
     draw_until(viewer, lambda: bool(page.frames) and (page.frames[-1][1][0, 0] < 3).all(), 'black above the horizon')
     page.set('Far clip', 5.0)
-    draw_until(viewer, lambda: viewer.visitors[0].view.wanted.far == 5.0)
+    draw_until(viewer, lambda: viewer.visitors[0].wanted.far == 5.0)
     page.set('Near clip', 4.5)
-    draw_until(viewer, lambda: viewer.visitors[0].view.wanted.near == 4.5)
-    assert viewer.field.clipped(viewer.visitors[0].view.wanted).near == 4.5
+    draw_until(viewer, lambda: viewer.visitors[0].wanted.near == 4.5)
+    assert viewer.field.clipped(viewer.visitors[0].wanted).near == 4.5
 
 
 def test_a_page_flies_to_a_training_camera(viewer, open_page):
     page = open_page(0)
     page.set('Training camera', 2)
-    draw_until(viewer, lambda: viewer.visitors[0].view.wanted.photograph == 2, 'the camera')
-    wait_until(lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
+    draw_until(viewer, lambda: viewer.visitors[0].wanted.photograph == 2, 'the camera')
+    draw_until(viewer, lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
 
 
 def test_training_cameras_are_shown_when_asked_for_and_the_one_looked_through_is_not(viewer, open_page):
     page = open_page(0)
     page.set('Training cameras', True)
     panel = viewer.visitors[0].panel
-    wait_until(lambda: len(panel.frustums) == 3 and not panel.frustums[0].visible, 'the frustums')
+    draw_until(viewer, lambda: len(panel.frustums) == 3 and not panel.frustums[0].visible, 'the frustums')
     assert panel.frustums[1].visible
     assert panel.shows_things()
     np.testing.assert_allclose(panel.frustums[1].position, POSES[1][:, 3])
@@ -153,7 +153,7 @@ def test_a_click_on_a_training_camera_flies_there(viewer, open_page):
     page.set('Training cameras', True)
     wait_until(lambda: '/cameras/2' in page.things, 'the frustum')
     page.click('/cameras/2')
-    draw_until(viewer, lambda: viewer.visitors[0].view.wanted.photograph == 2, 'the camera')
+    draw_until(viewer, lambda: viewer.visitors[0].wanted.photograph == 2, 'the camera')
     wait_until(lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
 
 
@@ -201,7 +201,7 @@ def test_a_camera_path_is_recorded_saved_played_and_filmed(viewer, open_page, tm
     visitor = viewer.visitors[0]
     for i in (0, 1):
         page.look(POSES[i])
-        wait_until(lambda i=i: np.allclose(visitor.view.wanted.pose, POSES[i], atol=1e-6))
+        wait_until(lambda i=i: np.allclose(visitor.wanted.pose, POSES[i], atol=1e-6))
         page.press('Add key frame')
         wait_until(lambda i=i: len(visitor.path.keys) == i + 1)
     page.set('Seconds between', 0.1)

@@ -73,7 +73,7 @@ def frame_of(browser) -> list[int]:
 def expected(viewer: Viewer, browser) -> np.ndarray:
     """What `render_view` shows at the page's camera where `canvas_of` is."""
     top, left, bottom, right = frame_of(browser)
-    wanted = visitor_of(viewer).view.wanted
+    wanted = visitor_of(viewer).wanted
     view = render_view(viewer.field.model(), SCENE, pinhole(wanted, bottom - top, right - left))
     return to8b(view.rgb)[150:]
 
@@ -90,7 +90,7 @@ def press(browser, label: str) -> None:
 
 
 def test_the_picture_appears_and_is_sharp_at_rest(viewer, browser):
-    draw_until(viewer, lambda: visitor_of(viewer).view.wanted.photograph == 0, 'the first training camera')
+    draw_until(viewer, lambda: visitor_of(viewer).wanted.photograph == 0, 'the first training camera')
     draw_until(viewer, lambda: is_sharp(viewer, browser), 'the sharp picture')
     assert np.ptp(canvas_of(browser), (0, 1)).max() > 50  # it is no plain colour
 
@@ -98,20 +98,20 @@ def test_the_picture_appears_and_is_sharp_at_rest(viewer, browser):
 def test_dragging_turns_the_camera_and_the_picture(viewer, browser):
     from selenium.webdriver.common.action_chains import ActionChains
 
-    before, pose = canvas_of(browser), visitor_of(viewer).view.wanted.pose
+    before, pose = canvas_of(browser), visitor_of(viewer).wanted.pose
     canvas = browser.find_element('tag name', 'canvas')
     ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(90, 20).release().perform()
-    draw_until(viewer, lambda: np.abs(visitor_of(viewer).view.wanted.pose - pose).max() > 0.1, 'the new camera')
+    draw_until(viewer, lambda: np.abs(visitor_of(viewer).wanted.pose - pose).max() > 0.1, 'the new camera')
     draw_until(viewer, lambda: is_sharp(viewer, browser), 'the sharp picture')
     assert psnr(canvas_of(browser) / 255.0, before / 255.0) < 30.0
-    assert np.linalg.norm(visitor_of(viewer).view.wanted.pose[:, 3]) == pytest.approx(4.0, abs=0.01)  # an orbit
+    assert np.linalg.norm(visitor_of(viewer).wanted.pose[:, 3]) == pytest.approx(4.0, abs=0.01)  # an orbit
 
 
 def test_the_choice_of_what_is_shown_changes_the_picture(viewer, browser):
     browser.find_element('xpath', '//label[text()="Show"]/following::input[1]').click()
     wait_until(lambda: bool(browser.find_elements('xpath', '//*[@role="option"]')))
     browser.find_element('xpath', '//*[@role="option"][.//text()="opacity"]').click()
-    draw_until(viewer, lambda: visitor_of(viewer).view.wanted.kind == 'opacity')
+    draw_until(viewer, lambda: visitor_of(viewer).wanted.kind == 'opacity')
     draw_until(viewer, lambda: np.ptp(canvas_of(browser), -1).max() == 0, 'the grey picture')
 
 
@@ -132,7 +132,7 @@ def test_buttons_do_what_they_say(viewer, browser):
 
 def test_a_page_that_is_loaded_again_is_as_at_first(viewer, browser):
     browser.refresh()
-    draw_until(viewer, lambda: len(viewer.visitors) == 1 and visitor_of(viewer).view.wanted.kind == 'colour')
+    draw_until(viewer, lambda: len(viewer.visitors) == 1 and visitor_of(viewer).wanted.kind == 'colour')
     draw_until(viewer, lambda: is_sharp(viewer, browser), 'the sharp picture')
     draw_until(viewer, lambda: re.search(r'PSNR \d', browser.find_element('tag name', 'body').text), 'the PSNR')
-    assert wanted_of(SCENE).pose == pytest.approx(visitor_of(viewer).view.wanted.pose, abs=1e-3)
+    assert wanted_of(SCENE).pose == pytest.approx(visitor_of(viewer).wanted.pose, abs=1e-3)

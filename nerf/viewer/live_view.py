@@ -20,18 +20,16 @@ Steps = Iterator[tuple[bool, Frame | None]]  # whether there was anything to dra
 
 
 class LiveView:
-    """Draws what one person wants to see of a field. Other threads may call `look` alone."""
+    """Draws what one person wants to see of a field: `wanted`, which may be set at any time."""
 
     def __init__(self, field: Field):
         self.field, self.wanted, self.moved = field, None, -math.inf
         self.measured = None  # PSNR of the photograph under the camera, and the size [H, W] at which it was measured
         self.steps = self._steps()
 
-    def look(self, wanted: Wanted, moving: bool = True) -> None:
-        """Notes what is wanted from now on."""
-        if moving:
-            self.moved = clock()
-        self.wanted = wanted
+    def move(self) -> None:
+        """Notes that the camera moves."""
+        self.moved = clock()
 
     @property
     def moving(self) -> bool:

@@ -163,7 +163,7 @@ class Panel:
         visitor, path = self.visitor, self.visitor.path
 
         def add() -> None:
-            path.keys.append(KeyFrame(visitor.view.wanted.pose, visitor.view.wanted.fov))
+            path.keys.append(KeyFrame(visitor.wanted.pose, visitor.wanted.fov))
             self.say(f'key frames: {len(path.keys)}')
 
         def clear() -> None:
@@ -175,7 +175,7 @@ class Panel:
                 self.say('add key frames first')
                 return
             path.seconds = min(max(float(seconds.value), 0.1), 60.0)
-            path.height, path.width = size_of(visitor.view.wanted, width.value)
+            path.height, path.width = size_of(visitor.wanted, width.value)
             action()
 
         with gui.add_folder('Camera path', expand_by_default=False):

@@ -158,8 +158,13 @@ class Visitor:
         self.viewer, self.client, self.served = viewer, client, 0.0
         self.scene, self.view = viewer.field.scene, LiveView(viewer.field)
         self.path, self.playing = CameraPath(), False
+        self.changed = False  # the camera or the panel, since `wanted` was asked for
         self.panel = Panel(self)
-        client.camera.on_update(lambda _: self.look())
+        client.camera.on_update(self._moved)
+        self.look()
+
+    async def _moved(self, camera) -> None:
+        """A page sends its camera sixty times a second; viser would call a plain function in yet another thread."""
         self.look()
 
     @property
@@ -167,12 +172,23 @@ class Visitor:
         return self.view.moving
 
     def look(self, moving: bool = True) -> None:
-        """Notes the camera of the page and what its panel says."""
-        wanted = self._wanted()
-        if wanted is not None:
-            self.panel.under(wanted.photograph)
-            self.view.look(wanted, moving)
-            self.viewer.wake.set()
+        """Notes that the page's camera has changed, or what its panel says. Nothing is computed here, in viser's
+        threads: training would wait for it."""
+        self.changed = True
+        if moving:
+            self.view.move()
+        self.viewer.wake.set()
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What is to be shown, by the page's camera and panel as they are now."""
+        if self.changed:
+            self.changed = False
+            wanted = self._wanted()
+            if wanted is not None:
+                self.panel.under(wanted.photograph)
+                self.view.wanted = wanted
+        return self.view.wanted
 
     def _wanted(self) -> Wanted | None:
         """What the page wants to see; None where it sends a camera that is none."""
@@ -186,7 +202,7 @@ class Visitor:
 
     def advance(self) -> bool:
         """Draws a tile and sends what is to be shown; False: there is nothing to draw."""
-        measured = self.view.measured
+        measured, self.view.wanted = self.view.measured, self.wanted
         drew, frame = self.view.advance()
         if frame is not None:
             self._send(frame)
@@ -235,7 +251,7 @@ class Visitor:
 
     def save_view(self, width: float) -> None:
         """Asks for a PNG of what the page shows, so many pixels wide."""
-        self.viewer.ask(Job(self, self._saved_view(self.view.wanted, width)))
+        self.viewer.ask(Job(self, self._saved_view(self.wanted, width)))
 
     def _saved_view(self, wanted: Wanted, width: float) -> Iterator[str]:
         camera = (camera_of(wanted, self.scene, 2 ** 62) if wanted.compares else
@@ -250,7 +266,7 @@ class Visitor:
 
     def film(self) -> None:
         """Asks for a video of the camera path."""
-        self.viewer.ask(Job(self, self._filmed(self.path.frames(), self.path.cameras(), self.view.wanted.white)))
+        self.viewer.ask(Job(self, self._filmed(self.path.frames(), self.path.cameras(), self.wanted.white)))
 
     def _filmed(self, frames: list[KeyFrame], cameras: Cameras, white: bool) -> Iterator[str]:
         path = self.viewer.run_dir / f'camera_path_{self.viewer.field.step:06d}.mp4'

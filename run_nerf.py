@@ -31,7 +31,7 @@ from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
-    RAYS_THROUGH, config_parser, config_text, contracts, learns_exposure, parse_flags, uses_ndc,
+    RAYS_THROUGH, box_of, config_parser, config_text, contracts, learns_exposure, parse_flags, uses_ndc,
 )
 from nerf.hull import has_hull, inside_hull
 from nerf.mesh import export_mesh
@@ -489,7 +489,8 @@ def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Pat
                                             and args.mesh_threshold is None)
     with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
         mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
-                           args.mesh_texture, scene.placement.to_capture() if moved else None)
+                           args.mesh_texture, scene.placement.to_capture() if moved else None,
+                           None if args.mesh_bounds is None else box_of(args.mesh_bounds))
     log_mesh(run_dir, mesh, step)
 
 

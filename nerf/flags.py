@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import configargparse
+import numpy as np
 import torch
 
 from nerf.runtime.errors import UserError
@@ -66,6 +67,24 @@ def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
             raise argparse.ArgumentTypeError(f'{text!r} is not a number {bounds}')
         return value
     return convert
+
+
+def corners(text: str) -> str:
+    """A flag's type: six numbers, the lowest and the highest corner of a box; `box_of` reads what it gives."""
+    parts = text.replace(',', ' ').split()
+    try:
+        low, high = np.array(parts, np.float64).reshape(2, 3)
+        good = bool(np.isfinite([low, high]).all() and (low < high).all())
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f'{text!r} is no box: "X Y Z X Y Z", the lowest corner and the highest one')
+    return ' '.join(parts)
+
+
+def box_of(corners: str) -> np.ndarray:
+    """The corners [2, 3] of a flag's box."""
+    return np.array(corners.split(), np.float64).reshape(2, 3)
 
 
 def optional(convert):
@@ -218,6 +237,9 @@ def config_parser() -> FlagParser:
     flag('--mesh_file', type=matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb',
                                       True),
          help="mesh_NNNNNN.ply, with a texture .glb, in the run's folder where it is not given")
+    flag('--mesh_bounds', type=optional(corners), default=None,
+         help='lowest and highest corner of a box in the world, as "-1 -1 -1 1 1 1", to which the mesh is cut; without '
+              'it the box is what the training cameras see')
     flag('--mesh_coordinates', choices=('scene', 'capture'), default='scene',
          help='capture: those of transforms.json or the COLMAP model, where the mesh fits to other results from them')
 
@@ -346,7 +368,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         'multires_views': (not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         'render_test render_path': (not args.render_only or args.view, 'without render_only, or with view'),
         'view_host view_port': (not args.view, 'without view'),
-        'mesh_grid_size mesh_method mesh_threshold mesh_faces mesh_texture mesh_file': (
+        'mesh_grid_size mesh_method mesh_threshold mesh_faces mesh_texture mesh_file mesh_bounds': (
             not args.mesh_only, 'without mesh_only'),
         'mesh_coordinates': (not args.mesh_only or args.dataset_type not in PHOTOGRAPHS,
                              'without mesh_only, or unless dataset_type is transforms or colmap'),

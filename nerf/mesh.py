@@ -12,14 +12,16 @@ import torch
 
 from nerf.fields.model import Model, pieces
 from nerf.files.whole_file import whole_file
-from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
+from nerf.meshes.faces import (
+    FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals, without_others,
+)
 from nerf.meshes.level import surface_level
 from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.plots import draw_mesh_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.viewer.poses import up_direction
-from run_nerf_helpers import Rays, composite, ray_points, stratified_z, to8b, world_points
+from run_nerf_helpers import Rays, composite, ndc_points, ray_points, stratified_z, to8b, world_points
 
 SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
 SMALL_GRID = 129  # points along the longest side, up to which blocks have 2 cells along an edge, and 4 above
@@ -32,7 +34,8 @@ FLOATER = 0.01  # components with a smaller share of the largest one's faces are
 
 
 def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float | None = None,
-                fused: bool = False, most_faces: int = 0, texture: int = 0, to_file: np.ndarray | None = None):
+                fused: bool = False, most_faces: int = 0, texture: int = 0, to_file: np.ndarray | None = None,
+                bounds: np.ndarray | None = None):
     """Writes the surface as a coloured mesh, and beside it a picture of it.
 
     Args:
@@ -45,6 +48,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         most_faces: faces of the mesh; 0: see `fewer_faces`.
         texture: texels along a side of the texture, which a .glb or .obj can have; 0: the vertices have colours.
         to_file: [4, 4] that carries the scene's coordinates to those of the file; None: they are the same.
+        bounds: [2, 3] corners of a box in the world, to which the mesh is cut; None: of what the training cameras see.
 
     Returns:
         a trimesh.Trimesh fit for looking at, in the scene's coordinates.
@@ -57,7 +61,8 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
                         'leave it out, or train with no_ndc')
     need_libraries('fast_simplification', *['numba'] * bool(fused or texture), *['xatlas'] * bool(texture))
     level = threshold or surface_level(model, scene)
-    box = tighten(functools.partial(model.density_array, least=HALO * level), scene.box(), level)
+    box = scene.box() if bounds is None else box_within(scene, bounds)
+    box = tighten(functools.partial(model.density_array, least=HALO * level), box, level)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
           + (' in normalised device coordinates' if scene.ndc else ''))
     step = (box[1] - box[0]).max() / (grid_size - 1)
@@ -68,6 +73,8 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         surface = _density_surface(model, box, grid_size, level)
         print(f'surface   at density {level:.4g}' + ', where half of the light of the training rays has stopped'
               * (threshold is None))
+    if scene.ndc and bounds is not None:  # what is a box in the world is none there
+        surface = surface.within(bounds, scene.ndc_camera)
     vertices, faces = fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level, most_faces)
     if texture and not most_faces and len(faces) > TEXTURED_FACES:
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
@@ -110,6 +117,21 @@ class Surface(NamedTuple):
     faces: np.ndarray  # [F, 3], counterclockwise seen from outside
     dropped: int  # floaters
 
+    def within(self, bounds: np.ndarray, ndc: tuple[int, int, float]) -> Surface:
+        """The faces that are in a box [2, 3] of the world, from the normalised device coordinates of an (H, W, focal).
+
+        Raises:
+            UserError: there are none.
+        """
+        places = world_points(*ndc, 1.0, torch.from_numpy(self.vertices)).numpy()
+        inside = ((places >= bounds[0]) & (places <= bounds[1])).all(1)
+        faces = self.faces[inside[self.faces].all(1)]
+        if not len(faces):
+            raise UserError(f'mesh_bounds {_corners(bounds)} holds no surface; that is from '
+                            f'{_corners(np.stack([places.min(0), places.max(0)]))}')
+        vertices, faces = without_others(self.vertices, faces)
+        return self._replace(vertices=vertices, faces=faces)
+
 
 def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float) -> Surface:
     """What views show, on a grid of a step with these coordinates along its axes."""
@@ -131,6 +153,30 @@ def _density_surface(model: Model, box: np.ndarray, grid_size: int, level: float
     step = (box[1] - box[0]).max() / (grid_size - 1)
     moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
     return Surface(density, level, moved, faces, dropped)
+
+
+def box_within(scene: Scene, bounds: np.ndarray) -> np.ndarray:
+    """[2, 3] in the field's coordinates: a box [2, 3] of the world; in normalised device coordinates the part of
+    `scene.box()` that holds what is in it.
+
+    Raises:
+        UserError: there is nothing that the cameras could see.
+    """
+    if not scene.ndc:
+        return bounds
+    places = torch.from_numpy(np.stack(np.meshgrid(*bounds.T), -1).reshape(8, 3))
+    places[:, 2].clamp_(max=-1.0)  # the near plane
+    places = ndc_points(*scene.ndc_camera, 1.0, places).numpy()
+    box = scene.box()
+    low, high = np.maximum(box[0], places.min(0)), np.minimum(box[1], places.max(0))
+    if not (low < high).all():
+        raise UserError(f'mesh_bounds {_corners(bounds)} is not in what the training cameras see, which look along -z '
+                        'and see nothing nearer than z = -1')
+    return np.stack([low, high])
+
+
+def _corners(box: np.ndarray) -> str:
+    return ' to '.join(' '.join(f'{part:.4g}' for part in corner) for corner in box)
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:
@@ -284,9 +330,7 @@ def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarra
     count = label.max() + 1
     sizes = np.bincount(label[faces[:, 0]], minlength=count)
     keep = sizes >= FLOATER * sizes.max()
-    faces = faces[keep[label[faces[:, 0]]]]
-    used = np.unique(faces)
-    return vertices[used], np.searchsorted(used, faces), int(count - keep.sum())
+    return *without_others(vertices, faces[keep[label[faces[:, 0]]]]), int(count - keep.sum())
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nerf.flags import GRID_DEFAULTS, config_parser, config_text, parse_flags
+from nerf.flags import GRID_DEFAULTS, box_of, config_parser, config_text, parse_flags
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
@@ -75,6 +75,7 @@ FLAGS = {  # name: (type, default, another value)
     'mesh_faces': (int, 0, 40000),
     'mesh_texture': (int, 0, 2048),
     'mesh_file': (str, None, 'chair.glb'),
+    'mesh_bounds': (str, None, '-1 -2 0 1 2.5 1e1'),
     'mesh_coordinates': (str, 'scene', 'capture'),
     'render_path': (str, None, 'camera_path.json'),
     'view': (bool, False, True),
@@ -392,12 +393,20 @@ def test_written_out_flags_of_a_run_on_photographs_give_the_same_again(config, c
     ('lrate', 'nan'), ('lrate', 'inf'), ('perturb', '0.5'), ('raw_noise_std', '-0.1'), ('i_embed', '1'),
     ('field', 'hash'), ('ema_decay', '-0.1'), ('ema_decay', '1'), ('ema_decay', 'nan'),
     ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '0'), ('render_factor', '-2'),
+    ('mesh_bounds', '1 2 3'), ('mesh_bounds', '0 0 0 1 1 x'), ('mesh_bounds', '0 0 0 1 1 0'),
+    ('mesh_bounds', '0 0 0 1 1 inf'),
     ('mesh_file', 'x.stl'), ('mesh_threshold', 'nan'), ('device', 'tpu'), ('device', 'cuda:x'), ('expname', 'a/b'),
     ('expname', '..')])
 def test_a_value_that_makes_no_sense_is_one_line_with_flag_and_value(refuse, config, name, value):
     refuse(['--expname', 'a_run', f'--{name}={value}'], name, value)
     if value:
         refuse(['--config', config(f'{name} = {value}\n')], name, value)
+
+
+def test_a_box_is_six_numbers_between_spaces_or_commas():
+    for text in ('-1 -2 0 1 2.5 10', '-1,-2, 0,1,2.5,1e1'):
+        args = parse_flags(['--expname', 'a_run', '--mesh_only', f'--mesh_bounds={text}'])
+        assert box_of(args.mesh_bounds).tolist() == [[-1.0, -2.0, 0.0], [1.0, 2.5, 10.0]]
 
 
 def test_what_shows_and_what_writes_exclude_each_other(refuse):
@@ -502,6 +511,7 @@ LLFF = ['--N_importance', '64', '--use_viewdirs']
     (['--view_host', '::1', '--view_port', '90'], ['view_host', 'view_port']),
     (['--mesh_grid_size', '64', '--mesh_file', 'x.ply'], ['mesh_grid_size', 'mesh_file']),
     (['--mesh_threshold', '5'], ['mesh_threshold']),
+    (['--mesh_bounds', '0 0 0 1 1 1'], ['mesh_bounds']),
     (['--mesh_only', '--mesh_coordinates', 'capture'], ['mesh_coordinates']),
     (['--dataset_type', 'colmap', '--mesh_coordinates', 'capture'], ['mesh_coordinates']),
     ([*BLENDER, '--factor', '4', '--no_ndc', '--spherify', '--llffhold', '4'],
@@ -527,6 +537,7 @@ def test_multires_views_has_no_effect_without_view_directions(capsys):
     ['--dataset_type', 'colmap', '--factor', '4', '--llffhold', '4'],
     ['--render_only', '--render_test'],
     ['--view', '--view_host', '0.0.0.0', '--view_port', '0'], ['--render_only', '--render_path', 'x.json'],
+    ['--mesh_only', '--mesh_bounds', '-1 -1 -1 1 1 1', '--mesh_texture', '512'],
     ['--mesh_only', '--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_file', 'x.obj'],
     ['--dataset_type', 'transforms', '--no_ndc', '--mesh_only', '--mesh_coordinates', 'capture'],
     [*LLFF, '--netdepth_fine', '4', '--netwidth_fine', '64', '--multires_views', '2'], ['--ema_decay', '0.9']])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -365,6 +367,38 @@ def test_a_surface_goes_through_ndc_and_back_within_a_grid_step_near_and_far():
                                    atol=0.01)
 
 
+@pytest.fixture
+def two_balls(monkeypatch) -> Scene:
+    """The scene of BallsInNDC, looked at from the origin."""
+    monkeypatch.setattr(mesh_module, 'SURVEY', 65)
+    pose = np.eye(4)[None, :3]
+    cameras = Cameras.of_one_kind(pose, centred_intrinsics(H, W, FOCAL), H, W)
+    return replace(scene_of(), images=Images.of_one_size(np.zeros((1, H, W, 3), np.uint8)), cameras=cameras,
+                   render_cameras=cameras, near=0.0, far=1.0, ndc=True, around=False, farthest=30.0,
+                   i_train=np.array([0]), i_val=np.array([0]), i_test=np.array([0]))
+
+
+@pytest.mark.parametrize('nth', [0, 1])
+def test_a_mesh_from_ndc_is_cut_to_a_box_of_the_world(two_balls, tmp_path, nth):
+    centre, radius, colour = BALLS[nth]
+    box = np.stack([centre - 2.0 * radius, centre + 2.0 * radius])
+    box[1, 0] = centre[0]  # a half of it
+    export_mesh(BallsInNDC(), two_balls, tmp_path / 'part.ply', 160, THRESHOLD, bounds=box)
+    mesh = trimesh.load(tmp_path / 'part.ply', force='mesh', process=False)
+    assert (mesh.vertices >= box[0]).all()
+    assert (mesh.vertices <= box[1]).all()
+    np.testing.assert_allclose(mesh.bounds[0], centre - radius, atol=0.1 * radius)
+    np.testing.assert_allclose(mesh.bounds[1], [centre[0], *(centre + radius)[1:]], atol=0.1 * radius)
+    np.testing.assert_allclose(mesh.visual.vertex_colors[:, :3].mean(0) / 255.0, colour, atol=0.01)
+
+
+def test_bounds_that_hold_nothing_are_one_line(two_balls, tmp_path):
+    behind = np.array([[-1.0, -1.0, 1.0], [1.0, 1.0, 2.0]])
+    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is not in what the training cameras see'):
+        export_mesh(BallsInNDC(), two_balls, tmp_path / 'part.ply', 40, THRESHOLD, bounds=behind)
+    assert not list(tmp_path.iterdir())
+
+
 # Files
 
 
@@ -408,6 +442,14 @@ def test_an_exported_mesh_is_the_surface_in_its_colours_with_four_views_beside_i
     assert f'{len(mesh.vertices):,} vertices, {len(mesh.faces):,} of ' in said
     assert 'faces, watertight, 0 floaters dropped' in said
     assert f"mesh in {tmp_path / 'deep' / 'ball.ply'}, four views of it in" in said
+
+
+def test_a_mesh_is_cut_to_bounds(tmp_path):
+    box = np.array([[-1.0, -1.0, -1.0], [0.8, 1.0, 1.0]])
+    export_mesh(Ball(), scene_of(), tmp_path / 'part.ply', 40, THRESHOLD, bounds=box)
+    mesh = trimesh.load(tmp_path / 'part.ply', force='mesh', process=False)
+    np.testing.assert_allclose(mesh.bounds, [[0.2, -0.3, -0.4], [0.8, 0.7, 0.6]], atol=0.03)
+    assert not mesh.is_watertight
 
 
 def painted_ball() -> trimesh.Trimesh:

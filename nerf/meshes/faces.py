@@ -92,7 +92,11 @@ def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
     """The mesh without faces that lie on one another, as a collapsed bump leaves them; they would be a third and fourth
     face of an edge."""
     _, same, count = np.unique(np.sort(faces, 1), axis=0, return_inverse=True, return_counts=True)
-    faces = faces[count[same.reshape(-1)] == 1]
+    return without_others(vertices, faces[count[same.reshape(-1)] == 1])
+
+
+def without_others(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh without the vertices that are in no face."""
     used = np.unique(faces)
     return vertices[used], np.searchsorted(used, faces)
 

@@ -64,7 +64,8 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     box = scene.box() if bounds is None else box_within(scene, bounds)
     box = tighten(functools.partial(model.density_array, least=HALO * level), box, level)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
-          + (' in normalised device coordinates' if scene.ndc else ''))
+          + ' in normalised device coordinates' * scene.ndc
+          + '; the scene goes on: --mesh_bounds cuts a part out of it' * (not scene.bounded and bounds is None))
     step = (box[1] - box[0]).max() / (grid_size - 1)
     views = drawn_views(model, scene, step) if fused or texture else []
     if fused:

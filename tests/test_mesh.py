@@ -452,6 +452,15 @@ def test_a_mesh_is_cut_to_bounds(tmp_path):
     assert not mesh.is_watertight
 
 
+def test_bounds_are_recommended_where_the_scene_has_none(tmp_path, capsys):
+    endless, path = replace(scene_of(), bounded=False), tmp_path / 'ball.ply'
+    export_mesh(Ball(), endless, path, 20, THRESHOLD)
+    assert 'the scene goes on: --mesh_bounds' in capsys.readouterr().out
+    for scene, bounds in ((scene_of(), None), (endless, BOX)):
+        export_mesh(Ball(), scene, path, 20, THRESHOLD, bounds=bounds)
+        assert 'mesh_bounds' not in capsys.readouterr().out
+
+
 def painted_ball() -> trimesh.Trimesh:
     ball = trimesh.creation.icosphere(subdivisions=2)
     ball.visual.vertex_colors = np.uint8(255 * (0.5 + 0.5 * ball.vertices))

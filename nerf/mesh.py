@@ -61,11 +61,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
                         'leave it out, or train with no_ndc')
     need_libraries('fast_simplification', *['numba'] * bool(fused or texture), *['xatlas'] * bool(texture))
     level = threshold or surface_level(model, scene)
-    box = scene.box() if bounds is None else box_within(scene, bounds)
-    box = tighten(functools.partial(model.density_array, least=HALO * level), box, level)
-    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
-          + ' in normalised device coordinates' * scene.ndc
-          + '; the scene goes on: --mesh_bounds cuts a part out of it' * (not scene.bounded and bounds is None))
+    box = _box_of_surface(model, scene, level, bounds)
     step = (box[1] - box[0]).max() / (grid_size - 1)
     views = drawn_views(model, scene, step) if fused or texture else []
     if fused:
@@ -107,6 +103,16 @@ def need_libraries(*names: str) -> None:
         except ImportError as error:
             raise UserError(f'this mesh needs {name}, which cannot be imported ({error}); '
                             'pip install -r requirements.txt') from None
+
+
+def _box_of_surface(model: Model, scene: Scene, level: float, bounds: np.ndarray | None) -> np.ndarray:
+    """[2, 3] in the field's coordinates, and a line about it."""
+    box = scene.box() if bounds is None else box_within(scene, bounds)
+    box = tighten(functools.partial(model.density_array, least=HALO * level), box, level)
+    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
+          + ' in normalised device coordinates' * scene.ndc
+          + '; the scene goes on: --mesh_bounds cuts a part out of it' * (not scene.bounded and bounds is None))
+    return box
 
 
 class Surface(NamedTuple):

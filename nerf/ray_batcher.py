@@ -11,7 +11,7 @@ from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import Rays
 
-ANYWHERE = 5  # every so manieth pixel comes from all, where the others come from those that are not empty
+ANYWHERE = 5  # one pixel in so many comes from all, where the others come from those that are not empty
 
 
 class RayBatcher:

@@ -21,7 +21,7 @@ from nerf.scene import Scene
 KINDS = 'colour', 'disparity', 'opacity', 'error', 'nothing'  # what can be shown of a field
 TILE = 0.025  # seconds that a tile should take: a movement waits no longer
 PROBE = 16  # rays of a tile that is drawn for its time alone
-SMALLEST, LARGEST = 48, 1280  # pixels of a picture's longer side
+SMALLEST, LARGEST = 32, 1280  # pixels of a picture's longer side
 MOST_PIXELS = 2 ** 25  # of a picture that somebody asks for
 FINER = 3  # a camera at rest gets pictures so many times as high, one after the other
 

@@ -202,7 +202,8 @@ class Visitor:
 
     def advance(self) -> bool:
         """Draws a tile and sends what is to be shown; False: there is nothing to draw."""
-        measured, self.view.wanted = self.view.measured, self.wanted
+        measured = self.view.measured
+        self.view.wanted = self.wanted  # as it is now
         drew, frame = self.view.advance()
         if frame is not None:
             self._send(frame)

@@ -238,8 +238,8 @@ def config_parser() -> FlagParser:
                                       True),
          help="mesh_NNNNNN.ply, with a texture .glb, in the run's folder where it is not given")
     flag('--mesh_bounds', type=optional(corners), default=None,
-         help='lowest and highest corner of a box in the world, as "-1 -1 -1 1 1 1", to which the mesh is cut; without '
-              'it the box is what the training cameras see')
+         help="lowest and highest corner of a box in the scene's coordinates, as '-1 -1 -1 1 1 1', to which the mesh "
+              'is cut; without it the box is what the training cameras see')
     flag('--mesh_coordinates', choices=('scene', 'capture'), default='scene',
          help='capture: those of transforms.json or the COLMAP model, where the mesh fits to other results from them')
 

@@ -134,7 +134,7 @@ def test_a_page_flies_to_a_training_camera(viewer, open_page):
     page = open_page(0)
     page.set('Training camera', 2)
     draw_until(viewer, lambda: viewer.visitors[0].wanted.photograph == 2, 'the camera')
-    draw_until(viewer, lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
+    wait_until(lambda: bool(page.placed) and np.allclose(page.placed[-1], POSES[2][:, 3], atol=1e-6))
 
 
 def test_training_cameras_are_shown_when_asked_for_and_the_one_looked_through_is_not(viewer, open_page):

@@ -37,8 +37,7 @@ THIN = 0.05  # optical depth of a voxel; cells whose corners are all thinner are
 SAMPLES = 65000  # kept samples that a step aims at, by its number of rays
 RAYS = 256, 9000  # fewest and most rays of a step
 ROOM = Room(2 ** 19, 2 ** 16)  # samples of a captured step
-CAPTURED_RAYS = {False: 9000, True: 4096}  # rays of it, of which as many are used as have room, by whether they all
-# end on something
+CAPTURED_RAYS = {False: 9000, True: 4096}  # its rays, by whether they all end on something; those with room are used
 LEAST = 1e-4, 1e-3  # weight below which a sample is skipped, in the first stage and after it
 RATES = [20.0] + 3 * [20.0] + 12 * [10.0]  # of a row's channels, as multiples of the network's rate
 SMOOTHNESS = {False: (1e-9, 4.5e-9), True: (6e-8, 6e-8)}  # weights in the loss of half the squared differences of
@@ -232,7 +231,7 @@ class GridModel(Model):
             return []
         before, lines = len(self.rows), self._fog_note(step)
         if self.captured:
-            optimiser.replaced = True
+            optimiser.replaced = True  # a captured step holds on to the grid
         dense = self._dense_cells()
         if step > 2 * FEWEST_PRUNE or dense.any():  # after a few steps nothing need be dense yet
             self.keep(dense)

@@ -158,7 +158,7 @@ class Visitor:
         self.viewer, self.client, self.served = viewer, client, 0.0
         self.scene, self.view = viewer.field.scene, LiveView(viewer.field)
         self.path, self.playing = CameraPath(), False
-        self.changed = False  # the camera or the panel, since `wanted` was asked for
+        self.changed, self.noted = False, None  # the camera or the panel, since `wanted` was asked for; its answer
         self.panel = Panel(self)
         client.camera.on_update(self._moved)
         self.look()
@@ -187,8 +187,8 @@ class Visitor:
             wanted = self._wanted()
             if wanted is not None:
                 self.panel.under(wanted.photograph)
-                self.view.wanted = wanted
-        return self.view.wanted
+                self.noted = wanted
+        return self.noted
 
     def _wanted(self) -> Wanted | None:
         """What the page wants to see; None where it sends a camera that is none."""
@@ -203,7 +203,7 @@ class Visitor:
     def advance(self) -> bool:
         """Draws a tile and sends what is to be shown; False: there is nothing to draw."""
         measured = self.view.measured
-        self.view.wanted = self.wanted  # as it is now
+        self.view.wanted = self.wanted
         drew, frame = self.view.advance()
         if frame is not None:
             self._send(frame)
@@ -215,7 +215,7 @@ class Visitor:
         """Says that something could not be drawn; it is not tried again until something else is wanted."""
         print(f'warning: a view cannot be drawn ({error!r})', file=sys.stderr)
         self.panel.say(f'this cannot be drawn: {error}')
-        self.view = LiveView(self.viewer.field)
+        self.view, self.noted = LiveView(self.viewer.field), None
 
     def _send(self, frame: Frame) -> None:
         picture, depth = shown(frame, self.scene), None

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -179,6 +181,26 @@ def test_without_a_mesh_there_is_nothing_to_choose(viewer, open_page):
 
 
 # Buttons
+
+
+def test_a_button_pressed_while_a_new_camera_is_read_gets_that_one(viewer, open_page):
+    page = open_page(0)
+    page.set('Training cameras', True)
+    visitor = viewer.visitors[0]
+    old, read, begun = visitor.wanted, visitor._wanted, threading.Event()
+
+    def slowly():
+        begun.set()
+        time.sleep(0.2)
+        return read()
+    visitor._wanted = slowly
+    visitor.look()
+    drawing = threading.Thread(target=lambda: visitor.wanted)
+    drawing.start()
+    begun.wait()
+    assert old is not None
+    assert visitor.wanted is not old
+    drawing.join()
 
 
 def test_a_saved_view_is_in_the_runs_folder_and_is_offered_to_the_page(viewer, open_page, tmp_path):

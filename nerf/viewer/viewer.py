@@ -159,6 +159,7 @@ class Visitor:
         self.scene, self.view = viewer.field.scene, LiveView(viewer.field)
         self.path, self.playing = CameraPath(), False
         self.changed, self.noted = False, None  # the camera or the panel, since `wanted` was asked for; its answer
+        self.reading = threading.Lock()  # the threads that draw and that a button is pressed in both ask for it
         self.panel = Panel(self)
         client.camera.on_update(self._moved)
         self.look()
@@ -182,13 +183,14 @@ class Visitor:
     @property
     def wanted(self) -> Wanted | None:
         """What is to be shown, by the page's camera and panel as they are now."""
-        if self.changed:
-            self.changed = False
-            wanted = self._wanted()
-            if wanted is not None:
-                self.panel.under(wanted.photograph)
-                self.noted = wanted
-        return self.noted
+        with self.reading:
+            if self.changed:
+                self.changed = False
+                wanted = self._wanted()
+                if wanted is not None:
+                    self.panel.under(wanted.photograph)
+                    self.noted = wanted
+            return self.noted
 
     def _wanted(self) -> Wanted | None:
         """What the page wants to see; None where it sends a camera that is none."""

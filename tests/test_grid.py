@@ -715,6 +715,7 @@ def test_what_is_hidden_from_all_rays_is_pruned(compiled):
     rays = Rays(torch.stack([x, y, torch.full_like(x, 3.0)], -1), down, down, torch.zeros(1600, 1),
                 torch.full((1600, 1), 10.0))
     model(rays, numbers(1600, 0.5), torch.zeros(1600, 3))['mse'].backward()
+    model.apply_gradients(torch.tensor(0.0), torch.tensor(True), torch.ones(()))
     assert 0.5 < model.strongest.max() <= 1.0
     model.adam_steps.fill_(model.n_iters)
     kept = model.grid.vertex_points()[:, 2]

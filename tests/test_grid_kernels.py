@@ -22,6 +22,7 @@ from nerf.fields.sparse_grid import SparseGrid
 
 numba = pytest.importorskip('numba')
 grid_kernels = pytest.importorskip('nerf.fields.grid_kernels')
+cells_of_blocks = grid_kernels.cells_of_blocks
 
 SHAPE = (18, 13, 23)  # vertices
 LEAST = 1e-3
@@ -57,7 +58,7 @@ def a_grid(seed: int = 0) -> tuple[SparseGrid, Tensor]:
     for axis, size in enumerate(SHAPE):
         full = full.repeat_interleave(4, axis).narrow(axis, 0, size)
     grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, cells & full)
-    assert 0.2 < grid.blocks.float().mean() < 0.8
+    assert 0.2 < (cells_of_blocks(grid.cells.numpy()) != 0).mean() < 0.8
     rows = torch.randn((grid.n_rows, CHANNELS), generator=generator)
     rows[:, 0] = 0.5 * rows[:, 0] + 0.35
     return grid, rows
@@ -101,28 +102,29 @@ class Marching:
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
                         np.full((n, most, 5), np.nan, np.float32))
-        self.gradients, self.strongest = np.zeros_like(rows), np.zeros(len(rows), np.float32)
-        self.touched, self.n_touched = np.full((2, len(rows)), -1, np.int32), np.zeros(2, np.int64)
-        self.is_touched = np.zeros(len(rows), bool)
+        self.gradients, (self.heaviest, self.strongest) = np.zeros_like(rows), np.zeros((2, len(rows)), np.float32)
         self.vertices = np.flatnonzero(grid.index.numpy() >= 0).astype(np.int32)
         self.raw = np.full(grid.index.shape, -1e9, np.float32)
         self.raw.reshape(-1)[self.vertices] = rows[:, 0]
-        grid_kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(), grid.cells.numpy(),
-                           grid.blocks.numpy(), Rules(least, ball=ball), saved, self.count, self.rest, self.depth,
-                           self.features, *self.samples)
+        grid_kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(),
+                           cells_of_blocks(grid.cells.numpy()), Rules(least, ball=ball), saved, self.count, self.rest,
+                           self.depth, self.features, *self.samples)
 
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
         values, corners, places = self.samples
         grid_kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy())
-        grid_kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.strongest,
-                             self.touched, self.n_touched, self.is_touched)
+        grid_kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.heaviest)
         return self
+
+    def smooth(self, weights: np.ndarray, axis: int) -> None:
+        grid_kernels.smooth(self.rows, self.grid.index.numpy(), self.vertices, self.gradients, self.heaviest, weights,
+                            axis)
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:
         betas = FIRST_RATE, SECOND_RATE
         debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in betas)
-        grid_kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.touched,
-                          self.n_touched, self.is_touched, rates, betas, EPSILON, *debias, apply)
+        grid_kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.heaviest,
+                          self.strongest, rates, betas, EPSILON, *debias, apply)
 
 
 def assert_agree(marching: Marching, expected: Marched) -> None:
@@ -145,6 +147,21 @@ def mixture(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A loss's gradients for the features and the rest of n rays."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((n, CHANNELS - 1), generator=generator), torch.randn(n, generator=generator)
+
+
+# Blocks
+
+
+@pytest.mark.parametrize('shape', [(6, 5, 9), (4, 8, 12), (2, 3, 13)])
+def test_each_block_has_its_cells_as_bits(shape):
+    cells = np.random.default_rng(sum(shape)).random(shape) < 0.05
+    cells[-1, -1, -1] = True
+    blocks = cells_of_blocks(cells)
+    assert blocks.shape == tuple(-(-size // 4) for size in shape)
+    found = {(4 * i + x, 4 * j + y, 4 * k + z) for (i, j, k), kept in np.ndenumerate(blocks)
+             for x, y, z in np.ndindex(4, 4, 4) if int(kept) >> int(grid_kernels._bit_in_block(x, y, z)) & 1}
+    assert found == set(map(tuple, np.argwhere(cells).tolist()))
+    assert cells_of_blocks(np.ones((4, 4, 4), bool)).tolist() == [[[-1]]]  # all 64
 
 
 # What rays meet
@@ -383,22 +400,17 @@ def test_gradients_of_features_or_rest_alone_are_those_of_autograd(of):
     assert of == 'features' or (marching.gradients[:, 1:] == 0.0).all()
 
 
-def test_touched_rows_are_the_corners_of_kept_samples_by_the_parity_of_x():
+def test_rows_have_the_weight_of_the_heaviest_sample_around_them():
     grid, rows = a_grid()
-    rays = random_rays(40, 1)
-    marching = Marching(grid, rows.numpy(), rays).backward(*mixture(40))
-    expected = {int(row) + up for r, n in enumerate(marching.count) for row in marching.samples[1][r, :n].ravel()
-                for up in (0, 1)}
-    assert 0 < len(expected) < len(rows)
-    x = (grid.index >= 0).nonzero()[:, 0].numpy()
-    found = set()
-    for parity, n in enumerate(marching.n_touched):
-        touched = marching.touched[parity, :n].tolist()
-        assert len(set(touched)) == n
-        assert (x[touched] % 2 == parity).all()
-        found |= set(touched)
-    assert found == expected == set(np.flatnonzero(marching.is_touched).tolist())
-    assert set(np.flatnonzero((marching.gradients != 0).any(1)).tolist()) <= expected
+    marching = Marching(grid, rows.numpy(), random_rays(40, 1)).backward(*mixture(40))
+    expected = np.zeros(len(rows), np.float32)
+    for r, n in enumerate(marching.count):
+        for weight, lower in zip(marching.samples[0][r, :n, 0], marching.samples[1][r, :n]):
+            for row in (*lower, *lower + 1):
+                expected[row] = max(expected[row], weight)
+    assert 0 < np.count_nonzero(expected) < len(rows)
+    np.testing.assert_array_equal(marching.heaviest, expected)
+    assert set(np.flatnonzero((marching.gradients != 0).any(1))) <= set(np.flatnonzero(expected))
 
 
 # Neighbours
@@ -410,9 +422,8 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     grid, rows = a_grid()
     weights = torch.linspace(0.5, 2.0, CHANNELS)
     marching = Marching(grid, rows.numpy(), random_rays(200, 0)).backward(*mixture(200))
-    before, touched = marching.gradients.copy(), torch.from_numpy(marching.is_touched.copy())
-    grid_kernels.smooth(marching.rows, grid.index.numpy(), marching.vertices, marching.gradients, marching.touched,
-                        marching.n_touched, weights.numpy(), axis)
+    before, touched = marching.gradients.copy(), torch.from_numpy(marching.heaviest > 0)
+    marching.smooth(weights.numpy(), axis)
     whole = torch.zeros(*SHAPE, CHANNELS, dtype=torch.float64)
     whole[grid.index >= 0] = rows.double()
     whole.requires_grad_()
@@ -440,14 +451,17 @@ def test_adam_over_several_steps_is_that_of_plain_pytorch_and_leaves_no_gradient
     for step in range(1, 8):
         marching = Marching(grid, ours[0], random_rays(60, step)).backward(*mixture(60, step))
         gradient = torch.from_numpy(marching.gradients.copy()).double()
-        touched, apply = marching.is_touched.copy(), step != 4
+        heaviest, apply = marching.heaviest.copy(), step != 4
+        touched, marching.strongest[::2] = heaviest > 0, 0.3
         assert ((gradient != 0).any(1).numpy() == touched).all()
         before = [part.copy() for part in ours]
         marching.adam(*ours[1:], rates, step, apply)
         grid_torch.adam(theirs[0], gradient, *theirs[1:], torch.from_numpy(rates).double(), torch.tensor(step),
                         torch.tensor(apply))
-        assert not marching.is_touched.any()
+        assert not marching.heaviest.any()
         assert not marching.gradients.any()
+        assert (marching.strongest[::2] == np.maximum(heaviest[::2], np.float32(0.3))).all()
+        assert (marching.strongest[1::2] == heaviest[1::2]).all()
         for now, then, expected in zip(ours, before, theirs):
             changed = (now != then).any(1)
             assert (changed == (touched & apply)).all()
@@ -482,9 +496,8 @@ def one_run(n_threads: int) -> list[np.ndarray]:
     for step in range(1, 4):
         marching = Marching(grid, rows, random_rays(400, step)).backward(*mixture(400, step))
         arrays += [marching.count, marching.rest, marching.depth, marching.features, *marching.samples,
-                   marching.gradients.copy(), marching.touched]
-        grid_kernels.smooth(rows, grid.index.numpy(), marching.vertices, marching.gradients, marching.touched,
-                            marching.n_touched, rates, step % 3)
+                   marching.gradients.copy(), marching.heaviest.copy()]
+        marching.smooth(rates, step % 3)
         marching.adam(means, squares, rates, step)
     return [*arrays, rows, means, squares]
 

@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from nerf.fields import sparse_grid
-from nerf.fields.sparse_grid import (
-    BLOCK, SparseGrid, cells_around, dilated, interpolated, trilinear, vertices_of,
-)
+from nerf.fields.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear, vertices_of
 from nerf.runtime.errors import UserError
 
 LOW = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
@@ -70,19 +68,16 @@ def test_a_grid_without_cells_has_no_rows():
     grid = SparseGrid.of_cells(LOW, 0.5, mask_of((3, 3, 3)))
     assert grid.n_rows == 0
     assert len(grid.vertex_points()) == len(grid.centres()) == 0
-    assert not grid.blocks.any()
 
 
 @pytest.mark.parametrize('shape', [(6, 5, 9), (4, 8, 12), (2, 3, 13)])
-def test_blocks_and_rows_are_those_of_plain_loops(shape):
+def test_rows_are_those_of_plain_loops(shape):
     grid = SparseGrid.of_cells(LOW, 0.25, some_cells(shape, 0.03, seed=sum(shape)))
     cells = places_of(grid.cells)
     assert cells
     vertices = sorted({(i + di, j + dj, k + dk) for i, j, k in cells for di, dj, dk in CORNERS})
     assert [grid.index[vertex].item() for vertex in vertices] == list(range(len(vertices)))
     assert grid.n_rows == len(vertices) == (grid.index >= 0).sum()
-    assert grid.blocks.shape == tuple(-(-size // BLOCK) for size in shape)
-    assert places_of(grid.blocks) == {(i // BLOCK, j // BLOCK, k // BLOCK) for i, j, k in cells}
 
 
 def test_a_filled_box_has_all_cells_that_reach_into_it():

@@ -459,14 +459,13 @@ class _Kernels:
         from nerf.fields import grid_kernels
 
         self.module, grid = grid_kernels, model.grid
-        self.index, self.cells, self.blocks = (part.numpy().copy() for part in (grid.index, grid.cells, grid.blocks))
+        self.index, self.blocks = grid.index.numpy().copy(), grid_kernels.cells_of_blocks(grid.cells.numpy())
         self.rows, self.means, self.squares = model.rows.detach().numpy(), model.means.numpy(), model.squares.numpy()
         self.vertices, self.gradients = np.flatnonzero(self.index >= 0).astype(np.int32), np.zeros_like(self.rows)
         self.strongest = model.strongest.numpy()
         self.raw = np.full(self.index.shape, NOTHING, np.float32)
         self.take_densities()
-        self.touched, self.n_touched = np.zeros((2, len(self.rows)), np.int32), np.zeros(2, np.int64)
-        self.is_touched, self.saved = np.zeros(len(self.rows), bool), None
+        self.heaviest, self.saved = np.zeros(len(self.rows), np.float32), None
         self.samples = before.samples if before else (  # memory pages exist once they are written to
             np.empty((RAYS[1], MOST, CHANNELS), np.float32), np.empty((RAYS[1], MOST, 4), np.int32),
             np.empty((RAYS[1], MOST, 5), np.float32))
@@ -481,8 +480,8 @@ class _Kernels:
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         inputs = (np.ascontiguousarray(part.numpy()) for part in (origins, directions, near, far, jitter))
-        self.module.march(*inputs, self.rows, self.raw, self.index, self.cells, self.blocks,
-                          grid_torch.Rules(least, ball=ball), saved, count, rest, depth, features, *self.samples)
+        self.module.march(*inputs, self.rows, self.raw, self.index, self.blocks, grid_torch.Rules(least, ball=ball),
+                          saved, count, rest, depth, features, *self.samples)
         self.saved = count, rest
         return Marched(*map(torch.from_numpy, (features, rest, depth, count)), int(count.sum()))
 
@@ -490,19 +489,16 @@ class _Kernels:
         """Adds the gradients of the last `march`."""
         (count, rest), (values, corners, places) = self.saved, self.samples
         self.module.raw_gradients(count, rest, values, places, of_features, of_rest)
-        self.module.scatter(count, values, corners, places, of_features, self.gradients, self.strongest, self.touched,
-                            self.n_touched, self.is_touched)
+        self.module.scatter(count, values, corners, places, of_features, self.gradients, self.heaviest)
 
     def smooth(self, weights: np.ndarray, axis: int) -> None:
-        self.module.smooth(self.rows, self.index, self.vertices, self.gradients, self.touched, self.n_touched, weights,
-                           axis)
+        self.module.smooth(self.rows, self.index, self.vertices, self.gradients, self.heaviest, weights, axis)
 
     def adam(self, rates: np.ndarray, step: int, apply: bool) -> None:
         betas = FIRST_RATE, SECOND_RATE
         self.module.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, self.means, self.squares,
-                         self.touched, self.n_touched, self.is_touched, rates, betas, grid_torch.EPSILON,
+                         self.heaviest, self.strongest, rates, betas, grid_torch.EPSILON,
                          *(np.float32(1.0 / (1.0 - beta ** step)) for beta in betas), apply)
-        self.n_touched[:] = 0
 
 
 class _MarchKernels(torch.autograd.Function):

@@ -32,7 +32,8 @@ def _can_be_kept() -> bool:
 F = np.float32
 OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
-BLOCK_BITS = 2  # blocks have 4 cells along an edge
+BLOCK_BITS = 2  # blocks have 4 cells along an edge: as many as an int64 has bits
+BLOCK = 1 << BLOCK_BITS
 
 
 @njit(**OPTIONS)
@@ -84,6 +85,21 @@ def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
 
 
 @njit(**OPTIONS)
+def _bit_in_block(i, j, k):
+    """Which bit of its block's number cell (i, j, k) is."""
+    return ((i % BLOCK << BLOCK_BITS) + j % BLOCK << BLOCK_BITS) + k % BLOCK
+
+
+def cells_of_blocks(cells):
+    """[X', Y', Z'] int64, for each block its cells [X, Y, Z] as bits; rays jump over those that are 0."""
+    padded = np.pad(cells, [(0, -size % BLOCK) for size in cells.shape])
+    x, y, z = (size // BLOCK for size in padded.shape)
+    in_blocks = padded.reshape(x, BLOCK, y, BLOCK, z, BLOCK).transpose(0, 2, 4, 1, 3, 5)
+    bits = np.packbits(in_blocks.reshape(x, y, z, BLOCK ** 3), axis=-1, bitorder='little')
+    return bits.view('<i8')[..., 0].astype(np.int64)
+
+
+@njit(**OPTIONS)
 def _corner_weights(fx, fy, fz):
     """Trilinear weights of a cell's eight corners, in the order of the last bits of x, y and z."""
     gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
@@ -100,30 +116,18 @@ def _interpolated(raw, i, j, k, weights):
             + w7 * raw[i + 1, j + 1, k + 1])
 
 
-@njit(**OPTIONS)
-def _mix(rows, r0, r2, r4, r6, weights, sample):
-    """Fills a sample's channels, the first three behind density as colours, from its lower corners' rows and the ones
-    above them: rows are in the order of z."""
-    w0, w1, w2, w3, w4, w5, w6, w7 = weights
-    r1, r3, r5, r7, width = r0 + 1, r2 + 1, r4 + 1, r6 + 1, rows.shape[1]
-    for c in range(width):
-        sample[c] = (w0 * rows[r0, c] + w1 * rows[r1, c] + w2 * rows[r2, c] + w3 * rows[r3, c]
-                     + w4 * rows[r4, c] + w5 * rows[r5, c] + w6 * rows[r6, c] + w7 * rows[r7, c])
-    for c in range(1, 4):
-        sample[c] = ONE / (ONE + math.exp(-sample[c]))
-
-
 @njit(parallel=True, **OPTIONS)
-def march(origins, directions, near, far, jitter, rows, raw, index, cells, blocks, rules, saved, count, rest, depth,
-          features, values, corners, places):
+def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
+          values, corners, places):
     """Marches rays through the kept cells and composites what they meet.
 
     Args:
         origins, directions: [R, 3] in voxels; near, far, jitter: [R], jitter in [0, 1) of a step.
-        rows, index, cells, blocks: the grid's.
+        rows, index: the grid's.
+        blocks: see `cells_of_blocks`.
         raw: [X, Y, Z], the vertices' raw densities, very negative where a vertex has no row.
         rules: how samples are placed, made opaque and left out.
-        saved: whether a backward pass is to come: the last three arrays are for it.
+        saved: whether a backward pass is to come, which needs the samples' channels.
         count, rest, depth: [R], get the number of kept samples, the light that is left, and the expected depth.
         features: [R, 15], get the composited channels.
         values: [R, K, 16], get each kept sample's weight and its 15 channels, the first three as colours.
@@ -132,77 +136,102 @@ def march(origins, directions, near, far, jitter, rows, raw, index, cells, block
         places: [R, K, 5], get its place in the cell, the slope of its optical depth by raw density, and the parity of
             its cell's x index.
     """
-    (nx, ny, nz), width = index.shape, rows.shape[1]
-    least, dark, sharpness, offset = F(rules.least), F(rules.dark), F(rules.sharpness), F(rules.offset)
-    contracted, radius = rules.ball.contracted, F(rules.ball.radius)
-    cx, cy, cz, least_step = F(rules.ball.x), F(rules.ball.y), F(rules.ball.z), F(rules.least_step)
+    contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
+    radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
+    sharpness, offset = F(rules.sharpness), F(rules.offset)
+    for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
+        count[r], rest[r], depth[r] = _met(
+            origins[r], directions[r], near[r], far[r], jitter[r], raw, index, blocks, (least, dark),
+            (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
+        _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
+
+
+@njit(**OPTIONS)
+def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
+    """One ray's kept samples: their number, the light behind them, and the expected depth. Fills the samples' weights,
+    corners and places; `_composite` does the rest, as memory is waited for less where no branch depends on it."""
+    (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
+    contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
-    for r in prange(origins.shape[0]):
-        ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
-        dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
-        over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
-        start, end = _crossing(ox, oy, oz, over_x, over_y, over_z, nx, ny, nz, near[r], far[r])
-        dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
-        leaves_ball = F(1e9)
-        if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
-            start, end = near[r], far[r]
-            x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
-            t = start + jitter[r] * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
-            leaves_ball = _leaves_ball(ox - cx, oy - cy, oz - cz, dx, dy, dz, radius)
-        else:
-            t = start + jitter[r] * dt
-        light, distance, n = ONE, ZERO, 0
-        sums, sample = np.zeros(16, np.float32), np.empty(16, np.float32)
-        while t < end:
-            x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-            step = dt
-            if contracted:
-                x, y, z, shorter = _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)
-                step = max(dt / shorter, least_step * t)
-                if not (ZERO <= x <= F(nx - 1) and ZERO <= y <= F(ny - 1) and ZERO <= z <= F(nz - 1)):
-                    t += step
-                    continue
-            i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
-            bi, bj, bk = i >> BLOCK_BITS, j >> BLOCK_BITS, k >> BLOCK_BITS
-            if not blocks[bi, bj, bk]:
-                if step > dt:
-                    t += step
-                    continue
-                leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
-                t += F(max(int((leave - t) / dt) + 1, 1)) * dt
-                continue
-            fx, fy, fz = x - F(i), y - F(j), z - F(k)
-            weights = _corner_weights(fx, fy, fz)
-            a = sharpness * _interpolated(raw, i, j, k, weights) + offset
-            if a < thin or not cells[i, j, k]:
+    ox, oy, oz = origin[0], origin[1], origin[2]
+    dx, dy, dz = direction[0], direction[1], direction[2]
+    over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
+    dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
+    leaves_ball = F(1e9)
+    if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
+        start, end = near, far
+        x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
+        t = start + jitter * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
+        leaves_ball = _leaves_ball(ox - cx, oy - cy, oz - cz, dx, dy, dz, radius)
+    else:
+        start, end = _crossing(ox, oy, oz, over_x, over_y, over_z, nx, ny, nz, near, far)
+        t = start + jitter * dt
+    light, distance, n = ONE, ZERO, 0
+    while t < end:
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        step = dt
+        if contracted:
+            x, y, z, shorter = _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)
+            step = max(dt / shorter, least_step * t)
+            if not (ZERO <= x <= F(nx - 1) and ZERO <= y <= F(ny - 1) and ZERO <= z <= F(nz - 1)):
                 t += step
                 continue
-            e = math.exp(min(a, F(40.0)))
-            passed = ONE / math.sqrt(ONE + e)  # exp(-0.5 softplus(a)): over half a voxel
-            weight = light * (ONE - passed)
-            if weight < least:
-                t += step
-                continue
-            r0, r2, r4, r6 = index[i, j, k], index[i, j + 1, k], index[i + 1, j, k], index[i + 1, j + 1, k]
-            _mix(rows, r0, r2, r4, r6, weights, sample)
-            for c in range(width):
-                sums[c] += weight * sample[c]
-            if saved:
-                for c in range(width):
-                    values[r, n, c] = sample[c]
-                values[r, n, 0] = weight
-                corners[r, n, 0], corners[r, n, 1], corners[r, n, 2], corners[r, n, 3] = r0, r2, r4, r6
-                places[r, n, 0], places[r, n, 1], places[r, n, 2] = fx, fy, fz
-                places[r, n, 3], places[r, n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
-            distance += weight * t
-            light *= passed
-            n += 1
-            if light < dark or n == values.shape[1]:
-                break
+        i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
+        bi, bj, bk = i >> BLOCK_BITS, j >> BLOCK_BITS, k >> BLOCK_BITS
+        kept = blocks[bi, bj, bk]
+        if not kept and step <= dt:
+            leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
+            t += F(max(int((leave - t) / dt) + 1, 1)) * dt
+            continue
+        if not kept >> _bit_in_block(i, j, k) & 1:
             t += step
-        count[r], rest[r], depth[r] = n, light, distance
-        for c in range(15):
-            features[r, c] = sums[c + 1]
+            continue
+        fx, fy, fz = x - F(i), y - F(j), z - F(k)
+        a = sharpness * _interpolated(raw, i, j, k, _corner_weights(fx, fy, fz)) + offset
+        if a < thin:
+            t += step
+            continue
+        e = math.exp(min(a, F(40.0)))
+        passed = ONE / math.sqrt(ONE + e)  # exp(-0.5 softplus(a)): over half a voxel
+        weight = light * (ONE - passed)
+        if weight < least:
+            t += step
+            continue
+        values[n, 0] = weight
+        corners[n, 0], corners[n, 1] = index[i, j, k], index[i, j + 1, k]
+        corners[n, 2], corners[n, 3] = index[i + 1, j, k], index[i + 1, j + 1, k]
+        places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
+        places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
+        distance += weight * t
+        light *= passed
+        n += 1
+        if light < dark or n == values.shape[0]:
+            break
+        t += step
+    return n, light, distance
+
+
+@njit(**OPTIONS)
+def _composite(rows, n, saved, values, corners, places, features):
+    """Sums up the channels of a ray's n samples, and fills in those of each if they are to be saved."""
+    width, sums, sample = rows.shape[1], np.zeros(16, np.float32), np.empty(16, np.float32)
+    for s in range(n):
+        w0, w1, w2, w3, w4, w5, w6, w7 = _corner_weights(places[s, 0], places[s, 1], places[s, 2])
+        r0, r2, r4, r6 = corners[s, 0], corners[s, 1], corners[s, 2], corners[s, 3]
+        r1, r3, r5, r7 = r0 + 1, r2 + 1, r4 + 1, r6 + 1  # rows are in the order of z
+        for c in range(width):
+            sample[c] = (w0 * rows[r0, c] + w1 * rows[r1, c] + w2 * rows[r2, c] + w3 * rows[r3, c]
+                         + w4 * rows[r4, c] + w5 * rows[r5, c] + w6 * rows[r6, c] + w7 * rows[r7, c])
+        for c in range(1, 4):  # colours
+            sample[c] = ONE / (ONE + math.exp(-sample[c]))
+        sample[0], weight = ONE, values[s, 0]
+        for c in range(width):
+            sums[c] += weight * sample[c]
+        if saved:
+            for c in range(1, width):
+                values[s, c] = sample[c]
+    for c in range(15):
+        features[c] = sums[c + 1]
 
 
 @njit(parallel=True, **OPTIONS)
@@ -224,19 +253,16 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 
 @njit(parallel=True, **OPTIONS)
-def scatter(count, values, corners, places, of_features, gradients, strongest, touched, n_touched, is_touched):
+def scatter(count, values, corners, places, of_features, gradients, heaviest):
     """Adds the samples' gradients to those of the rows around them.
 
     Args:
         gradients: [M, 16], zero in rows that are not touched.
-        strongest: [M], gets the largest weight of a sample around each row, where it was smaller.
-        touched: [2, M] int32, gets the touched rows of each parity, in the order in which they were met.
-        n_touched: [2], gets how many.
-        is_touched: [M] bool, all False.
+        heaviest: [M], zero; gets the largest weight of a sample around each row that is touched.
     """
     width = gradients.shape[1]
     for parity in prange(2):
-        gradient, n = np.zeros(16, np.float32), 0
+        gradient = np.zeros(16, np.float32)
         for r in range(count.shape[0]):
             for s in range(count[r]):
                 weight = values[r, s, 0]
@@ -256,71 +282,69 @@ def scatter(count, values, corners, places, of_features, gradients, strongest, t
                         row, share = lower + up, share_xy * (fz if up else ONE - fz)
                         for c in range(width):
                             gradients[row, c] += share * gradient[c]
-                        strongest[row] = max(strongest[row], weight)
-                        if not is_touched[row]:
-                            is_touched[row] = True
-                            touched[parity, n] = row
-                            n += 1
-        n_touched[parity] = n
+                        heaviest[row] = max(heaviest[row], weight)
 
 
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, index, vertices, gradients, touched, n_touched, weights, axis):
+def smooth(rows, index, vertices, gradients, heaviest, weights, axis):
     """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
 
     Args:
         vertices: [M], which vertices the rows are of.
+        heaviest: [M], 0 in rows that are not touched.
         weights: [16], of the channels' differences.
         axis: 0, 1 or 2.
     """
     size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
     for later in range(axis + 1, 3):
         stride *= index.shape[later]
-    for parity in range(2):
-        for n in prange(n_touched[parity]):
-            row = touched[parity, n]
-            vertex = vertices[row]
-            place = vertex // stride % size
-            for side in range(2):
-                step = 2 * side - 1
-                if not 0 <= place + step < size:
-                    continue
-                other = flat[vertex + step * stride]
-                if other < 0:
-                    continue
-                for c in range(width):
-                    gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
+    for row in prange(rows.shape[0]):  # in the order of the memory
+        if heaviest[row] == ZERO:
+            continue
+        vertex = vertices[row]
+        place = vertex // stride % size
+        for side in range(2):
+            step = 2 * side - 1
+            if not 0 <= place + step < size:
+                continue
+            other = flat[vertex + step * stride]
+            if other < 0:
+                continue
+            for c in range(width):
+                gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
 
 
 @njit(parallel=True, **OPTIONS)
-def adam(rows, raw, vertices, gradients, means, squares, touched, n_touched, is_touched, rates, betas, epsilon,
-         debias_mean, debias_square, apply):
+def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
+         debias_square, apply):
     """Adam's step on the touched rows only, after which no row is touched and all gradients are zero.
 
     Args:
         raw: [X * Y * Z], gets the raw densities of the rows that change.
         vertices: [M], which vertices the rows are of.
         means, squares: [M, 16], the running means of rows that are not touched stay.
+        heaviest: [M], 0 in rows that are not touched.
+        strongest: [M], gets `heaviest`, where it was smaller.
         rates: [16], of each channel.
         betas, epsilon: Adam's.
         debias_mean, debias_square: what the running means are multiplied with, as they began at zero.
         apply: False only clears the gradients.
     """
     width, first, second, epsilon = rows.shape[1], F(betas[0]), F(betas[1]), F(epsilon)
-    for parity in range(2):
-        for n in prange(n_touched[parity]):
-            row = touched[parity, n]
-            is_touched[row] = False
-            if apply:
-                for c in range(width):
-                    g = gradients[row, c]
-                    mean = first * means[row, c] + (ONE - first) * g
-                    square = second * squares[row, c] + (ONE - second) * g * g
-                    means[row, c], squares[row, c] = mean, square
-                    rows[row, c] -= rates[c] * debias_mean * mean / (math.sqrt(debias_square * square) + epsilon)
-                raw[vertices[row]] = rows[row, 0]
+    for row in prange(rows.shape[0]):
+        if heaviest[row] == ZERO:
+            continue
+        strongest[row], heaviest[row] = max(strongest[row], heaviest[row]), ZERO
+        if apply:
             for c in range(width):
-                gradients[row, c] = ZERO
+                g = gradients[row, c]
+                mean = first * means[row, c] + (ONE - first) * g
+                square = second * squares[row, c] + (ONE - second) * g * g
+                means[row, c], squares[row, c] = mean, square
+                rows[row, c] -= rates[c] * debias_mean * mean / (math.sqrt(debias_square * square) + epsilon)
+            raw[vertices[row]] = rows[row, 0]
+        for c in range(width):
+            gradients[row, c] = ZERO
 
 
 def compile_note() -> str | None:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nerf.fields.occupancy import Occupancy
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 
-BLOCK = 4  # cells along the edge of a block, over which rays jump where it is empty; the kernels know no other
 MOST_VERTICES = 2 ** 28  # of a box, kept or not: each needs 5 bytes
 
 
@@ -27,7 +25,6 @@ class SparseGrid(Occupancy):
     """
 
     index: Tensor  # [X, Y, Z] int32, the row of each vertex; -1: it has none
-    blocks: Tensor  # [X', Y', Z'] bool, blocks with a kept cell
 
     @classmethod
     def of_cells(cls, low: Tensor, voxel: float, cells: Tensor) -> SparseGrid:
@@ -38,9 +35,7 @@ class SparseGrid(Occupancy):
         vertices = vertices_of(cells)
         index = torch.full(cells.shape, -1, dtype=torch.int32, device=cells.device)
         index[vertices] = torch.arange(int(vertices.sum()), dtype=torch.int32, device=cells.device)
-        padding = [part for size in reversed(cells.shape) for part in (0, -size % BLOCK)]
-        blocks = F.max_pool3d(F.pad(cells, padding)[None].float(), BLOCK)[0] > 0
-        return cls(low, voxel, cells, index, blocks)
+        return cls(low, voxel, cells, index)
 
     @classmethod
     def filled(cls, box: np.ndarray, voxel: float, device: torch.device) -> SparseGrid:

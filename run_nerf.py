@@ -485,8 +485,7 @@ def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Pat
     if path.is_dir():
         raise UserError(f'mesh_file {path} is a folder; name a file')
     moved = args.mesh_coordinates == 'capture' and scene.placement
-    fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and not scene.ndc
-                                            and args.mesh_threshold is None)
+    fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and args.mesh_threshold is None)
     with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
         mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
                            args.mesh_texture, scene.placement.to_capture() if moved else None,

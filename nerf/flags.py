@@ -226,7 +226,7 @@ def config_parser() -> FlagParser:
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_method', choices=('auto', 'fused', 'density'), default='auto',
          help='fused: the surface that training cameras see, from their depths; density: that of one density; auto: '
-              'density in NDC and where mesh_threshold is given, else fused')
+              'density where mesh_threshold is given, else fused')
     flag('--mesh_threshold', type=optional(number(above=True)), default=None,
          help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit); without it the one at which half of the '
               'light of the training rays has stopped')

@@ -16,8 +16,7 @@ from nerf.meshes.faces import (
     FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals, without_others,
 )
 from nerf.meshes.level import surface_level
-from nerf.meshes.views import SeenFrom, drawn_views
-from nerf.plots import draw_mesh_views
+from nerf.meshes.views import RAYS, TEXTURE_RAYS, SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.viewer.poses import up_direction
@@ -56,14 +55,13 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     Raises:
         UserError: there is no surface, or a file cannot be written.
     """
-    if scene.ndc and (fused or texture):
-        raise UserError(f"{'mesh_method fused' if fused else 'mesh_texture'} is not for normalised device coordinates; "
-                        'leave it out, or train with no_ndc')
-    need_libraries('fast_simplification', *['numba'] * bool(fused or texture), *['xatlas'] * bool(texture))
+    need_libraries('fast_simplification', 'numba', *['xatlas'] * bool(texture))
+    from nerf.meshes.picture import draw_mesh_views
+
     level = threshold or surface_level(model, scene)
     box = _box_of_surface(model, scene, level, bounds)
     step = (box[1] - box[0]).max() / (grid_size - 1)
-    views = drawn_views(model, scene, step) if fused or texture else []
+    views = drawn_views(model, scene, step, TEXTURE_RAYS if texture else RAYS) if fused or texture else []
     if fused:
         surface = _fused_surface(views, grid_axes(box, grid_size), step)
     else:
@@ -76,16 +74,16 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     if texture and not most_faces and len(faces) > TEXTURED_FACES:
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
-    small, picture = coarsened(mesh, vertices), path.with_name(f'{path.stem}_views.png')
+    small, cameras = coarsened(mesh, vertices), scene.render_cameras
+    draw_mesh_views(picture := path.with_name(f'{path.stem}_views.png'), mesh,
+                    cameras.take(np.arange(4) * len(cameras) // 4))
     closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
     if texture:
         from nerf.meshes.texture import textured
-        mesh = textured(mesh, texture, views, 3.0 * step)
+        mesh = textured(mesh, vertices, texture, views, 3.0 * step)
     if to_file is not None:
         mesh.apply_transform(to_file)
     write_mesh(path, mesh, None if to_file is not None else up_direction(scene))
-    cameras = scene.render_cameras
-    draw_mesh_views(picture, small, cameras.take(np.arange(4) * len(cameras) // 4))
     print(f'{describe_mesh(mesh, closed, len(surface.faces), surface.dropped)}\n'
           f'mesh in {path}, four views of it in {picture}')
     return small
@@ -145,11 +143,14 @@ def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float) -
     from nerf.meshes.depth_fusion import fused_depths, outline_shift
 
     fused = fused_depths(views, axes)
-    vertices, faces = marching_cubes(fused.values, axes, 0.0)
-    normals = vertex_normals(vertices, faces)
-    shift = outline_shift(views, vertices, normals, step)
-    print(f'surface   as the training cameras see it, moved outwards by {shift / step:.2f} grid steps to its outlines')
-    level = float(np.median(fused(vertices + shift * normals)))
+    shift, level = 0.0, 0.0
+    if not views[0].in_ndc:  # of a forward-facing scene few outlines are seen
+        vertices, faces = marching_cubes(fused.values, axes, level)
+        normals = vertex_normals(vertices, faces)
+        shift = outline_shift(views, vertices, normals, step)
+        level = float(np.median(fused(vertices + shift * normals)))
+    print('surface   as the training cameras see it'
+          + f', moved outwards by {shift / step:.2f} grid steps to its outlines' * (shift != 0.0))
     return Surface(fused, level, *without_floaters(*marching_cubes(fused.values, axes, level)))
 
 

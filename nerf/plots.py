@@ -1,4 +1,4 @@
-"""Figures that matplotlib draws: a run's summary, and views of a mesh."""
+"""What a run comes to, as a figure: PSNR over time, and test views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.cameras import Cameras
 from nerf.files.images import read_image
 from nerf.files.whole_file import whole_file
 
@@ -81,40 +80,3 @@ def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int],
             return []
         views.append((row['psnr'], rendered, wanted, error_map(rendered, wanted)))
     return views
-
-
-def draw_mesh_views(path: Path, mesh, cameras: Cameras) -> None:
-    """Draws the mesh as cameras see it, side by side into one PNG, with light from the camera; lenses do not bend.
-
-    Args:
-        path: the PNG.
-        mesh: a trimesh.Trimesh with vertex colours.
-        cameras: of one size.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import TriMesh
-    from matplotlib.figure import Figure
-    from matplotlib.tri import Triangulation
-
-    H, W = cameras.size(0)
-    figure = Figure(figsize=(4 * len(cameras), 4 * H / W), dpi=100)
-    FigureCanvasAgg(figure)
-    colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0
-    for i, (camera, (fx, fy, cx, cy)) in enumerate(zip(cameras.poses.numpy(), cameras.intrinsics.tolist())):
-        axes = figure.add_axes((i / len(cameras), 0.0, 1.0 / len(cameras), 1.0), xlim=(0, W), ylim=(H, 0))
-        axes.axis('off')
-        to_camera = mesh.vertices - camera[:, 3]
-        x, y, z = (to_camera @ camera[:, :3]).T
-        depth = np.maximum(-z, 1e-6)
-        distance = np.linalg.norm(to_camera, axis=1)
-        facing = -(to_camera * mesh.vertex_normals).sum(1) / distance
-        visible = (z[mesh.faces] < 0).all(1) & (facing[mesh.faces] > 0).any(1)
-        faces = mesh.faces[visible]
-        if not len(faces):
-            continue
-        faces = faces[np.argsort(-distance[faces].mean(1))]  # far ones first
-        plane = Triangulation(fx * x / depth + cx, fy * -y / depth + cy, faces)
-        shaded = colours * (0.35 + 0.65 * np.abs(facing[:, None]))
-        axes.add_collection(TriMesh(plane, facecolors=np.column_stack([shaded, np.ones(len(shaded))]), rasterized=True))
-    with whole_file(path) as partial:
-        figure.savefig(partial, format='png')

@@ -18,15 +18,17 @@ from load_blender import pose_spherical
 from nerf.cameras import Cameras
 from nerf.fields.model import Model
 from nerf.mesh import _fused_surface, coloured_mesh, export_mesh, extract_surface, grid_axes, marching_cubes, write_mesh
+from nerf.meshes import depth_fusion
 from nerf.meshes.depth_fusion import fused_depths, outline_shift
 from nerf.meshes.faces import fewer_faces, onto_level, simplified, vertex_normals, without_flaps
 from nerf.meshes.level import surface_level
 from nerf.meshes.raster import rasterised
 from nerf.meshes.texture import seen_colours, textured
+from nerf.meshes.unwrapping import Layout, laid_out
 from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, centred_intrinsics
-from run_nerf_helpers import Composite, composite, disparity, ray_points, stratified_z
+from run_nerf_helpers import Composite, composite, disparity, ray_points, stratified_z, world_points
 
 BOX = np.array([[-0.8, -0.8, -0.8], [0.8, 0.8, 0.8]])
 RADIUS = 0.5
@@ -159,6 +161,8 @@ def test_views_have_depths_along_the_cameras_axis_and_pixels_as_wide_as_a_step(s
     assert side == pytest.approx(2.0 / FOCAL / (1.6 / 63), abs=1.0)  # the picture's width at the origin, in steps
     assert depth[side // 2, side // 2] == pytest.approx(1.5, abs=0.02)
     assert np.isinf(depth[0, 0])
+    radius = np.linalg.norm(views[3].points[np.isfinite(depth)], axis=-1)
+    assert np.median(radius) == pytest.approx(RADIUS, abs=0.01)
     assert np.isinf(depth).mean() == pytest.approx(1.0 - np.pi * 0.25 / (1 - 0.25 / 4) / (2.0 / FOCAL) ** 2, abs=0.03)
 
 
@@ -185,7 +189,8 @@ def view_of_ball(pose: np.ndarray, stops: float, outline: float, size: int = 120
     half = np.sqrt(np.maximum(stops ** 2 - beside2, 0.0)) / np.linalg.norm(local, axis=-1)
     depth = np.where(beside2 < stops ** 2, along - half, np.inf).astype(np.float32)
     opacity = np.clip(0.5 + (outline - np.sqrt(beside2)) / 0.02, 0.0, 1.0).astype(np.float32)
-    return SeenFrom(pose[:, :3], pose[:, 3], focal, depth, np.zeros((size, size, 3), np.float32), opacity)
+    points = (pose[:, 3] + depth[..., None] * (local @ pose[:, :3].T)).astype(np.float32)
+    return SeenFrom(pose[:, :3], pose[:, 3], focal, depth, points, np.zeros((size, size, 3), np.float32), opacity)
 
 
 @pytest.mark.parametrize('outline', [0.46, 0.5, 0.53])
@@ -213,7 +218,94 @@ def test_nothing_seen_is_an_error():
         fused_depths(drawn_views(Shell(0.0), scene_around(4), 0.05), grid_axes(BOX, 20))
 
 
+@pytest.mark.parametrize('beside', [0.0, 0.5])
+def test_distances_far_from_the_surface_are_those_of_the_whole_grid(beside, monkeypatch):
+    """Two balls, one of which hides a part of the other."""
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in scene_around(24).cameras.poses.double().numpy()]
+    views = [view._replace(place=view.place + [0.0, beside, 0.0], points=view.points + np.float32([0.0, beside, 0.0]))
+             if i % 2 else view for i, view in enumerate(views)]
+    fused = fused_depths(views, grid_axes(BOX, 64))
+    monkeypatch.setattr(depth_fusion, '_blocks_near', lambda views, low, edges, shape, band: np.ones(shape, bool))
+    monkeypatch.setattr(depth_fusion.ndimage, 'maximum_filter', lambda depth, *_, **__: np.full_like(depth, np.inf))
+    whole = fused_depths(views, grid_axes(BOX, 64))  # no block is behind anything as a whole
+    near = np.abs(whole.values) < 0.9
+    assert near.mean() > 0.05
+    np.testing.assert_array_equal(fused.values[near], whole.values[near])
+    assert (np.sign(fused.values) == np.sign(whole.values)).mean() > 0.999
+
+
+# Normalised device coordinates
+
+
+class BallInNDC(Shell):
+    """A ball of radius 0.8 at (0, 0, -3), red where x > 0 and else blue, in NDC of cameras 60 pixels wide."""
+
+    def density(self, points):
+        world = world_points(60, 60, 54.0, 1.0, points.double())
+        return torch.where((world - torch.tensor([0.0, 0.0, -3.0])).norm(dim=-1) < 0.8, self.wall, 0.0).float()
+
+
+def forward_facing() -> Scene:
+    """Nine cameras that look along -z."""
+    poses = np.tile(np.eye(4)[:3], (9, 1, 1))
+    poses[:, :2, 3] = 0.4 * (np.mgrid[:3, :3].reshape(2, 9).T - 1.0)
+    cameras = Cameras.of_one_kind(poses, centred_intrinsics(60, 60, 54.0), 60, 60)
+    return replace(scene_around(9), images=Images.of_one_size(np.zeros((9, 60, 60, 3), np.uint8)), cameras=cameras,
+                   render_cameras=cameras, near=0.0, far=1.0, ndc=True, around=False, farthest=6.0)
+
+
+def test_a_forward_facing_ball_is_seen_from_the_front_in_world_coordinates(tmp_path, capsys):
+    export_mesh(BallInNDC(), forward_facing(), tmp_path / 'm.glb', 100, fused=True, texture=256)
+    assert 'surface   as the training cameras see it\n' in capsys.readouterr().out
+    mesh = trimesh.load(tmp_path / 'm.glb', process=False).to_geometry()
+    front = mesh.vertices[mesh.vertices[:, 2] > -2.6]
+    assert len(front) > 100
+    np.testing.assert_allclose(np.linalg.norm(front - [0.0, 0.0, -3.0], axis=1), 0.8, atol=0.03)
+    facing = (mesh.face_normals * (mesh.triangles_center - [0.0, 0.0, -3.0])).sum(1)[mesh.triangles_center[:, 2] > -2.6]
+    assert (facing > 0.0).mean() > 0.99  # not inside out
+    image, at = np.asarray(mesh.visual.material.baseColorTexture), np.asarray(mesh.visual.uv)[mesh.faces].mean(1)
+    column, row = (np.stack([at[:, 0], 1.0 - at[:, 1]]) * 256).astype(int).clip(0, 255)
+    clear = (np.abs(mesh.triangles_center[:, 0]) > 0.1) & (mesh.triangles_center[:, 2] > -2.6)
+    expected = np.where(mesh.triangles_center[clear, :1] > 0, [255, 0, 0], [0, 0, 255])
+    assert (image[row, column, :3][clear] == expected).all(1).mean() > 0.98
+
+
 # Textures
+
+
+def layout_of(vertices: np.ndarray, faces: np.ndarray, size: int = 512) -> tuple[Layout, np.ndarray]:
+    """A layout, and how many texels across a unit is long at each face."""
+    layout = laid_out(vertices.astype(np.float32), faces, size)
+    np.testing.assert_array_equal(layout.of[layout.faces], faces)
+    corners = np.pad(layout.uv[layout.faces] * size, ((0, 0), (0, 0), (0, 1)))
+    flat, true = (np.linalg.norm(np.cross(part[:, 1] - part[:, 0], part[:, 2] - part[:, 0]), axis=1)
+                  for part in (corners, vertices[faces]))
+    return layout, np.sqrt(flat / true)
+
+
+def own_texel(layout: Layout) -> np.ndarray:
+    """Whether each face has the texel in which its middle is."""
+    column, row = (layout.uv[layout.faces].mean(1) * len(layout.shown)).astype(int).T
+    return layout.shown[row, column] == np.arange(len(layout.faces))
+
+
+def test_the_faces_of_a_ball_have_texels_of_their_own_of_much_the_same_size():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    layout, scale = layout_of(ball.vertices, ball.faces)
+    assert own_texel(layout).all()
+    assert scale.max() < 1.8 * scale.min()  # the cosine of what is farthest from all axes is 0.58
+    assert 0.5 < (layout.shown >= 0).mean() < 1.0
+    assert len(layout.of) < 1.3 * len(ball.vertices)  # charts are few
+    assert 0.0 <= layout.uv.min() + 1e-3 < layout.uv.max() <= 1.0
+
+
+def test_a_ramp_that_winds_above_itself_is_no_chart_that_shows_its_upper_turn_alone():
+    angle, across = np.meshgrid(np.linspace(0.0, 5.0 * np.pi, 121), np.linspace(0.4, 1.0, 5), indexing='ij')
+    vertices = np.stack([across * np.cos(angle), across * np.sin(angle), 0.1 * angle], -1).reshape(-1, 3)
+    corner = np.arange(120)[:, None] * 5 + np.arange(4)
+    faces = np.stack([corner, corner + 5, corner + 6, corner, corner + 6, corner + 1], -1).reshape(-1, 3)
+    layout, _ = layout_of(vertices, faces)
+    assert own_texel(layout).mean() > 0.98
 
 
 def test_pixels_have_the_nearest_face_and_weights_in_space():
@@ -247,7 +339,7 @@ def ball(seen):
     """A textured ball of few faces."""
     views, fused, surface = seen
     vertices, faces = fewer_faces(fused, *surface, 1.6 / 63, 0.0, 600)
-    return textured(coloured_mesh(Shell(), vertices, faces, 0.05), 256, views, 0.06)
+    return textured(coloured_mesh(Shell(), vertices, faces, 0.05), vertices, 256, views, 0.06)
 
 
 def assert_ball(mesh: trimesh.Trimesh, x: int = 0) -> None:
@@ -301,16 +393,8 @@ def test_an_exported_mesh_says_what_it_is(tmp_path, capsys, fused):
     assert Image.open(tmp_path / 'm_views.png').size == (1600, 400)
 
 
-@pytest.mark.parametrize(('more', 'word'), [({'fused': True}, 'mesh_method fused'), ({'texture': 128}, 'mesh_texture')])
-def test_normalised_device_coordinates_have_no_fused_surface_and_no_texture(tmp_path, more, word):
-    scene = replace(scene_around(), ndc=True)
-    with pytest.raises(UserError, match=f'^{word} is not for normalised device coordinates'):
-        export_mesh(Shell(), scene, tmp_path / 'm.glb', 48, **more)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(('missing', 'more'), [
-    ('fast_simplification', {}), ('numba', {'fused': True}), ('xatlas', {'texture': 128})])
+    ('fast_simplification', {}), ('numba', {}), ('xatlas', {'texture': 128})])
 def test_a_missing_library_is_an_error_before_any_work(tmp_path, monkeypatch, missing, more):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=f'needs {missing}, .*pip install -r requirements.txt'):

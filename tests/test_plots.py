@@ -13,7 +13,8 @@ from PIL import Image
 
 from load_blender import pose_spherical
 from nerf.cameras import Cameras
-from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_mesh_views, draw_summary, error_map
+from nerf.meshes.picture import draw_mesh_views
+from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_summary, error_map
 from nerf.scene import centred_intrinsics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -11,7 +12,7 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], 
 NEAR = 0.25  # steps of the grid within which a surface of few faces is from the field's
 LOST = 0.02  # share of its points that may be farther away, beyond that of the surface of many faces
 CHECKED = 20_000  # points
-SMALLER = 0.7  # by which the number of faces falls at a time
+AT_FIRST, SMALLER = 0.25, 0.7  # by which the number of faces falls at first, if that is not too much, and at a time
 FEWEST = 100  # faces
 FACES_AT_ONCE = 2 ** 19
 
@@ -54,11 +55,14 @@ def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step:
         return simplified(vertices, faces, most) if len(faces) > most else (vertices, faces)
     kept, within = (vertices, faces), NEAR * step
     least = _share_near(density, *kept, within, threshold) - LOST
-    while len(kept[1]) > FEWEST:
-        smaller = simplified(*kept, int(SMALLER * len(kept[1])))
-        if len(smaller[1]) == len(kept[1]) or _share_near(density, *smaller, within, threshold) < least:
+    for shrink in chain([AT_FIRST], repeat(SMALLER)):
+        if len(kept[1]) <= FEWEST:
             break
-        kept = smaller
+        smaller = simplified(*kept, int(shrink * len(kept[1])))
+        if len(smaller[1]) < len(kept[1]) and _share_near(density, *smaller, within, threshold) >= least:
+            kept = smaller
+        elif shrink == SMALLER:
+            break
     return kept
 
 

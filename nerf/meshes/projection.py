@@ -1,4 +1,8 @@
-"""Points to pixels, for compiled loops."""
+"""Points to pixels, for compiled loops.
+
+`ndc` is (2 focal / W, 2 focal / H) where a field is in normalised device coordinates with the near plane at 1, else
+(0, 0).
+"""
 
 from __future__ import annotations
 
@@ -12,4 +16,21 @@ def pixel_of(x, y, z, rotation, focal, height, width):
     away = -(rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z)
     across = rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z
     up = rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z
-    return 0.5 * height - 0.5 - focal * up / away, 0.5 * width - 0.5 + focal * across / away, away
+    scale = focal / away
+    return 0.5 * height - 0.5 - scale * up, 0.5 * width - 0.5 + scale * across, away
+
+
+@njit(cache=True, error_model='numpy')
+def in_world(x, y, z, ndc):
+    """Where a point of the field is in the world: `world_points`."""
+    if ndc[0] == 0.0:
+        return x, y, z
+    z = 2.0 / (z - 1.0)
+    return -x * z / ndc[0], -y * z / ndc[1], z
+
+
+@njit(cache=True, error_model='numpy')
+def measured(away, ndc):
+    """A distance along a camera's axis as the field measures it: in NDC, where depth is even in disparity, as
+    -2 / away, which grows with it."""
+    return away if ndc[0] == 0.0 else -2.0 / away

@@ -7,8 +7,8 @@ from numba import njit, prange
 from scipy import ndimage
 
 from nerf.meshes.faces import vertex_normals
-from nerf.meshes.projection import pixel_of
-from nerf.meshes.raster import rasterised
+from nerf.meshes.projection import measured, pixel_of
+from nerf.meshes.unwrapping import laid_out
 from nerf.meshes.views import SeenFrom
 from run_nerf_helpers import to8b
 
@@ -18,28 +18,26 @@ FEWEST = 2  # views of a texel
 AT_ONCE = 2 ** 19  # texels
 
 
-def textured(mesh, size: int, views: list[SeenFrom], within: float):
+def textured(mesh, flat: np.ndarray, size: int, views: list[SeenFrom], within: float):
     """A copy of a trimesh.Trimesh with vertex colours that has a texture instead; vertices are doubled where its pieces
     meet.
 
     Args:
         mesh: in world coordinates.
+        flat: its vertices [V, 3] in the field's coordinates: what is large in these has many texels.
         size: of the texture, in texels along a side.
         views: of the field. A texel has the median colour over those that see it; where these are fewer than FEWEST,
             that of its face's vertices.
         within: how far before or behind what a view shows a texel can be to be what it shows.
     """
     import trimesh
-    import xatlas
     from PIL import Image
     from trimesh.visual.material import PBRMaterial
 
     vertices, normals = np.asarray(mesh.vertices, np.float32), vertex_normals(mesh.vertices, mesh.faces)
-    of, faces, uv = xatlas.parametrize(vertices, mesh.faces.astype(np.uint32), normals)
-    faces, places = faces.astype(np.int64), uv.astype(np.float64) * size - 0.5
-    face, weights = rasterised(np.column_stack([places, np.ones(len(places))]), faces, size, size)
-    covered = face >= 0
-    corners, weights = of[faces[face[covered]]], weights[covered][..., None].astype(np.float32)
+    of, faces, uv, shown, weights = laid_out(flat, mesh.faces, size)
+    covered = shown >= 0
+    corners, weights = of[faces[shown[covered]]], weights[covered][..., None].astype(np.float32)
     points, directions = ((weights * part[corners]).sum(1) for part in (vertices, normals))
     directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-9)
     colours, count = seen_colours(points, directions, views, within)
@@ -65,13 +63,13 @@ def seen_colours(points: np.ndarray, normals: np.ndarray, views: list[SeenFrom],
         found, seen = np.zeros((len(views), len(some), 3), np.uint8), np.zeros((len(views), len(some)), np.bool_)
         for i, view in enumerate(views):
             _colours_in(some, normals[part], view.rotation, view.place, view.focal, view.depth, view.rgb, view.opacity,
-                        within, found[i], seen[i])
+                        within, view.ndc, found[i], seen[i])
         colours[part], counts[part] = _medians(found, seen), seen.sum(0)
     return colours, counts
 
 
 @njit(parallel=True, cache=True)
-def _colours_in(points, normals, rotation, place, focal, depth, rgb, opacity, within, found, seen):
+def _colours_in(points, normals, rotation, place, focal, depth, rgb, opacity, within, ndc, found, seen):
     """Notes the colours [N, 3] of points that a view sees, and which these are [N]."""
     height, width = depth.shape
     for n in prange(len(points)):
@@ -82,7 +80,7 @@ def _colours_in(points, normals, rotation, place, focal, depth, rgb, opacity, wi
             continue
         top, left = int(row), int(column)
         down, right = row - top, column - left
-        tells = True
+        tells, away = True, measured(away, ndc)
         for i in range(2):
             for j in range(2):
                 if opacity[top + i, left + j] < WHOLLY or abs(depth[top + i, left + j] - away) > within / cosine:

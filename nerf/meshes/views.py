@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from nerf.cameras import Cameras
 from nerf.fields.model import Model
-from nerf.rendering import draw_view
+from nerf.rendering import draw_view, view_rays
 from nerf.scene import Scene
+from run_nerf_helpers import world_points
 
-VIEWS, RAYS = 64, 4_000_000  # that are drawn at most, in all
+VIEWS = 64  # that are drawn at most
+RAYS, TEXTURE_RAYS = 2_000_000, 4_000_000  # in all of them, at most
 SOLID = 0.5  # opacity of a ray that is stopped
 
 
@@ -23,34 +25,53 @@ class SeenFrom(NamedTuple):
     rotation: np.ndarray  # [3, 3] of the camera to the world, OpenGL axes
     place: np.ndarray  # [3]
     focal: float  # in pixels, as the centre, which is that of the picture
-    depth: np.ndarray  # [H, W] float32 along the camera's axis; infinite where nothing stops a ray
+    depth: np.ndarray  # [H, W] float32 along the camera's axis, `measured`; infinite where nothing stops a ray
+    points: np.ndarray  # [H, W, 3] float32 in the field's coordinates, that are seen
     rgb: np.ndarray  # [H, W, 3] float32
     opacity: np.ndarray  # [H, W] float32
+    ndc: tuple[float, float] = (0.0, 0.0)  # see projection.py
+
+    @property
+    def in_ndc(self) -> bool:
+        return self.ndc[0] > 0.0
 
 
-def drawn_views(model: Model, scene: Scene, step: float) -> list[SeenFrom]:
+def drawn_views(model: Model, scene: Scene, step: float, most: int = RAYS) -> list[SeenFrom]:
     """The field from training cameras spread over all of them, in pixels as wide as a length `step` at the scene's
-    centre, or wider where these would be too many."""
-    views, cameras = [], _pinholes(scene, step)
-    for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False):
-        camera = cameras.take([i])
-        *_, picture = draw_view(model, scene, camera)
-        depth = torch.where(picture.acc >= SOLID, picture.depth / picture.acc, torch.inf)
-        pose = camera.poses[0].double().numpy()
-        depth, rgb, opacity = (part.float().cpu().numpy().reshape(*camera.size(0), *part.shape[1:])
-                               for part in (depth, picture.rgb, picture.acc))
-        views.append(SeenFrom(pose[:, :3].copy(), pose[:, 3].copy(), float(camera.intrinsics[0, 0]), depth, rgb,
-                              opacity))
-    return views
+    centre, or wider where these would be more than `most`."""
+    cameras = _pinholes(scene, step, most)
+    return [_seen_from(model, scene, cameras.take([i]))
+            for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False)]
 
 
-def _pinholes(scene: Scene, step: float) -> Cameras:
+@torch.inference_mode()
+def _seen_from(model: Model, scene: Scene, camera: Cameras) -> SeenFrom:
+    *_, picture = draw_view(model, scene, camera)
+    rays, pose = view_rays(model, scene, camera), camera.poses[0].double()
+    depth = torch.where(picture.acc >= SOLID, picture.depth / picture.acc, torch.inf)
+    points, ndc = rays.origins + depth[:, None] * rays.directions, (0.0, 0.0)
+    if scene.ndc:
+        height, width, focal = scene.ndc_camera
+        ndc = 2.0 * focal / width, 2.0 * focal / height
+        places = world_points(height, width, focal, 1.0, points.double())
+        depth = -2.0 / ((pose[:, 3].to(places) - places) @ pose[:, 2].to(places)).clamp(min=1e-6)
+        depth = torch.where(picture.acc >= SOLID, depth.float(), torch.inf)
+    depth, points, rgb, opacity = (part.float().cpu().numpy().reshape(*camera.size(0), *part.shape[1:])
+                                   for part in (depth, points, picture.rgb, picture.acc))
+    pose = pose.numpy()
+    return SeenFrom(pose[:, :3].copy(), pose[:, 3].copy(), float(camera.intrinsics[0, 0]), depth, points, rgb, opacity,
+                    ndc)
+
+
+def _pinholes(scene: Scene, step: float, most: int) -> Cameras:
     views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(VIEWS, len(scene.i_train))).astype(int)]
     cameras = scene.cameras.take(views)
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
     distance = cameras.poses[:, :, 3].double().norm(dim=-1) if scene.around else torch.full_like(focal, scene.far)
+    if scene.ndc:  # these pictures are 2 wide
+        distance = 2.0 * focal / sizes[:, 1]
     factor = distance / (focal * step)  # of the picture's size
-    factor *= (RAYS / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)
+    factor *= (most / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)
     sizes, focal = (sizes * factor[:, None]).ceil().long().clamp(min=2), focal * factor
     intrinsics = torch.stack([focal, focal, 0.5 * sizes[:, 1], 0.5 * sizes[:, 0]], 1)
     return Cameras(cameras.poses, intrinsics, sizes, bounds=cameras.bounds, within=0.5)

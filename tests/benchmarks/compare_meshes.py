@@ -146,11 +146,12 @@ if __name__ == '__main__':
     parser.add_argument('truth')
     parser.add_argument('--views', metavar='DATADIR')
     parser.add_argument('--rays_through', choices=('corner', 'center'), default='center')
+    parser.add_argument('--testskip', type=int, default=1, help='every which test view')
     args = parser.parse_args()
     mesh, truth = loaded(args.mesh), loaded(args.truth)
     result = compare(mesh, truth)
     if args.views:
-        scene = blender_scene(args.views, white_bkgd=True, half_res=False, testskip=1)
+        scene = blender_scene(args.views, white_bkgd=True, half_res=False, testskip=args.testskip)
         result['view_psnr'] = view_psnr(mesh, scene, 0.5 * (args.rays_through == 'center'))
         result['seen'] = {key: value for key, value in compare(mesh, truth, scene).items()
                           if key in ('chamfer_percent', 'f_score', 'normals')}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nerf.fields.model import Model, pieces
+from nerf.files.images import save_png
 from nerf.files.whole_file import whole_file
 from nerf.meshes.faces import (
     FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals, without_others,
@@ -56,7 +57,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         UserError: there is no surface, or a file cannot be written.
     """
     need_libraries('fast_simplification', 'numba', *['xatlas'] * bool(texture))
-    from nerf.meshes.picture import draw_mesh_views
+    from nerf.meshes.picture import mesh_views
 
     level = threshold or surface_level(model, scene)
     box = _box_of_surface(model, scene, level, bounds)
@@ -75,8 +76,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
     small, cameras = coarsened(mesh, vertices), scene.render_cameras
-    draw_mesh_views(picture := path.with_name(f'{path.stem}_views.png'), mesh,
-                    cameras.take(np.arange(4) * len(cameras) // 4))
+    drawn = mesh_views(mesh, cameras.take(np.arange(4) * len(cameras) // 4))
     closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
     if texture:
         from nerf.meshes.texture import textured
@@ -84,6 +84,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     if to_file is not None:
         mesh.apply_transform(to_file)
     write_mesh(path, mesh, None if to_file is not None else up_direction(scene))
+    save_png(picture := path.with_name(f'{path.stem}_views.png'), drawn)
     print(f'{describe_mesh(mesh, closed, len(surface.faces), surface.dropped)}\n'
           f'mesh in {path}, four views of it in {picture}')
     return small

@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
-import torch
-import trimesh
 from matplotlib.figure import Figure
 from PIL import Image
 
-from load_blender import pose_spherical
-from nerf.cameras import Cameras
-from nerf.meshes.picture import draw_mesh_views
 from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_summary, error_map
-from nerf.scene import centred_intrinsics
 
 
 def picture_of(path) -> np.ndarray:
@@ -122,58 +115,3 @@ def test_a_summary_before_the_first_line_is_drawn_too(tmp_path):
     write_test_set(tmp_path, 10, [(0, 255, 0)])
     draw_summary(tmp_path, 10, 1, lambda n: np.zeros((12, 16, 3)))
     assert Image.open(tmp_path / 'summary.png').size == (1200, 1200)
-
-
-# Meshes
-
-
-def test_the_picture_shows_the_mesh_as_each_camera_sees_it(tmp_path):
-    red, blue = trimesh.creation.icosphere(radius=0.4), trimesh.creation.icosphere(radius=0.4)
-    red.visual.vertex_colors, blue.visual.vertex_colors = [255, 0, 0, 255], [0, 0, 255, 255]
-    red.apply_translation([1.0, 0.0, 0.5])
-    mesh = red + blue
-    poses = np.stack([pose_spherical(180.0, 0.0, 4.0)[:3], pose_spherical(0.0, 0.0, 4.0)[:3],
-                      pose_spherical(90.0, 0.0, 4.0)[:3]])  # at -y, +y and +x, where red is before blue
-    draw_mesh_views(tmp_path / 'views.png', mesh,
-                    Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160))
-    picture = picture_of(tmp_path / 'views.png')
-    views = np.split(picture, 3, axis=1)
-    scale = views[0].shape[1] / 160
-
-    def centre(view, channel):
-        others = [c for c in range(3) if c != channel]
-        rows, columns = np.nonzero((view[..., channel] > 100) & (view[..., others].max(-1) < 60))
-        return np.array([rows.mean(), columns.mean()]) / scale
-    np.testing.assert_allclose(centre(views[0], 0), [60 - 25, 80 + 50], atol=2)
-    np.testing.assert_allclose(centre(views[1], 0), [60 - 25, 80 - 50], atol=2)
-    np.testing.assert_allclose(centre(views[0], 2), [60, 80], atol=2)
-    np.testing.assert_allclose(centre(views[2], 0), [60 - 200 * 0.5 / 3, 80], atol=2)
-    assert views[2][round(scale * 40), round(scale * 80), 2] < 60  # where both are, red hides blue
-    assert (picture[0, 0] == 255).all()
-
-
-def test_each_view_of_a_mesh_has_the_intrinsics_of_its_own_camera(tmp_path):
-    ball = trimesh.creation.icosphere(radius=0.4)
-    ball.visual.vertex_colors = [255, 0, 0, 255]
-    poses = np.repeat(pose_spherical(180.0, 0.0, 4.0)[None, :3], 3, 0)
-    cameras = Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160)
-    cameras.intrinsics[1, :2] *= 2
-    cameras.intrinsics[2, 2:] += torch.tensor([30.0, -20.0])
-    draw_mesh_views(tmp_path / 'views.png', ball, cameras)
-    whole = picture_of(tmp_path / 'views.png')
-    assert whole.shape[:2] == (300, 1200)
-    views = [np.argwhere(view[..., 2] < 60) / 2.5 for view in np.split(whole, 3, axis=1)]
-    for view, expected in zip(views, ([60, 80], [60, 80], [40, 110])):
-        np.testing.assert_allclose(view.mean(0), expected, atol=1)
-    assert len(views[1]) == pytest.approx(4 * len(views[0]), rel=0.05)
-    assert len(views[2]) == pytest.approx(len(views[0]), rel=0.05)
-
-
-def test_what_is_behind_the_camera_is_not_drawn(tmp_path):
-    ball = trimesh.creation.icosphere(radius=0.4)
-    ball.visual.vertex_colors = [255, 0, 0, 255]
-    ball.apply_translation([0.0, -8.0, 0.0])
-    poses = pose_spherical(180.0, 0.0, 4.0)[None, :3]
-    draw_mesh_views(tmp_path / 'views.png', ball,
-                    Cameras.of_one_kind(poses, centred_intrinsics(120, 160, 200.0), 120, 160))
-    assert (picture_of(tmp_path / 'views.png') == 255).all()

@@ -1,6 +1,7 @@
 """nerf/viewer/drawing.py: pictures that are drawn tile by tile, their cameras, and what tiles cost."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,20 @@ def test_who_comes_closer_sees_what_is_closer_and_who_goes_back_still_sees_the_s
     assert bounds(9.0) == pytest.approx((2.0, 11.0))
     assert bounds(4.0, near=3.0, far=5.0) == pytest.approx((3.0, 5.0))
     assert bounds(4.0, near=5.0, far=1.0)[0] == 5.0  # and far is not below it
+
+
+def test_a_picture_through_a_photographs_own_pixels_is_cut_off_as_others_are():
+    """Views of photographs have bounds of their own."""
+    scene = sky_scene()
+    own = torch.tensor([[2.0 + i, 50.0] for i in range(len(scene.cameras))])
+    scene = replace(scene, cameras=replace(scene.cameras, bounds=own))
+
+    def bounds(**more) -> list[float]:
+        return camera_of(wanted_of(scene, kind='error', photograph=2, **more), scene, 160).bounds.tolist()
+    assert bounds() == [[4.0, 50.0]]
+    assert bounds(near=1.0, far=60.0) == [[4.0, 50.0]]
+    assert bounds(near=5.0, far=7.0) == [[5.0, 7.0]]
+    np.testing.assert_allclose(bounds(near=5.0, far=1.0), [[5.0, 5.001]])
 
 
 def test_rays_that_look_backwards_in_ndc_show_the_background():

@@ -45,6 +45,11 @@ class Wanted:
         """Whether it is drawn through the pixels of the photograph, to be compared with it."""
         return self.kind == 'error' and self.photograph is not None
 
+    def clip(self, near: float, far: float) -> tuple[float, float]:
+        """The part that is wanted of the rays between two bounds; some of it is always left."""
+        near = max(near, self.near)
+        return near, max(min(far, self.far), near + 1e-3)
+
 
 class Speed:
     """What drawing costs, from the time of the latest tiles: seconds for each ray, and for each tile however small."""
@@ -104,8 +109,8 @@ class Field:
             distance = float(np.linalg.norm(wanted.pose[:, 3]))
             near = min(near, max(distance - (self.closest - near), 0.01 * near))
             far = max(far, distance + far - self.farthest)
-        near = max(near, wanted.near)
-        return replace(self.scene, near=near, far=max(min(far, wanted.far), near + 1e-3))
+        near, far = wanted.clip(near, far)
+        return replace(self.scene, near=near, far=far)
 
 
 class Frame(NamedTuple):
@@ -173,6 +178,8 @@ def camera_of(wanted: Wanted, scene: Scene, rays: int) -> Cameras:
         return pinhole(wanted, 1, 1)
     if wanted.compares:
         photograph = scene.cameras.take([wanted.photograph])
+        if photograph.bounds is not None:  # of this view alone
+            photograph = replace(photograph, bounds=torch.tensor([wanted.clip(*photograph.bounds[0].tolist())]))
         height, width = photograph.size(0)
         return photograph.scaled(min(math.ceil(math.sqrt(height * width / rays)), height, width))
     longest = max(wanted.height, wanted.width)

@@ -148,8 +148,8 @@ def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rule
 
 @njit(**OPTIONS)
 def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
-    """One ray's kept samples: their number, the light behind them, and the expected depth. Fills the samples' weights,
-    corners and places; `_composite` does the rest, as memory is waited for less where no branch depends on it."""
+    """One ray's kept samples: their number, the light behind them, and the expected depth. Fills in their weights,
+    corners and places."""
     (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
@@ -213,7 +213,7 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
 
 @njit(**OPTIONS)
 def _composite(rows, n, saved, values, corners, places, features):
-    """Sums up the channels of a ray's n samples, and fills in those of each if they are to be saved."""
+    """Sums up the channels of a ray's n samples, and fills in those of each sample if they are to be saved."""
     width, sums, sample = rows.shape[1], np.zeros(16, np.float32), np.empty(16, np.float32)
     for s in range(n):
         w0, w1, w2, w3, w4, w5, w6, w7 = _corner_weights(places[s, 0], places[s, 1], places[s, 2])

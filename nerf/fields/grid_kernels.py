@@ -32,7 +32,7 @@ def _can_be_kept() -> bool:
 F = np.float32
 OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
-BLOCK_BITS = 2  # blocks have 4 cells along an edge: as many as an int64 has bits
+BLOCK_BITS = 2  # blocks have 4 cells along an edge, so 64 in all, which are the bits of an int64
 BLOCK = 1 << BLOCK_BITS
 
 

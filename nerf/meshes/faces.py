@@ -12,7 +12,8 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], 
 NEAR = 0.25  # steps of the grid within which a surface of few faces is from the field's
 LOST = 0.02  # share of its points that may be farther away, beyond that of the surface of many faces
 CHECKED = 20_000  # points
-AT_FIRST, SMALLER = 0.25, 0.7  # by which the number of faces falls at first, if that is not too much, and at a time
+SMALLER = 0.7  # by which the number of faces falls at a time
+AT_FIRST = SMALLER ** 3  # and at first, if that is not too much
 FEWEST = 100  # faces
 FACES_AT_ONCE = 2 ** 19
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from nerf.cameras import Cameras
 from nerf.fields.model import Model
-from nerf.rendering import draw_view, view_rays
+from nerf.rendering import view_rays
 from nerf.scene import Scene
 from run_nerf_helpers import world_points
 
@@ -46,8 +46,8 @@ def drawn_views(model: Model, scene: Scene, step: float, most: int = RAYS) -> li
 
 @torch.inference_mode()
 def _seen_from(model: Model, scene: Scene, camera: Cameras) -> SeenFrom:
-    *_, picture = draw_view(model, scene, camera)
     rays, pose = view_rays(model, scene, camera), camera.poses[0].double()
+    *_, picture = model.show(rays, *camera.size(0))
     depth = torch.where(picture.acc >= SOLID, picture.depth / picture.acc, torch.inf)
     points, ndc = rays.origins + depth[:, None] * rays.directions, (0.0, 0.0)
     if scene.ndc:
@@ -68,7 +68,7 @@ def _pinholes(scene: Scene, step: float, most: int) -> Cameras:
     cameras = scene.cameras.take(views)
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
     distance = cameras.poses[:, :, 3].double().norm(dim=-1) if scene.around else torch.full_like(focal, scene.far)
-    if scene.ndc:  # these pictures are 2 wide
+    if scene.ndc:  # where a picture is 2 wide
         distance = 2.0 * focal / sizes[:, 1]
     factor = distance / (focal * step)  # of the picture's size
     factor *= (most / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)

@@ -13,10 +13,9 @@ import torch
 from nerf.fields.model import Model, pieces
 from nerf.files.images import save_png
 from nerf.files.whole_file import whole_file
-from nerf.meshes.faces import (
-    FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals, without_others,
-)
+from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
 from nerf.meshes.level import surface_level
+from nerf.meshes.topology import closedness, parted, without_floaters, without_others
 from nerf.meshes.views import RAYS, TEXTURE_RAYS, SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
@@ -30,7 +29,6 @@ HALO = 0.5  # a block outside can hold surface where a corner has this share of 
 COLOUR_SAMPLES, COLOUR_RAYS = 8, 2048  # samples on the ray that gives a vertex its colour, and rays at once
 PICTURE_CELLS = 200  # along the longest side, for the picture: what is finer would be finer than its pixels
 TEXTURED_FACES = 50_000  # at most, where nobody says how many: to lay out a texture takes time that grows faster
-FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
 
 
 def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float | None = None,
@@ -64,7 +62,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     step = (box[1] - box[0]).max() / (grid_size - 1)
     views = drawn_views(model, scene, step, TEXTURE_RAYS if texture else RAYS) if fused or texture else []
     if fused:
-        surface = _fused_surface(views, grid_axes(box, grid_size), step)
+        surface = _fused_surface(views, grid_axes(box, grid_size), step, model.density_array, level)
     else:
         surface = _density_surface(model, box, grid_size, level)
         print(f'surface   at density {level:.4g}' + ', where half of the light of the training rays has stopped'
@@ -74,6 +72,7 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     vertices, faces = fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level, most_faces)
     if texture and not most_faces and len(faces) > TEXTURED_FACES:
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
+    vertices, faces = parted(vertices, faces)
     mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
     small, cameras = coarsened(mesh, vertices), scene.render_cameras
     drawn = mesh_views(mesh, cameras.take(np.arange(4) * len(cameras) // 4))
@@ -139,14 +138,16 @@ class Surface(NamedTuple):
         return self._replace(vertices=vertices, faces=faces)
 
 
-def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float) -> Surface:
-    """What views show, on a grid of a step with these coordinates along its axes."""
-    from nerf.meshes.depth_fusion import fused_depths, outline_shift
+def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float, density: Density,
+                   density_level: float) -> Surface:
+    """What views show, on a grid of a step with these coordinates along its axes; see `fused_depths`."""
+    from nerf.meshes.depth_fusion import fused_depths
+    from nerf.meshes.outlines import outline_shift
 
-    fused = fused_depths(views, axes)
-    shift, level = 0.0, 0.0
-    if not views[0].in_ndc:  # of a forward-facing scene few outlines are seen
-        vertices, faces = marching_cubes(fused.values, axes, level)
+    fused = fused_depths(views, axes, density, density_level)
+    shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
+    if not views[0].in_ndc and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():  # in NDC few outlines show
+        vertices, faces = marching_cubes(coarse, [axis[::2] for axis in axes], level)
         normals = vertex_normals(vertices, faces)
         shift = outline_shift(views, vertices, normals, step)
         level = float(np.median(fused(vertices + shift * normals)))
@@ -331,17 +332,6 @@ def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, value
             bar.update(len(part))
 
 
-def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Drops components with less than FLOATER of the faces of the largest; the mesh and how many were dropped."""
-    from trimesh.graph import connected_component_labels
-
-    label = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), node_count=len(vertices))
-    count = label.max() + 1
-    sizes = np.bincount(label[faces[:, 0]], minlength=count)
-    keep = sizes >= FLOATER * sizes.max()
-    return *without_others(vertices, faces[keep[label[faces[:, 0]]]]), int(count - keep.sum())
-
-
 @torch.inference_mode()
 def coloured_mesh(model: Model, vertices: np.ndarray, faces: np.ndarray, reach: float,
                   ndc: tuple[int, int, float] | None = None):
@@ -440,21 +430,6 @@ def describe_mesh(mesh, closed: str, count: int, dropped: int) -> str:
     return (f'mesh      {len(mesh.vertices):,} vertices, {len(mesh.faces):,} of {count:,} faces, '
             f'{closed}, {dropped} floaters dropped\n'
             f'bounds    {x:.3f} {y:.3f} {z:.3f} to {X:.3f} {Y:.3f} {Z:.3f}, area {area:.4g}')
-
-
-def closedness(faces: np.ndarray) -> str:
-    """Whether every edge of the faces [F, 3] has two of them, or, where a mesh touches itself, four; in a fifth of the
-    memory that trimesh takes for it."""
-    count = int(faces.max()) + 1
-    edges = np.empty(3 * len(faces), np.int64)
-    for i in range(3):
-        a, b = faces[:, i], faces[:, (i + 1) % 3]
-        edges[i * len(faces):(i + 1) * len(faces)] = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
-    edges.sort()
-    if len(edges) % 2 or (edges[::2] != edges[1::2]).any():
-        return 'not watertight'
-    touching = np.count_nonzero(edges[1:-1:2] == edges[2::2])
-    return f'closed, but it touches itself at {touching} edges' if touching else 'watertight'
 
 
 def coarsened(mesh, vertices: np.ndarray):

@@ -20,9 +20,10 @@ from nerf.fields.mlp import FastMLPField
 from nerf.fields.model import Model
 from nerf.fields.paper import PaperModel
 from nerf.mesh import (
-    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, closedness, tighten,
-    vertex_normals, without_floaters, write_mesh,
+    coarsened, coloured_mesh, describe_mesh, export_mesh, extract_surface, grid_axes, tighten, vertex_normals,
+    write_mesh,
 )
+from nerf.meshes.topology import closedness, without_floaters
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, centred_intrinsics
 from run_nerf_helpers import NeRF, Sampling, bundle_rays, get_embedder, ndc_points, world_points

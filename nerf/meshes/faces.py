@@ -7,6 +7,8 @@ from itertools import chain, repeat
 
 import numpy as np
 
+from nerf.meshes.topology import without_flaps
+
 Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], both float32
 
 NEAR = 0.25  # steps of the grid within which a surface of few faces is from the field's
@@ -91,19 +93,6 @@ def simplified(vertices: np.ndarray, faces: np.ndarray, count: int) -> tuple[np.
     vertices, faces = fast_simplification.simplify(np.ascontiguousarray(vertices, np.float32),
                                                    np.ascontiguousarray(faces, np.int32), target_count=count)
     return without_flaps(np.asarray(vertices, np.float32), np.asarray(faces, np.int64))
-
-
-def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh without faces that lie on one another, as a collapsed bump leaves them; they would be a third and fourth
-    face of an edge."""
-    _, same, count = np.unique(np.sort(faces, 1), axis=0, return_inverse=True, return_counts=True)
-    return without_others(vertices, faces[count[same.reshape(-1)] == 1])
-
-
-def without_others(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh without the vertices that are in no face."""
-    used = np.unique(faces)
-    return vertices[used], np.searchsorted(used, faces)
 
 
 def _share_near(density: Density, vertices: np.ndarray, faces: np.ndarray, within: float, threshold: float) -> float:

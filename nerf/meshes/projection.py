@@ -21,15 +21,6 @@ def pixel_of(x, y, z, rotation, focal, height, width):
 
 
 @njit(cache=True, error_model='numpy')
-def in_world(x, y, z, ndc):
-    """Where a point of the field is in the world: `world_points`."""
-    if ndc[0] == 0.0:
-        return x, y, z
-    z = 2.0 / (z - 1.0)
-    return -x * z / ndc[0], -y * z / ndc[1], z
-
-
-@njit(cache=True, error_model='numpy')
 def measured(away, ndc):
     """A distance along a camera's axis as the field measures it: in NDC, where depth is even in disparity, as
     -2 / away, which grows with it."""

@@ -17,6 +17,7 @@ CHECKED = 20_000  # points
 SMALLER = 0.7  # by which the number of faces falls at a time
 AT_FIRST = SMALLER ** 3  # and at first, if that is not too much
 FEWEST = 100  # faces
+ROOM = 0.995  # of the faces that may be, as `parted` adds some
 FACES_AT_ONCE = 2 ** 19
 
 
@@ -55,7 +56,7 @@ def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step:
             field's.
     """
     if most:
-        return simplified(vertices, faces, most) if len(faces) > most else (vertices, faces)
+        return simplified(vertices, faces, int(ROOM * most)) if len(faces) > most else (vertices, faces)
     kept, within = (vertices, faces), NEAR * step
     least = _share_near(density, *kept, within, threshold) - LOST
     for shrink in chain([AT_FIRST], repeat(SMALLER)):

@@ -74,11 +74,12 @@ def parted(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     some, points = faces[crowded].tolist(), [*vertices]
     for side in first[count > 2].tolist():
         a, b = faces[side // 3, side % 3], faces[side // 3, (side + 1) % 3]
-        for (i, tip), (j, other) in _wedges(some, points, a, b)[1:]:
+        for wedge in _wedges(some, points, a, b)[1:]:
             middle, new = 0.5 * (points[a] + points[b]), len(points)
-            points.append(middle + APART * (0.5 * (points[tip] + points[other]) - middle))
-            some[i], some[j] = [a, new, tip], [b, new, other]
-            some += [[new, b, tip], [new, a, other]]
+            points.append(middle + APART * (np.mean([points[tip] for *_, tip in wedge], 0) - middle))
+            for face, start, end, tip in wedge:
+                some[face] = [start, new, tip]
+                some.append([new, end, tip])
     return np.array(points, vertices.dtype), np.concatenate([np.delete(faces, crowded, 0), np.array(some, faces.dtype)])
 
 
@@ -91,21 +92,23 @@ def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return without_flaps(vertices, faces[(faces != np.roll(faces, 1, 1)).all(1)])
 
 
-def _wedges(faces: list[list[int]], points: list[np.ndarray], a: int, b: int) -> list[tuple[tuple[int, int], ...]]:
-    """The faces at an edge from point a to b, in pairs with a wedge of the solid in between, the widest one first; of
-    each face, its index and its third corner. The first face of a pair goes from a to b, the second one back."""
+def _wedges(faces: list[list[int]], points: list[np.ndarray], a: int, b: int) -> list[list[tuple[int, ...]]]:
+    """The faces at an edge from point a to b, in pairs with a wedge of the solid in between, the widest one first. Of
+    each face: its index, the points from and to which it goes along the edge, and the third one."""
     axis = points[b] - points[a]
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
 
-    def angle(corner: int) -> float:
-        tip = points[corner] - points[a]
+    def angle(face: tuple[int, ...]) -> float:
+        tip = points[face[-1]] - points[a]
         return np.arctan2(np.cross(axis, across) @ tip, np.linalg.norm(axis) * (across @ tip))
 
-    there, back = ([(i, face[k - 1]) for i, face in enumerate(faces) for k in range(3)
-                    if (face[k], face[(k + 1) % 3]) == way] for way in ((a, b), (b, a)))
-    pairs = []
-    for one in there[:len(back)]:
-        widths = [(angle(one[1]) - angle(other[1])) % (2.0 * np.pi) for other in back]
-        nearest = int(np.argmin(widths))  # the solid is behind a face
-        pairs.append((widths[nearest], one, back.pop(nearest)))
-    return [pair[1:] for pair in sorted(pairs, reverse=True)]
+    there, back = ([(i, start, end, face[k - 1]) for i, face in enumerate(faces) for k in range(3)
+                    if face[k] == start and face[(k + 1) % 3] == end] for start, end in ((a, b), (b, a)))
+    wedges = []
+    while there and back:  # the solid is behind a face
+        widths = [(angle(there[0]) - angle(other)) % (2.0 * np.pi) for other in back]
+        nearest = int(np.argmin(widths))
+        wedges.append((widths[nearest], [there.pop(0), back.pop(nearest)]))
+    wedges.sort(key=lambda wedge: -wedge[0])
+    rest = there + back  # where faces look the wrong way
+    return [wedge for _, wedge in wedges] + [rest[i:i + 2] for i in range(0, len(rest), 2)]

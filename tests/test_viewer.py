@@ -281,7 +281,7 @@ def test_nobody_there_costs_nothing(viewer, monkeypatch):
 
 
 @pytest.mark.parametrize('viewer', [True], indirect=True)
-def test_training_gives_a_twentieth_of_its_time(viewer, monkeypatch):
+def test_training_gives_its_share_of_the_time(viewer, monkeypatch):
     """In a world where a step takes 0.2 s and a tile 0.03 s."""
     now, drawn = [50.0], [0.0]
 

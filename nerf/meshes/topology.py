@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
 FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
@@ -71,14 +73,19 @@ def parted(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     if (count <= 2).all():
         return vertices, faces
     crowded = np.unique(np.flatnonzero(np.isin(edges, unique[count > 2])) // 3)
-    some, points = faces[crowded].tolist(), [*vertices]
+    some, points, sides = faces[crowded].tolist(), [*vertices], defaultdict(list)
+    for i, (a, b, c) in enumerate(some):
+        for side in ((a, b), (b, c), (c, a)):
+            sides[side].append(i)
     for side in first[count > 2].tolist():
-        a, b = faces[side // 3, side % 3], faces[side // 3, (side + 1) % 3]
-        for wedge in _wedges(some, points, a, b)[1:]:
+        a, b = int(faces[side // 3, side % 3]), int(faces[side // 3, (side + 1) % 3])
+        there, back = ([(i, *way, sum(some[i]) - a - b) for i in sides[way]] for way in ((a, b), (b, a)))
+        for wedge in _wedges(there, back, points)[1:]:
             middle, new = 0.5 * (points[a] + points[b]), len(points)
             points.append(middle + APART * (np.mean([points[tip] for *_, tip in wedge], 0) - middle))
-            for face, start, end, tip in wedge:
-                some[face] = [start, new, tip]
+            for i, start, end, tip in wedge:
+                some[i] = [start, new, tip]
+                sides[end, tip] = [len(some) if other == i else other for other in sides[end, tip]]
                 some.append([new, end, tip])
     return np.array(points, vertices.dtype), np.concatenate([np.delete(faces, crowded, 0), np.array(some, faces.dtype)])
 
@@ -92,18 +99,19 @@ def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return without_flaps(vertices, faces[(faces != np.roll(faces, 1, 1)).all(1)])
 
 
-def _wedges(faces: list[list[int]], points: list[np.ndarray], a: int, b: int) -> list[list[tuple[int, ...]]]:
-    """The faces at an edge from point a to b, in pairs with a wedge of the solid in between, the widest one first. Of
-    each face: its index, the points from and to which it goes along the edge, and the third one."""
+Side = tuple[int, int, int, int]  # of a face: which it is, the points from and to which it goes, and the third one
+
+
+def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> list[list[Side]]:
+    """The sides at an edge, by the way they go, in pairs with a wedge of the solid in between, the widest one first."""
+    a, b = (there or back)[0][1:3]
     axis = points[b] - points[a]
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
 
-    def angle(face: tuple[int, ...]) -> float:
-        tip = points[face[-1]] - points[a]
+    def angle(side: Side) -> float:
+        tip = points[side[-1]] - points[a]
         return np.arctan2(np.cross(axis, across) @ tip, np.linalg.norm(axis) * (across @ tip))
 
-    there, back = ([(i, start, end, face[k - 1]) for i, face in enumerate(faces) for k in range(3)
-                    if face[k] == start and face[(k + 1) % 3] == end] for start, end in ((a, b), (b, a)))
     wedges = []
     while there and back:  # the solid is behind a face
         widths = [(angle(there[0]) - angle(other)) % (2.0 * np.pi) for other in back]

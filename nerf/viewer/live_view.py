@@ -11,7 +11,7 @@ from nerf.viewer.drawing import Drawing, Field, Frame, Wanted, camera_of, finer
 from nerf.viewer.pictures import compared
 
 MOVING = 0.15  # seconds for which a camera counts as moving after its last change
-FRAME = {False: 0.05, True: 0.0125}  # seconds for a picture of a moving camera, by whether the field trains
+FRAME = {False: 0.05, True: 0.0075}  # seconds for a picture of a moving camera, by whether the field trains
 REFRESH = 1.0  # seconds from one picture of a field that trains to the next
 RESTING = 0.05  # seconds for each of those
 SHOWN = 0.3  # seconds between showings of an unfinished picture

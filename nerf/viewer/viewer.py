@@ -28,7 +28,7 @@ from nerf.viewer.pictures import depth_of, shown
 from nerf.viewer.poses import camera_at, looking_distance, opencv_quaternion, opengl_pose, up_direction, vertical_fov
 from nerf.viewer.server import address_lines, open_server
 
-SHARE = 0.05  # of the time, at most, while the field trains; what a page sends costs more than that
+SHARE = 0.025  # of the time, at most, while the field trains; what a page sends costs more than that
 MOST_CREDIT = 0.5  # seconds of drawing that training can owe
 QUALITY = {False: 75, True: 95}  # of the JPEG of a frame, by whether it is sharp
 

@@ -4,15 +4,15 @@ Without flags, the toy chair's grid, which must have been trained. A page withou
 
 - of a field that is trained: seconds from opening the page to the first picture, from a movement's end to the sharp
   picture, frames per second and their size while the camera turns, and the program's peak memory;
-- of a run that trains afresh for STEPS steps in a folder of its own: steps per second without the viewer's page, with
-  a page whose camera rests, and with one whose camera turns; by turns, the medians of three each.
+- of a run that trains afresh for STEPS steps in a folder of its own, from a third of them on: steps per second without
+  a page, with one whose camera rests, and with one whose camera turns; PHASE seconds each, by turns, the medians.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import os
 import re
 import signal
 import subprocess
@@ -35,7 +35,8 @@ from viewer_client import Page, wait_until  # noqa: E402
 
 SIZE = 720, 960  # height and width
 TURNING = 6.0  # seconds
-STEPS = 300
+STEPS, PHASE = 3600, 8.0
+SETTLING = 1.5  # seconds of each phase that do not count
 
 
 @contextmanager
@@ -90,24 +91,32 @@ def of_a_trained_field(flags: list[str], pose: np.ndarray) -> dict:
             'memory_mb': int(memory[1]) // 1024}
 
 
-def steps_per_second(flags: list[str], pose: np.ndarray, visit: str | None) -> float:
-    """Of a fresh run, from its first line to its last; `visit`: 'rests' or 'turns', of a page's camera."""
-    times = {}
+def of_a_run_that_trains(flags: list[str], pose: np.ndarray) -> dict[str, float]:
+    """Steps per second, by what a page does."""
+    speeds, printed = {'alone': [], 'rests': [], 'turns': []}, []
     with tempfile.TemporaryDirectory() as logs, program(
-            [*flags, '--basedir', logs, '--N_iters', str(STEPS), '--i_print', str(STEPS // 10), '--i_img', '10000000',
+            [*flags, '--basedir', logs, '--N_iters', str(STEPS), '--i_print', '2', '--i_img', '10000000',
              '--i_testset', '10000000', '--i_video', '10000000']) as (process, port):
-        page = Page(port, pose, SIZE) if visit else None
-        if visit == 'turns':
-            threading.Thread(target=turn, args=(page, pose, 3600.0), daemon=True).start()
-        for line in process.stdout:
-            if found := re.match(r'step (\d+)/', line):
-                times[int(found[1])] = time.perf_counter()
-            if line.startswith(f'{STEPS} steps done'):
+        threading.Thread(target=note_steps, args=(process.stdout, printed), daemon=True).start()
+        wait_until(lambda: printed and printed[-1][1] > STEPS // 3, 'the last stage', 600.0)
+        for name in itertools.cycle(speeds):
+            page = None if name == 'alone' else Page(port, pose, SIZE)
+            began = time.perf_counter() + SETTLING
+            turn(page, pose, PHASE) if name == 'turns' else time.sleep(PHASE)
+            if page:
+                page.close()
+            if printed[-1][1] == STEPS:
                 break
-        os.kill(process.pid, signal.SIGINT)
-        process.wait(60)
-    first, *_, last = times
-    return (last - first) / (times[last] - times[first])
+            (first, at), *_, (last, end) = [(step, at) for at, step in printed if at > began]
+            speeds[name].append((last - first) / (end - at))
+    return {name: round(median(all_), 2) for name, all_ in speeds.items()} | {'phases': len(speeds['turns'])}
+
+
+def note_steps(lines, printed: list[tuple[float, int]]) -> None:
+    """Notes when a run prints which step."""
+    for line in lines:
+        if found := re.match(r'step (\d+)/', line):
+            printed.append((time.perf_counter(), int(found[1])))
 
 
 def main() -> None:
@@ -115,13 +124,8 @@ def main() -> None:
     scene = load_scene(parse_flags(flags))
     pose = scene.cameras.poses[int(scene.i_train[0])].double().numpy()
     result = of_a_trained_field(flags, pose)
-    visits = {'alone': None, 'rests': 'rests', 'turns': 'turns'}
-    speeds = {name: [] for name in visits}
-    for _ in range(3):
-        for name, visit in visits.items():
-            speeds[name].append(steps_per_second(flags, pose, visit))
     print(json.dumps({'benchmark': 'viewer', 'pixels': SIZE[::-1], **result,
-                      **{f'steps_per_s_{name}': round(median(all_), 2) for name, all_ in speeds.items()}}))
+                      'steps_per_s': of_a_run_that_trains(flags, pose)}))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,8 @@ prints a line of JSON.
   [0, 1], between a vertex and the nearest point of the true surface.
 - With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, 3x3 rays a pixel:
   the PSNR is what somebody who opens the file sees, against the pictures. The distances are then also given of what
-  the training cameras see, as nobody can know the rest ("seen").
+  the training cameras see, as nobody can know the rest ("seen"), and of a mesh that would be exactly what they see of
+  the true one, against all of it ("perfect").
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, scene: Scene | None =
         true_colours = colours_at(truth, theirs, their_face)[there.query(mesh.vertices)[1]]
         found['colour_error'] = np.abs(colours - true_colours).mean()
     return {key: value if isinstance(value, (bool, int)) else float(value) for key, value in found.items()}
+
+
+def perfect(truth: trimesh.Trimesh, scene: Scene) -> dict[str, float]:
+    """What the distances would be of exactly what the training cameras see."""
+    points, _ = trimesh.sample.sample_surface(truth, DENSE, seed=1)
+    distances = cKDTree(points[seen_points(truth, points, scene)]).query(points[:SAMPLES])[0]
+    diagonal = np.linalg.norm(truth.extents)
+    recall = float((distances <= NEAR * diagonal).mean())
+    return {'chamfer_percent': float(50.0 * distances.mean() / diagonal), 'f_score': 2.0 * recall / (1.0 + recall)}
 
 
 def colours_at(mesh: trimesh.Trimesh, points: np.ndarray, face: np.ndarray) -> np.ndarray:
@@ -155,4 +165,5 @@ if __name__ == '__main__':
         result['view_psnr'] = view_psnr(mesh, scene, 0.5 * (args.rays_through == 'center'))
         result['seen'] = {key: value for key, value in compare(mesh, truth, scene).items()
                           if key in ('chamfer_percent', 'f_score', 'normals')}
+        result['perfect'] = perfect(truth, scene)
     print(json.dumps(result))

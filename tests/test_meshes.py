@@ -141,6 +141,10 @@ def test_faces_that_lie_on_one_another_go():
     without = without_flaps(vertices, np.concatenate([ball.faces, flap]))
     np.testing.assert_array_equal(without[0], vertices[:42])
     np.testing.assert_array_equal(without[1], ball.faces)
+    a, b, c = ball.faces[-1]  # of three, one stays: without it there would be a hole
+    of_three = without_flaps(vertices, np.concatenate([ball.faces, [[b, c, a], [c, b, a]]]))
+    assert closedness(of_three[1]) == 'watertight'
+    assert len(of_three[1]) == len(ball.faces)
 
 
 @pytest.mark.parametrize('places', [[(0, 0, 0), (1, 1, 0), (2, 2, 0)], [(0, 0, 0), (1, 1, 0), (1, 0, 1)]])

@@ -178,7 +178,7 @@ def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels,
 @njit(cache=True, error_model='numpy')
 def _fuse_view(totals, counts, behinds, i, j, k, half, depth, farthest, size, to_pixels, focal, radius, band, in_ndc):
     """Adds what one camera sees to the points of one block, of which (i, j, k) is the first one; its middle is `half`
-    an edge from it along each axis. Returns whether any point is not far in front of all that was seen."""
+    points further along each axis. Returns whether any point is not far in front of all that was seen."""
     needed = False
     zero, one, last_row, last_column = F(0.0), F(1.0), F(size[0] - 1), F(size[1] - 1)
     row_by_k, column_by_k, away_by_k, q_by_k = _times(to_pixels, 0.0, 0.0, 1.0, 0.0)

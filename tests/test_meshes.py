@@ -291,9 +291,13 @@ def test_distances_far_from_the_surface_are_those_of_the_whole_grid(beside, monk
     monkeypatch.setattr(depth_fusion, '_blocks_near', lambda views, low, edges, shape, band: np.ones(shape, bool))
     monkeypatch.setattr(depth_fusion.ndimage, 'maximum_filter', lambda depth, *_, **__: np.full_like(depth, np.inf))
     whole = fused_depths(views, grid_axes(BOX, 64), ball_density, 50.0)  # no block is behind anything as a whole
-    near = np.abs(whole.values) < depth_fusion.MARGIN / depth_fusion.BAND
+    margin, in_band = depth_fusion.MARGIN / depth_fusion.BAND, np.abs(whole.values) < 0.9
+    near = np.abs(whole.values) < margin
+    assert in_band.mean() > 0.05
     assert near.mean() > 0.02
     np.testing.assert_array_equal(fused.values[near], whole.values[near])
+    assert np.isclose(fused.values, whole.values, rtol=0.0, atol=1e-6)[in_band].mean() > 0.9
+    assert np.abs(fused.values[~near]).min() >= margin  # no other surface
     assert (np.sign(fused.values) == np.sign(whole.values)).mean() > 0.999
 
 

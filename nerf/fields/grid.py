@@ -295,11 +295,15 @@ class GridModel(Model):
             return grid_torch.march(self.grid, self.rows, *inputs, strongest, self.captured, room)
         return Marched(*_MarchKernels.apply(self.rows, self.kernels, torch.is_grad_enabled(), *inputs))
 
-    def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor) -> Tensor:
+    def _coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
         """Colours [R, 3] of R rays on a background [R, 3]."""
         rgb = marched.features[:, :3] + marched.rest[:, None] * background
-        change = self._view_dependent(marched.features, viewdirs)
-        return rgb + torch.where(marched.count[:, None] > 0, change, 0.0)
+        if torch.is_grad_enabled():  # a step, which may be captured, cannot wait for how many rays met something
+            change = self._view_dependent(marched.features, viewdirs)
+            return rgb + torch.where(marched.count[:, None] > 0, change, 0.0)
+        hit = marched.count.nonzero()[:, 0]  # the other rays are half of many views
+        rgb[hit] += self._view_dependent(marched.features[hit], viewdirs[hit])
+        return rgb
 
     def _view_dependent(self, features: Tensor, viewdirs: Tensor) -> Tensor:
         """What the network adds to colours [R, 3], from composited channels [R, 15] and directions [R, 3]."""
@@ -310,11 +314,9 @@ class GridModel(Model):
     def render(self, rays: Rays) -> Composite:
         with torch.no_grad():
             marched = self._march(rays, torch.full_like(rays.near[:, 0], 0.5))
-            rgb = marched.features[:, :3] + marched.rest[:, None] * float(self.white_bkgd)
-            hit = marched.count.nonzero()[:, 0]  # the other rays are half of many views
-            rgb[hit] += self._view_dependent(marched.features[hit], rays.viewdirs[hit])
+            rgb = self._coloured(marched, rays.viewdirs, float(self.white_bkgd)).clamp(0.0, 1.0)
             acc = 1.0 - marched.rest
-        return Composite(rgb.clamp(0.0, 1.0), disparity(marched.depth, acc), acc, acc[:, None], marched.depth)
+        return Composite(rgb, disparity(marched.depth, acc), acc, acc[:, None], marched.depth)
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         flat, dirs = points.reshape(-1, 3), viewdirs[:, None].expand(points.shape).reshape(-1, 3)

@@ -1,5 +1,4 @@
-"""A field's surface as the training cameras see it: their depths fused into signed distances (Curless & Levoy 1996).
-"""
+"""A field's surface as training cameras see it: their depths fused into signed distances (Curless & Levoy 1996)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
 def closedness(faces: np.ndarray) -> str:
     """Whether every edge of the faces [F, 3] has two of them, or, where a mesh touches itself, four; in a fifth of the
     memory that trimesh takes for it."""
-    edges = np.sort(_edges(faces))
+    edges = _edges(faces)
+    edges.sort()
     if len(edges) % 2 or (edges[::2] != edges[1::2]).any():
         return 'not watertight'
     touching = np.count_nonzero(edges[1:-1:2] == edges[2::2])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.files.images import check_one_size, image_size, read_image, read_images
-from nerf.files.reduced_folder import make_reduced
+from nerf.captures.reduced_folder import make_reduced
 from nerf.runtime.errors import UserError
 
 ENDINGS = ('.jpg', '.jpeg', '.png')

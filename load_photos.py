@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from load_llff import held_out
-from nerf.files.colmap import Image, Model, Points, read_model
-from nerf.files.photographs import Photograph, is_inside, read_pictures, rigid
-from nerf.files.transforms import read_transforms
+from nerf.captures.colmap import Image, Model, Points, read_model
+from nerf.captures.photographs import Photograph, is_inside, read_pictures, rigid
+from nerf.captures.transforms import read_transforms
 from nerf.runtime.errors import UserError
 
 FARTHEST_POINT = 1e10  # sparse points with larger coordinates are left out

@@ -19,14 +19,14 @@ import torch
 from load_photos import load_colmap, load_transforms
 from nerf.camera_path import CameraPath
 from nerf.contraction import Contraction
-from nerf.estimation import estimate_cameras
+from nerf.captures.estimation import estimate_cameras
 from nerf.exposure import MEASURED
-from nerf.fields.dead_networks import FOG
-from nerf.fields.grid import GridModel, has_kernels
-from nerf.fields.mlp import FastMLPField, MLPField, fast_where_equal
-from nerf.fields.mlp_gpu import GpuMLPField
-from nerf.fields.model import Model
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.dead_networks import FOG
+from nerf.fields.grid.model import GridModel, has_kernels
+from nerf.fields.paper.mlp import FastMLPField, MLPField, fast_where_equal
+from nerf.fields.paper.mlp_gpu import GpuMLPField
+from nerf.fields.interface import Model
+from nerf.fields.paper.model import PaperModel
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
@@ -34,7 +34,7 @@ from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
     RAYS_THROUGH, box_of, config_parser, config_text, contracts, learns_exposure, parse_flags, uses_ndc,
 )
 from nerf.hull import has_hull, inside_hull
-from nerf.mesh import export_mesh
+from nerf.meshes.mesh import export_mesh
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
 from nerf.ray_batcher import RayBatcher
@@ -159,7 +159,7 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
         chunk=rays_at_once(args, device), view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)),
         seed=args.seed)
     if not isinstance(model.best, FastMLPField):
-        print('NeRF.forward was edited: the run goes through it, and not through the faster nerf/fields/mlp.py')
+        print('NeRF.forward was edited: the run goes through it, and not through the faster nerf/fields/paper/mlp.py')
     return model
 
 

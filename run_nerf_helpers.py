@@ -118,7 +118,7 @@ class NeRF(nn.Module):
         """x [..., input_ch + input_ch_views] to raw [..., 4 or output_ch]: colour before sigmoid, density before ReLU.
 
         Without view directions the channels past `input_ch` are not used and need not be there. Training and rendering
-        compute this faster, in nerf/fields/mlp.py. Whoever edits it need not edit that: at its start a run compares
+        compute this faster, in fields/paper/mlp.py. Whoever edits it need not edit that: at its start a run compares
         the two, and where they differ it says so and goes through this method.
         """
         points = h = x[..., :self.input_ch]

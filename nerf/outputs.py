@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.exposure import right_halves
-from nerf.fields.model import Model
+from nerf.fields.interface import Model
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_video
 from nerf.metrics import in_words, psnr

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nerf.cameras import Cameras
-from nerf.fields.model import Model, Picture, pieces
+from nerf.fields.interface import Model, Picture, pieces
 from nerf.scene import Scene
 
 EDGE = 0.05  # difference of a colour from a neighbour's from which on a pixel is at an edge

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nerf.cameras import Cameras
 from nerf.exposure import MEASURED, right_halves
-from nerf.fields.model import Model, Picture
+from nerf.fields.interface import Model, Picture
 from nerf.files.images import save_png, video_file
 from nerf.files.whole_file import whole_file
 from nerf.metrics import compare

@@ -14,7 +14,7 @@ from torch import Tensor
 from load_photos import Capture
 from nerf.cameras import Cameras
 from nerf.contraction import Contraction
-from nerf.placement import Placement, cameras_of, path_capture, place
+from nerf.captures.placement import Placement, cameras_of, path_capture, place
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, bundle_rays
 
@@ -272,7 +272,7 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
 
 
 def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool) -> Scene:
-    """Photographs with lenses and sizes of their own, placed by nerf/placement.py; with `ndc` forward-facing ones are
+    """Photographs with lenses and sizes of their own, placed by placement.py; with `ndc` forward-facing ones are
     in normalised device coordinates. All others have no bounds."""
     placement = place(capture)
     ndc = ndc and placement.forward_facing

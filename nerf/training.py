@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nerf.exposure import Exposure
-from nerf.fields.model import Model, Numbers
+from nerf.fields.interface import Model, Numbers
 from nerf.optimiser import Optimiser
 from nerf.ray_batcher import RayBatcher
 from nerf.runtime import ranks

@@ -31,7 +31,8 @@ FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netde
          '--seed', '3', '--i_print', '10', '--i_img', '40', '--i_weights', '20', '--i_testset', '100',
          '--i_video', '300', '--render_factor', '2']
 GRID = ['--field', 'grid']
-SMALL_GRID = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import run_nerf; from nerf.fields import grid; '
+SMALL_GRID = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import run_nerf; '
+              'from nerf.fields.grid import model as grid; '
               'grid.STAGES = {0.0: 8, 0.3: 12, 0.6: 16}; run_nerf.ranks.leave(run_nerf.main())')
 LINES = 8  # of progress, at most, that a start may print before it is killed
 

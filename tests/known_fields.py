@@ -9,7 +9,7 @@ import torch
 
 from load_blender import pose_spherical
 from nerf.cameras import Cameras
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.scene import Images, Scene, centred_intrinsics
 from run_nerf_helpers import Sampling
 

@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 
 import run_nerf
 from nerf.exposure import MEASURED, PENALTY, RATE, Exposure, right_halves
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.flags import learns_exposure, parse_flags
 from nerf.outputs import Intervals, Outputs
 from nerf.rendering import save_metrics

@@ -35,7 +35,7 @@ from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from load_photos import load_colmap, load_transforms
-from nerf.fields import grid
+from nerf.fields.grid import model as grid
 from nerf.files import checkpoints
 from nerf.files.packing import packed
 from nerf.flags import config_parser, parse_flags

@@ -16,7 +16,7 @@ from PIL import Image
 import run_nerf
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.flags import parse_flags
 from nerf.ray_batcher import RayBatcher
 from nerf.rendering import render_path

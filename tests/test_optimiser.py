@@ -9,8 +9,8 @@ from conftest import assert_same, trainer_of
 from torch import nn
 
 import run_nerf
-from nerf.fields import paper
-from nerf.fields.model import Model
+from nerf.fields.paper import model as paper
+from nerf.fields.interface import Model
 from nerf.optimiser import BROKEN_STEPS, Optimiser, is_real
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import img2mse

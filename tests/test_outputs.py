@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nerf import outputs as outputs_module
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.outputs import Intervals, Outputs, attempt
 from nerf.plots import LARGEST_ERROR
 from nerf.rendering import render_view

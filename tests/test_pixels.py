@@ -10,7 +10,7 @@ import torch
 from viewer_scene import Sky, sky_scene, wanted_of
 
 from nerf.cameras import Cameras
-from nerf.fields.model import Model, Picture
+from nerf.fields.interface import Model, Picture
 from nerf.pixels import EDGE, draw_pixels, edges, smooth_edges
 from nerf.rendering import render_view
 from nerf.scene import Scene, centred_intrinsics

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import run_nerf
 from nerf.cameras import Cameras
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.rendering import as_view, draw_view, render_path, render_view, save_metrics, surveyed, view_rays
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerf.fields.mlp import FastMLPField
+from nerf.fields.paper.mlp import FastMLPField
 from run_nerf_helpers import (
     NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, coarse_depths, composite,
     composite_packed, disparity, draw, fine_depths, get_embedder, get_rays, get_rays_np, img2mse, invert_cdf, mse2psnr,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerf.fields.model import Model, pieces
+from nerf.fields.interface import Model, pieces
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from run_nerf_helpers import Rays, stratified_z

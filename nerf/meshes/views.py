@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from nerf.cameras import Cameras
-from nerf.fields.model import Model
+from nerf.fields.interface import Model
 from nerf.rendering import view_rays
 from nerf.scene import Scene
 from run_nerf_helpers import world_points

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nerf.cameras import Cameras
-from nerf.fields.model import Model, Picture
+from nerf.fields.interface import Model, Picture
 from nerf.pixels import draw_pixels, edges
 from nerf.rendering import View, as_view
 from nerf.scene import Scene

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import run_nerf
 from nerf import outputs, rendering
-from nerf.fields.paper import PaperModel
+from nerf.fields.paper.model import PaperModel
 from nerf.train_log import TrainLog
 from nerf.training import Trainer
 

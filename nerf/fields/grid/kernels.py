@@ -1,0 +1,358 @@
+"""Loops over the rays and samples of a sparse grid on a CPU, compiled by Numba and cached on disk.
+
+Each gives the same bits on any number of threads: rays are independent of each other, and a thread that adds gradients
+to vertices owns those of one parity of their x index, and adds in the order of the samples. torch_backend.py
+computes the same in plain PyTorch.
+
+Shapes: R rays, K samples that a ray can keep, M rows of 16 channels. Rays are in voxels: vertex (i, j, k) is at the
+point (i, j, k). All numbers are float32.
+
+Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know how
+short the loop is.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numba import njit, prange
+
+
+def _can_be_kept() -> bool:
+    """Whether Numba finds a folder for compiled code that it can write to; where not, `cache=True` is an error."""
+    try:
+        njit(cache=True)(_can_be_kept)  # this compiles nothing
+    except RuntimeError:
+        return False
+    return True
+
+
+F = np.float32
+OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
+ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
+BLOCK_BITS = 2  # blocks have 4 cells along an edge, so 64 in all, which are the bits of an int64
+BLOCK = 1 << BLOCK_BITS
+
+
+@njit(**OPTIONS)
+def _inverse(x):
+    return ONE / x if abs(x) > F(1e-9) else F(1e9)
+
+
+@njit(**OPTIONS)
+def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
+    """A point of a straight ray to where it is in the grid, and by how much its steps are shortened there."""
+    px, py, pz = x - cx, y - cy, z - cz
+    square = px * px + py * py + pz * pz
+    if square <= radius * radius:
+        return x, y, z, ONE
+    over = radius / math.sqrt(square)
+    across = (TWO - over) * over
+    inner = px * dx + py * dy + pz * dz
+    along = min(inner * inner / (square * (dx * dx + dy * dy + dz * dz)), ONE)  # the squared cosine
+    shorter = math.sqrt(along * over * over * over * over + (ONE - along) * across * across)
+    return cx + across * px, cy + across * py, cz + across * pz, shorter
+
+
+@njit(**OPTIONS)
+def _leaves_ball(px, py, pz, dx, dy, dz, radius):
+    """Depth at which a ray leaves the ball, from an origin (px, py, pz) seen from its centre; far before it where the
+    ray misses."""
+    square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
+    root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
+    return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
+
+
+@njit(**OPTIONS)
+def _crossing(x, y, z, over_x, over_y, over_z, nx, ny, nz, near, far):
+    """Depths at which a ray from (x, y, z) enters and leaves the box of nx x ny x nz vertices, within its bounds."""
+    ax, bx = -x * over_x, (F(nx - 1) - x) * over_x
+    ay, by = -y * over_y, (F(ny - 1) - y) * over_y
+    az, bz = -z * over_z, (F(nz - 1) - z) * over_z
+    return (max(max(min(ax, bx), min(ay, by)), max(min(az, bz), near)),
+            min(min(max(ax, bx), max(ay, by)), min(max(az, bz), far)))
+
+
+@njit(**OPTIONS)
+def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
+    """Depth at which a ray from (x, y, z) leaves a block that it meets."""
+    leave_x = (F((bi + (dx >= 0)) << BLOCK_BITS) - x) * over_x
+    leave_y = (F((bj + (dy >= 0)) << BLOCK_BITS) - y) * over_y
+    leave_z = (F((bk + (dz >= 0)) << BLOCK_BITS) - z) * over_z
+    return min(leave_x, min(leave_y, leave_z))
+
+
+@njit(**OPTIONS)
+def _bit_in_block(i, j, k):
+    """Which bit of its block's number cell (i, j, k) is."""
+    return ((i % BLOCK << BLOCK_BITS) + j % BLOCK << BLOCK_BITS) + k % BLOCK
+
+
+def cells_of_blocks(cells):
+    """[X', Y', Z'] int64, for each block its cells [X, Y, Z] as bits; rays jump over those that are 0."""
+    padded = np.pad(cells, [(0, -size % BLOCK) for size in cells.shape])
+    x, y, z = (size // BLOCK for size in padded.shape)
+    in_blocks = padded.reshape(x, BLOCK, y, BLOCK, z, BLOCK).transpose(0, 2, 4, 1, 3, 5)
+    bits = np.packbits(in_blocks.reshape(x, y, z, BLOCK ** 3), axis=-1, bitorder='little')
+    return bits.view('<i8')[..., 0].astype(np.int64)
+
+
+@njit(**OPTIONS)
+def _corner_weights(fx, fy, fz):
+    """Trilinear weights of a cell's eight corners, in the order of the last bits of x, y and z."""
+    gx, gy, gz = ONE - fx, ONE - fy, ONE - fz
+    return (gx * gy * gz, gx * gy * fz, gx * fy * gz, gx * fy * fz, fx * gy * gz, fx * gy * fz, fx * fy * gz,
+            fx * fy * fz)
+
+
+@njit(**OPTIONS)
+def _interpolated(raw, i, j, k, weights):
+    """The raw density in cell (i, j, k)."""
+    w0, w1, w2, w3, w4, w5, w6, w7 = weights
+    return (w0 * raw[i, j, k] + w1 * raw[i, j, k + 1] + w2 * raw[i, j + 1, k] + w3 * raw[i, j + 1, k + 1]
+            + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1] + w6 * raw[i + 1, j + 1, k]
+            + w7 * raw[i + 1, j + 1, k + 1])
+
+
+@njit(parallel=True, **OPTIONS)
+def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
+          values, corners, places):
+    """Marches rays through the kept cells and composites what they meet.
+
+    Args:
+        origins, directions: [R, 3] in voxels; near, far, jitter: [R], jitter in [0, 1) of a step.
+        rows, index: the grid's.
+        blocks: see `cells_of_blocks`.
+        raw: [X, Y, Z], the vertices' raw densities, very negative where a vertex has no row.
+        rules: how samples are placed, made opaque and left out.
+        saved: whether a backward pass is to come, which needs the samples' channels.
+        count, rest, depth: [R], get the number of kept samples, the light that is left, and the expected depth.
+        features: [R, 15], get the composited channels.
+        values: [R, K, 16], get each kept sample's weight and its 15 channels, the first three as colours.
+        corners: [R, K, 4] int32, get the rows of the lower corners around it, by the last bits of x and y; the rows
+            above them are the next ones.
+        places: [R, K, 5], get its place in the cell, the slope of its optical depth by raw density, and the parity of
+            its cell's x index.
+    """
+    contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
+    radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
+    sharpness, offset = F(rules.sharpness), F(rules.offset)
+    for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
+        count[r], rest[r], depth[r] = _met(
+            origins[r], directions[r], near[r], far[r], jitter[r], raw, index, blocks, (least, dark),
+            (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
+        _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
+
+
+@njit(**OPTIONS)
+def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
+    """One ray's kept samples: their number, the light behind them, and the expected depth. Fills in their weights,
+    corners and places."""
+    (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
+    contracted, cx, cy, cz, radius, least_step = ball
+    thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
+    ox, oy, oz = origin[0], origin[1], origin[2]
+    dx, dy, dz = direction[0], direction[1], direction[2]
+    over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
+    dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
+    leaves_ball = F(1e9)
+    if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
+        start, end = near, far
+        x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
+        t = start + jitter * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
+        leaves_ball = _leaves_ball(ox - cx, oy - cy, oz - cz, dx, dy, dz, radius)
+    else:
+        start, end = _crossing(ox, oy, oz, over_x, over_y, over_z, nx, ny, nz, near, far)
+        t = start + jitter * dt
+    light, distance, n = ONE, ZERO, 0
+    while t < end:
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        step = dt
+        if contracted:
+            x, y, z, shorter = _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)
+            step = max(dt / shorter, least_step * t)
+            if not (ZERO <= x <= F(nx - 1) and ZERO <= y <= F(ny - 1) and ZERO <= z <= F(nz - 1)):
+                t += step
+                continue
+        i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
+        bi, bj, bk = i >> BLOCK_BITS, j >> BLOCK_BITS, k >> BLOCK_BITS
+        kept = blocks[bi, bj, bk]
+        if not kept and step <= dt:
+            leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
+            t += F(max(int((leave - t) / dt) + 1, 1)) * dt
+            continue
+        if not kept >> _bit_in_block(i, j, k) & 1:
+            t += step
+            continue
+        fx, fy, fz = x - F(i), y - F(j), z - F(k)
+        a = sharpness * _interpolated(raw, i, j, k, _corner_weights(fx, fy, fz)) + offset
+        if a < thin:
+            t += step
+            continue
+        e = math.exp(min(a, F(40.0)))
+        passed = ONE / math.sqrt(ONE + e)  # exp(-0.5 softplus(a)): over half a voxel
+        weight = light * (ONE - passed)
+        if weight < least:
+            t += step
+            continue
+        values[n, 0] = weight
+        corners[n, 0], corners[n, 1] = index[i, j, k], index[i, j + 1, k]
+        corners[n, 2], corners[n, 3] = index[i + 1, j, k], index[i + 1, j + 1, k]
+        places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
+        places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
+        distance += weight * t
+        light *= passed
+        n += 1
+        if light < dark or n == values.shape[0]:
+            break
+        t += step
+    return n, light, distance
+
+
+@njit(**OPTIONS)
+def _composite(rows, n, saved, values, corners, places, features):
+    """Sums up the channels of a ray's n samples, and fills in those of each sample if they are to be saved."""
+    width, sums, sample = rows.shape[1], np.zeros(16, np.float32), np.empty(16, np.float32)
+    for s in range(n):
+        w0, w1, w2, w3, w4, w5, w6, w7 = _corner_weights(places[s, 0], places[s, 1], places[s, 2])
+        r0, r2, r4, r6 = corners[s, 0], corners[s, 1], corners[s, 2], corners[s, 3]
+        r1, r3, r5, r7 = r0 + 1, r2 + 1, r4 + 1, r6 + 1  # rows are in the order of z
+        for c in range(width):
+            sample[c] = (w0 * rows[r0, c] + w1 * rows[r1, c] + w2 * rows[r2, c] + w3 * rows[r3, c]
+                         + w4 * rows[r4, c] + w5 * rows[r5, c] + w6 * rows[r6, c] + w7 * rows[r7, c])
+        for c in range(1, 4):  # colours
+            sample[c] = ONE / (ONE + math.exp(-sample[c]))
+        sample[0], weight = ONE, values[s, 0]
+        for c in range(width):
+            sums[c] += weight * sample[c]
+        if saved:
+            for c in range(1, width):
+                values[s, c] = sample[c]
+    for c in range(15):
+        features[c] = sums[c + 1]
+
+
+@njit(parallel=True, **OPTIONS)
+def raw_gradients(count, rest, values, places, of_features, of_rest):
+    """Replaces each kept sample's slope by the loss's gradient for its raw density, back to front along each ray.
+
+    Args:
+        of_features, of_rest: [R, 15] and [R], the loss's gradients for what `march` gave.
+    """
+    for r in prange(count.shape[0]):
+        light, behind = rest[r], of_rest[r] * rest[r]
+        for s in range(count[r] - 1, -1, -1):
+            weight, by_weight = values[r, s, 0], ZERO
+            for c in range(15):
+                by_weight += of_features[r, c] * values[r, s, c + 1]
+            places[r, s, 3] *= light * by_weight - behind
+            behind += weight * by_weight
+            light += weight
+
+
+@njit(parallel=True, **OPTIONS)
+def scatter(count, values, corners, places, of_features, gradients, heaviest):
+    """Adds the samples' gradients to those of the rows around them.
+
+    Args:
+        gradients: [M, 16], zero in rows that are not touched.
+        heaviest: [M], zero; gets the largest weight of a sample around each row that is touched.
+    """
+    width = gradients.shape[1]
+    for parity in prange(2):
+        gradient = np.zeros(16, np.float32)
+        for r in range(count.shape[0]):
+            for s in range(count[r]):
+                weight = values[r, s, 0]
+                for c in range(width - 1):
+                    gradient[c + 1] = weight * of_features[r, c]
+                for c in range(1, 4):
+                    colour = values[r, s, c]
+                    gradient[c] *= colour * (ONE - colour)
+                gradient[0] = places[r, s, 3]
+                side = parity ^ int(places[r, s, 4])
+                fx, fy, fz = places[r, s, 0], places[r, s, 1], places[r, s, 2]
+                share_x = fx if side else ONE - fx
+                for corner in range(2):
+                    lower = corners[r, s, 2 * side + corner]
+                    share_xy = share_x * (fy if corner else ONE - fy)
+                    for up in range(2):
+                        row, share = lower + up, share_xy * (fz if up else ONE - fz)
+                        for c in range(width):
+                            gradients[row, c] += share * gradient[c]
+                        heaviest[row] = max(heaviest[row], weight)
+
+
+@njit(parallel=True, **OPTIONS)
+def smooth(rows, index, vertices, gradients, heaviest, weights, axis):
+    """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
+
+    Args:
+        vertices: [M], which vertices the rows are of.
+        heaviest: [M], 0 in rows that are not touched.
+        weights: [16], of the channels' differences.
+        axis: 0, 1 or 2.
+    """
+    size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
+    for later in range(axis + 1, 3):
+        stride *= index.shape[later]
+    for row in prange(rows.shape[0]):  # in the order of the memory
+        if heaviest[row] == ZERO:
+            continue
+        vertex = vertices[row]
+        place = vertex // stride % size
+        for side in range(2):
+            step = 2 * side - 1
+            if not 0 <= place + step < size:
+                continue
+            other = flat[vertex + step * stride]
+            if other < 0:
+                continue
+            for c in range(width):
+                gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
+
+
+@njit(parallel=True, **OPTIONS)
+def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
+         debias_square, apply):
+    """Adam's step on the touched rows only, after which no row is touched and all gradients are zero.
+
+    Args:
+        raw: [X * Y * Z], gets the raw densities of the rows that change.
+        vertices: [M], which vertices the rows are of.
+        means, squares: [M, 16], the running means of rows that are not touched stay.
+        heaviest: [M], 0 in rows that are not touched.
+        strongest: [M], gets `heaviest`, where it was smaller.
+        rates: [16], of each channel.
+        betas, epsilon: Adam's.
+        debias_mean, debias_square: what the running means are multiplied with, as they began at zero.
+        apply: False only clears the gradients.
+    """
+    width, first, second, epsilon = rows.shape[1], F(betas[0]), F(betas[1]), F(epsilon)
+    for row in prange(rows.shape[0]):
+        if heaviest[row] == ZERO:
+            continue
+        strongest[row], heaviest[row] = max(strongest[row], heaviest[row]), ZERO
+        if apply:
+            for c in range(width):
+                g = gradients[row, c]
+                mean = first * means[row, c] + (ONE - first) * g
+                square = second * squares[row, c] + (ONE - second) * g * g
+                means[row, c], squares[row, c] = mean, square
+                rows[row, c] -= rates[c] * debias_mean * mean / (math.sqrt(debias_square * square) + epsilon)
+            raw[vertices[row]] = rows[row, 0]
+        for c in range(width):
+            gradients[row, c] = ZERO
+
+
+def compile_note() -> str | None:
+    """A line about the wait for the compiler that is to come; None where compiled code is on disk already."""
+    if not OPTIONS['cache']:
+        return ("compiling the grid's loops; this takes about 10 s in each run, as Numba finds no folder to keep them "
+                'in: set NUMBA_CACHE_DIR to one that can be written to')
+    line = march.py_func.__code__.co_firstlineno  # is in the names of Numba's files
+    if any(Path(march.stats.cache_path).glob(f'{Path(__file__).stem}.march-{line}.*.nbi')):
+        return None
+    return "compiling the grid's loops, once; this takes about 10 s"

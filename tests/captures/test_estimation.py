@@ -1,0 +1,341 @@
+"""estimation.py: from photographs to transforms.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compare_cameras import compare
+from make_capture import FOCAL, LENS, make_capture
+from PIL import Image
+
+from load_photos import load_transforms
+from nerf.captures import estimation
+from nerf.captures.estimation import LEAST, estimate_cameras
+from nerf.files.images import read_image, save_video
+from nerf.runtime.errors import UserError
+from nerf.captures.structure_from_motion import Model
+from run_nerf import main
+
+
+@pytest.fixture(scope='module')
+def capture(tmp_path_factory) -> Path:
+    """Twenty photographs of the toy chair, with the true cameras and those that were estimated."""
+    folder = make_capture(tmp_path_factory.mktemp('capture'))
+    estimate_cameras(folder)
+    return folder
+
+
+def photographs(folder: Path, count: int = 9, size=(64, 48), ending='.jpg', **options) -> Path:
+    """Pictures in `folder`/images that nothing is found in."""
+    (folder / 'images').mkdir(exist_ok=True)
+    for i in range(count):
+        Image.new('RGB', size, (20 * i, 0, 0)).save(folder / 'images' / f'{i:03d}{ending}', **options)
+    return folder
+
+
+def model_of(index, sizes=None) -> Model:
+    """A model of two points, in which the photographs of `index` have cameras, all the same."""
+    count, lens = len(index), [50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.3, 0.4]
+    return Model(index=np.array(index), poses=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
+                 points=np.arange(6.0).reshape(2, 3) / 3.0, colours=np.full((2, 3), 7, np.uint8), error=0.5,
+                 sizes=np.array([count] if sizes is None else sizes))
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """found(model): structure from motion gives this; returns the list of what it is asked."""
+    def give(model: Model | None) -> list:
+        asked = []
+        monkeypatch.setattr(estimation, 'structure_from_motion', lambda folder, groups: asked.append(groups) or model)
+        return asked
+    return give
+
+
+def transforms(folder: Path) -> dict:
+    return json.loads((folder / 'transforms.json').read_text())
+
+
+# A capture of which the truth is known
+
+
+def test_the_cameras_are_the_true_ones(capture):
+    figures = compare(capture / 'transforms.json', capture / 'true_transforms.json')
+    assert figures['frames'] == 20
+    assert figures['only_there'] == 0
+    assert figures['rotation_max'] < 0.5
+    assert figures['position_max'] < 1.0
+    meta = transforms(capture)
+    assert abs(meta['fl_x'] / FOCAL - 1.0) < 0.02
+    assert abs(meta['fl_y'] / FOCAL - 1.0) < 0.02
+    assert abs(meta['k1'] - LENS['k1']) < 0.02  # without the lens's bend: 0.16
+
+
+def test_a_photograph_stored_on_its_side_gives_the_same_bit_for_bit(capture, tmp_path):
+    shutil.copytree(capture / 'images', tmp_path / 'images')
+    upright = Image.open(tmp_path / 'images' / '007.jpg')
+    exif = upright.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    on_its_side = upright.transpose(Image.Transpose.ROTATE_90)
+    on_its_side.save(tmp_path / 'images' / '007.png', exif=exif)  # not a JPEG, whose pixels would be others
+    (tmp_path / 'images' / '007.jpg').unlink()
+    estimate_cameras(tmp_path)
+    text = (tmp_path / 'transforms.json').read_text()
+    assert text.count('007.png') == 2
+    assert text.replace('007.png', '007.jpg') == (capture / 'transforms.json').read_text()
+    assert (tmp_path / 'sparse_points.ply').read_bytes() == (capture / 'sparse_points.ply').read_bytes()
+
+
+def test_the_file_is_read_with_cameras_and_points_in_one_frame(capture):
+    scene = load_transforms(capture)
+    assert [path.name for path in scene.paths] == [f'{i:03d}.jpg' for i in range(20)]
+    # The points are what the pictures show: those before a camera have the colours of the pixels that they fall on.
+    lines = (capture / 'sparse_points.ply').read_text().splitlines()
+    rows = np.array([line.split() for line in lines[lines.index('end_header') + 1:]], np.float64)
+    assert np.allclose(scene.points, rows[:, :3])
+    fx, fy, cx, cy = scene.intrinsics[0]
+    local = (rows[:, :3] - scene.poses[0, :, 3]) @ scene.poses[0, :, :3]
+    x, y = local[:, 0] / -local[:, 2], local[:, 1] / local[:, 2]
+    radial = 1.0 + (x * x + y * y) * transforms(capture)['k1']
+    column, row = np.floor(fx * x * radial + cx).astype(int), np.floor(fy * y * radial + cy).astype(int)
+    seen = (local[:, 2] < 0) & (column >= 0) & (column < 400) & (row >= 0) & (row < 300)
+    assert seen.sum() > 200
+    off = np.abs(scene.images[0][row[seen], column[seen]] - rows[seen, 3:]).mean(1)
+    shuffled = np.abs(scene.images[0][row[seen], column[seen]] - rows[seen, 3:][::-1]).mean(1)
+    assert np.median(off) < 0.6 * np.median(shuffled)
+
+
+def test_photographs_are_not_changed_and_nothing_else_is_left(capture):
+    assert sorted(path.name for path in capture.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json',
+                                                              'true_transforms.json']
+    assert len(list((capture / 'images').iterdir())) == 20
+
+
+def test_cameras_are_estimated_once(capture, found, capsys):
+    asked = found(None)
+    before = (capture / 'transforms.json').read_bytes()
+    estimate_cameras(capture)
+    assert not asked
+    assert (capture / 'transforms.json').read_bytes() == before
+    said = capsys.readouterr()
+    assert 'delete it to estimate them again' in said.out
+    assert not said.err
+
+
+# The file
+
+
+def test_cameras_that_differ_are_given_with_each_frame(tmp_path, found):
+    photographs(tmp_path)
+    Image.new('RGB', (48, 64)).save(tmp_path / 'images' / '003.jpg')  # upright among pictures that are wide
+    asked = found(model_of(range(9)))
+    estimate_cameras(tmp_path)
+    assert asked == [[0, 0, 0, 1, 0, 0, 0, 0, 0]]
+    meta = transforms(tmp_path)
+    assert 'fl_x' not in meta
+    assert [(frame['w'], frame['h']) for frame in meta['frames']] == [(64, 48)] * 3 + [(48, 64)] + [(64, 48)] * 5
+
+
+def test_photographs_of_one_size_with_other_focal_lengths_have_cameras_of_their_own(tmp_path, found):
+    photographs(tmp_path)
+    for i, focal in ((2, 26), (3, 52), (4, 26)):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0xA405] = focal
+        Image.new('RGB', (64, 48)).save(tmp_path / 'images' / f'{i:03d}.jpg', exif=exif)
+    asked = found(model_of(range(9)))
+    estimate_cameras(tmp_path)
+    assert asked == [[0, 0, 1, 2, 1, 0, 0, 0, 0]]
+
+
+def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path, found):
+    found(model_of(range(9)))
+    estimate_cameras(photographs(tmp_path, size=(3000, 1500)))  # COLMAP sees 1200x600
+    meta = transforms(tmp_path)
+    assert [meta[key] for key in ('w', 'h', 'fl_x', 'fl_y', 'cx', 'cy')] == [3000, 1500, 125.0, 127.5, 80.0, 60.0]
+    assert [meta[key] for key in ('k1', 'k2', 'p1', 'p2')] == [0.1, 0.2, 0.3, 0.4]
+    assert meta['camera_model'] == 'OPENCV'
+
+
+def test_points_are_a_ply_file_beside_it(tmp_path, found):
+    found(model_of(range(9)))
+    estimate_cameras(photographs(tmp_path))
+    lines = (tmp_path / transforms(tmp_path)['ply_file_path']).read_text().splitlines()
+    assert lines[:3] == ['ply', 'format ascii 1.0', 'element vertex 2']
+    assert lines[-2:] == ['0 0.3333333 0.6666667 7 7 7', '1 1.333333 1.666667 7 7 7']
+
+
+def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30] = 255  # stored upper left
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x927C] = 6, 'Toys', 'x' * 70000
+    exif.get_ifd(0x8769)[0xA405] = 28
+    Image.fromarray(pixels).save(tmp_path / 'side.png', exif=exif)
+    photo = estimation._copy(tmp_path / 'side.png', tmp_path / 'copy.jpg')
+    assert (photo.width, photo.height, photo.scale) == (40, 60, (1.0, 1.0))
+    copy = Image.open(tmp_path / 'copy.jpg')
+    assert copy.getexif().get(0x0112) is None
+    assert copy.getexif()[0x010F] == 'Toys'
+    assert copy.getexif().get_ifd(0x8769)[0xA405] == 28
+    white = np.asarray(copy).mean(-1) > 128
+    assert white[:30, 20:].all()  # now upper right
+    assert white.sum() == 30 * 20
+
+
+def test_photographs_can_lie_in_the_folder_itself(tmp_path, found):
+    found(model_of(range(9)))
+    photographs(tmp_path)
+    for path in (tmp_path / 'images').iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / 'images').rmdir()
+    estimate_cameras(tmp_path)
+    assert [frame['file_path'] for frame in transforms(tmp_path)['frames']] == [f'{i:03d}.jpg' for i in range(9)]
+
+
+# What is said
+
+
+def test_photographs_without_a_camera_are_named_up_to_ten(tmp_path, found, capsys):
+    found(model_of(range(20)))
+    estimate_cameras(photographs(tmp_path, 32))
+    said = capsys.readouterr()
+    assert ', '.join(f'{i:03d}.jpg' for i in range(20, 30)) + ' and 2 more; usually' in said.err
+    assert 'less than two thirds' in said.err
+    assert '20 of 32 photographs, 2 points, mean error 0.50 pixels' in said.out
+    assert len(transforms(tmp_path)['frames']) == 20
+    assert len(transforms(tmp_path)['estimated_from']) == 32
+
+
+def test_two_thirds_with_a_camera_are_enough_to_keep_quiet(tmp_path, found, capsys):
+    found(model_of(range(8)))
+    estimate_cameras(photographs(tmp_path, 12))
+    assert 'two thirds' not in capsys.readouterr().err
+
+
+def test_groups_that_do_not_connect_are_reported(tmp_path, found, capsys):
+    found(model_of(range(9), sizes=[9, 5]))
+    estimate_cameras(photographs(tmp_path, 14))
+    assert '2 groups that do not connect, of 9, 5; the largest is used' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('model', [None, model_of(range(LEAST - 1))])
+def test_too_few_cameras_are_an_error_with_advice_and_leave_no_file(tmp_path, found, model):
+    found(model)
+    count = 0 if model is None else LEAST - 1
+    with pytest.raises(UserError, match=rf'only {count} of 9 photographs could be found, and 8 are needed; .*overlap'):
+        estimate_cameras(photographs(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ['images']
+
+
+def test_too_few_photographs_are_an_error_before_any_work(tmp_path, found):
+    asked = found(model_of(range(7)))
+    with pytest.raises(UserError, match=r'has 7 photographs .* take at least 8'):
+        estimate_cameras(photographs(tmp_path, 7))
+    assert not asked
+
+
+def test_other_files_are_ignored_and_named(tmp_path, found, capsys):
+    found(model_of(range(9)))
+    photographs(tmp_path)
+    for name in ('notes.txt', 'clip.MOV', '.DS_Store'):
+        (tmp_path / 'images' / name).write_text('x')
+    estimate_cameras(tmp_path)
+    assert 'ignored, as they are no photographs: clip.MOV, notes.txt\n' in capsys.readouterr().out
+
+
+def test_photographs_that_cannot_be_read_are_named_and_left_out(tmp_path, found, capsys):
+    asked = found(model_of(range(8)))
+    photographs(tmp_path)
+    (tmp_path / 'images' / '004.jpg').write_text('no picture')
+    estimate_cameras(tmp_path)
+    assert re.search(r'warning: .*004\.jpg cannot be read as a picture .* it is left out', capsys.readouterr().err)
+    assert asked == [[0] * 8]
+    assert '004.jpg' not in str(transforms(tmp_path)['frames'])
+
+
+def test_too_few_that_can_be_read_are_an_error(tmp_path, found):
+    asked = found(model_of(range(7)))
+    photographs(tmp_path, 8)
+    (tmp_path / 'images' / '004.jpg').write_text('no picture')
+    with pytest.raises(UserError, match=r'has 7 photographs .* that can be read'):
+        estimate_cameras(tmp_path)
+    assert not asked
+
+
+def test_heic_photographs_name_the_package_that_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimation, 'can_read_heif', lambda: False)
+    (photographs(tmp_path) / 'images' / 'a.HEIC').write_text('x')
+    with pytest.raises(UserError, match=r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or conv'):
+        estimate_cameras(tmp_path)
+
+
+def test_the_command_for_a_video_takes_frames_from_it(tmp_path):
+    folder = tmp_path / 'my scene'
+    save_video(folder / 'clip.mp4', [np.full((48, 64, 3), 8 * i, np.uint8) for i in range(30)] * 5)  # five seconds
+    with pytest.raises(UserError, match='no photographs but a video; take frames from it: ') as error:
+        estimate_cameras(folder)
+    command = str(error.value).partition('take frames from it: ')[2]
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    assert [path.name for path in sorted((folder / 'images').iterdir())] == [f'{i:04d}.jpg' for i in range(1, 11)]
+    assert shlex.split(command)[:2] == ['mkdir', '-p']
+
+
+def test_photographs_added_and_removed_since_are_counted(tmp_path, found, capsys):
+    found(model_of(range(9)))
+    estimate_cameras(photographs(tmp_path))
+    for name in ('new.jpg', 'newer.png'):
+        shutil.copy(tmp_path / 'images' / '003.jpg', tmp_path / 'images' / name)
+    (tmp_path / 'images' / '004.jpg').unlink()
+    estimate_cameras(tmp_path)
+    said = capsys.readouterr()
+    assert '2 photographs were added and 1 removed' in said.err
+    assert 'delete it' in said.out
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"frames": []}', '{"estimated_from": 3}'])
+def test_a_file_of_others_is_left_alone(tmp_path, found, capsys, text):
+    asked = found(None)
+    (photographs(tmp_path) / 'transforms.json').write_text(text)
+    estimate_cameras(tmp_path)
+    assert not asked
+    assert (tmp_path / 'transforms.json').read_text() == text
+    assert not capsys.readouterr().err
+
+
+def test_of_several_processes_none_estimates(tmp_path, found, as_rank):
+    asked = found(model_of(range(9)))
+    as_rank(0, 2)
+    with pytest.raises(UserError, match='--estimate_only'):
+        estimate_cameras(photographs(tmp_path))
+    assert not asked
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match='nowhere is not a folder'):
+        estimate_cameras(tmp_path / 'nowhere')
+
+
+# From the command line
+
+
+def test_estimate_only_stops_after_the_cameras(tmp_path, found, capsys):
+    found(model_of(range(9)))
+    assert main(['--dataset_type', 'photos', '--datadir', str(photographs(tmp_path)), '--estimate_only']) == 0
+    assert (tmp_path / 'transforms.json').exists()
+    assert '9 of 9 photographs' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json']
+    assert read_image(tmp_path / 'images' / '001.jpg').shape == (48, 64, 3)
+
+
+def test_estimate_only_needs_photographs_and_no_name(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['--dataset_type', 'transforms', '--datadir', str(tmp_path), '--estimate_only'])
+    assert 'estimate_only is set, but dataset_type is transforms' in capsys.readouterr().err
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 1
+    assert 'has 0 photographs' in capsys.readouterr().err

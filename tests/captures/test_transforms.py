@@ -1,0 +1,169 @@
+"""transforms.py: lenses, poses and paths of transforms.json, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import turn
+from PIL import Image
+from test_load_photos import change, refused
+
+from nerf.captures.photographs import Photograph
+from nerf.captures.transforms import read_transforms
+
+
+def first(folder: Path, **options) -> Photograph:
+    """The first photograph."""
+    return read_transforms(folder / 'transforms.json', **options).photographs[0]
+
+
+@pytest.fixture
+def folder(tiny_transforms, tmp_path) -> Path:
+    """A scene of two photographs."""
+    return tiny_transforms(tmp_path / 'scene', count=2)
+
+
+# Lenses
+
+
+def test_a_focal_length_can_be_a_field_of_view_and_what_is_missing_follows(folder):
+    change(folder, fl_x=None, fl_y=None, cx=None, cy=None, camera_angle_x=math.pi / 2)
+    assert first(folder).lens.intrinsics == pytest.approx([16, 16, 16, 12])
+    change(folder, camera_angle_y=2 * math.atan(12 / 20))
+    assert first(folder).lens.intrinsics == pytest.approx([16, 20, 16, 12])
+    change(folder, fl_x=50)  # it is what counts, and the field of view is that of a lens without distortion
+    assert first(folder).lens.intrinsics == pytest.approx([50, 50, 16, 12])
+    change(folder, fl_x=None, camera_angle_x=None, camera_angle_y=None)
+    refused(lambda: first(folder), 'frame 0', 'neither fl_x nor camera_angle_x')
+
+
+def test_sizes_that_the_file_does_not_have_are_the_pictures(folder):
+    change(folder, w=None, h=None, cx=None, cy=None)
+    assert first(folder).size == (32, 24)
+    assert first(folder).lens.intrinsics.tolist()[2:] == [16, 12]
+
+
+def test_a_frame_can_have_a_lens_of_its_own(folder):
+    change(folder, {'fl_x': 77.0, 'k1': 0.5, 'w': 64.0})
+    photographs = read_transforms(folder / 'transforms.json').photographs
+    assert [photograph.lens.intrinsics[0] for photograph in photographs] == [77.0, 38.4]
+    assert [photograph.lens.distortion[0] for photograph in photographs] == [0.5, 0.0]
+    assert photographs[0].size == (64, 24)
+
+
+@pytest.mark.parametrize(('top', 'distortion', 'fisheye'), [
+    ({'camera_model': 'OPENCV', 'k1': 1, 'k2': 2, 'p1': 3, 'p2': 4, 'k3': 5, 'k4': 0.0}, [1, 2, 3, 4, 5, 0, 0, 0],
+     False),
+    ({'k1': 1, 'p2': 4}, [1, 0, 0, 4, 0, 0, 0, 0], False),
+    ({'camera_model': 'OPENCV_FISHEYE', 'k1': 1, 'k2': 2, 'k3': 3, 'k4': 4}, [1, 2, 0, 0, 3, 4, 0, 0], True),
+    ({'is_fisheye': True, 'k1': 1, 'k2': 2, 'k3': 3, 'k4': 4, 'p1': 0}, [1, 2, 0, 0, 3, 4, 0, 0], True),
+    ({'is_fisheye': False, 'k1': 1}, [1, 0, 0, 0, 0, 0, 0, 0], False),
+    ({'camera_model': 'FULL_OPENCV', 'k4': 1, 'k5': 2, 'k6': 3}, [0, 0, 0, 0, 0, 1, 2, 3], False),
+    ({'camera_model': 'RADIAL', 'k1': 1, 'k2': 2}, [1, 2, 0, 0, 0, 0, 0, 0], False),
+    ({'camera_model': 'SIMPLE_PINHOLE', 'k1': 0}, [0] * 8, False)])
+def test_coefficients_are_those_of_the_model(folder, top, distortion, fisheye):
+    change(folder, **top)
+    assert first(folder).lens.distortion.tolist() == distortion
+    assert first(folder).lens.fisheye is fisheye
+
+
+@pytest.mark.parametrize(('top', 'words'), [
+    ({'k4': 0.1}, ['k4 = 0.1', 'OPENCV']), ({'camera_model': 'PINHOLE', 'k1': 0.1}, ['k1 = 0.1', 'PINHOLE']),
+    ({'camera_model': 'OPENCV_FISHEYE', 'p1': 0.1}, ['p1 = 0.1', 'OPENCV_FISHEYE']),
+    ({'camera_model': 'SIMPLE_RADIAL', 'k2': 0.1}, ['k2 = 0.1', 'SIMPLE_RADIAL']),
+    ({'camera_model': 'EQUIRECTANGULAR'}, ['"EQUIRECTANGULAR"', 'OPENCV_FISHEYE']), ({'camera_model': 3}, ['3']),
+    ({'ftheta_p0': 0.3}, ['ftheta_p0']), ({'fl_x': 0}, ['fl_x 0']), ({'fl_x': -3}, ['fl_x -3']),
+    ({'fl_y': 'x'}, ['fl_y "x"']), ({'cx': math.nan}, ['cx NaN']), ({'k1': math.inf}, ['k1 Infinity']),
+    ({'w': 0}, ['w 0']), ({'h': True}, ['h true']), ({'fl_x': None, 'camera_angle_x': 3.2}, ['camera_angle_x 3.2'])])
+def test_a_lens_that_cannot_be_held_is_named(folder, top, words):
+    change(folder, **top)
+    refused(lambda: first(folder), 'transforms.json', 'frame 0', *words)
+
+
+# Poses
+
+
+def test_a_nearly_rigid_pose_is_made_rigid(folder):
+    rotation = turn([1, 2, 3], 40.0)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = 1.0005 * rotation, [5, 6, 7]
+    change(folder, {'transform_matrix': matrix.tolist()})
+    np.testing.assert_allclose(first(folder).pose[:, :3], rotation, atol=1e-12)
+    assert first(folder).pose[:, 3].tolist() == [5, 6, 7]
+    change(folder, {'transform_matrix': matrix[:3].tolist()})
+    np.testing.assert_allclose(first(folder).pose[:, :3], rotation, atol=1e-12)
+
+
+@pytest.mark.parametrize(('place', 'value', 'words'), [
+    ((0, 0), 2.0, 'not of length 1'), ((0, 1), 0.3, 'not of length 1'), ((0, 0), -1.0, 'mirrored'),
+    ((0, 0), 0.0, 'not of length 1'), ((1, 3), math.nan, 'not finite'), ((1, 1), math.inf, 'not finite'),
+    ((2, 3), 1e12, 'above 1e+10'), ((3, 0), 0.5, 'last row'), ((2, 3), '4', 'not 4x4 numbers'),
+    ((2, 3), 10 ** 400, 'transform_matrix'), ((2, 3), None, 'not 4x4 numbers')])
+def test_a_pose_of_no_camera_is_named(folder, place, value, words):
+    matrix = np.eye(4).tolist()
+    matrix[place[0]][place[1]] = value
+    change(folder, {}, {'transform_matrix': matrix})
+    refused(lambda: first(folder), 'transforms.json', 'frame 1', words)
+
+
+# Files
+
+
+@pytest.mark.parametrize('ending', ['.png', '.jpg', '.jpeg', '.PNG', '.JPG', '.JPEG'])
+def test_a_photographs_ending_can_be_left_out(tiny_transforms, tmp_path, ending):
+    folder = tiny_transforms(tmp_path, 2, ending=ending)
+    change(folder, {'file_path': './images/c_0'}, {'file_path': 'images\\c_1'})
+    photographs = read_transforms(folder / 'transforms.json').photographs
+    assert [photograph.path for photograph in photographs] == [folder / f'images/c_{i}{ending}' for i in range(2)]
+    assert [photograph.name for photograph in photographs] == ['images/c_0', 'images/c_1']
+
+
+def test_files_outside_the_folder_are_refused_unless_they_are_wanted(folder):
+    Image.new('RGB', (32, 24)).save(folder.parent / 'secret.png')
+    (folder / 'images/link.png').symlink_to(folder.parent / 'secret.png')
+    for name in ('../secret.png', str(folder.parent / 'secret.png'), 'images/link.png', 'images/../../secret.png'):
+        for key in ('file_path', 'mask_path'):
+            change(folder, {'file_path': 'images/c_0.png', 'mask_path': None} | {key: name})
+            refused(lambda: first(folder), 'frame 0', key, 'leaves the folder', '--outside_files')
+            assert first(folder, outside_files=True).path.is_file()
+    change(folder, {'file_path': 'images/c_0.png', 'mask_path': None}, ply_file_path='../points.ply')
+    refused(lambda: first(folder), 'ply_file_path', 'leaves the folder', '--outside_files')
+
+
+def test_missing_photographs_are_counted(folder):
+    change(folder, {'file_path': 'images/gone'}, {'file_path': 'images/gone_too.png'})
+    refused(lambda: first(folder), '2 of 2 photographs are missing', 'images/gone')
+    change(folder, {'file_path': '\0'}, {'file_path': 'x' * 3000})
+    refused(lambda: first(folder, outside_files=True), '2 of 2 photographs are missing')
+
+
+@pytest.mark.parametrize(('text', 'words'), [
+    ('', 'JSON'), ('{', 'JSON'), ('[' * 100000, 'JSON'), ('[]', 'not a JSON object'), ('{}', '"frames"'),
+    ('{"frames": []}', 'at least one frame'), ('{"frames": {"a": 1}}', '"frames"'), ('{"frames": [3]}', 'frame 0 is 3'),
+    ('{"frames": [{}]}', 'frame 0 has no file_path'), ('{"frames": [{"file_path": 3}]}', 'file_path 3'),
+    ('{"frames": [{"file_path": ""}]}', 'file_path ""')])
+def test_a_file_of_something_else_is_refused(folder, text, words):
+    (folder / 'transforms.json').write_text(text)
+    refused(lambda: first(folder), 'transforms.json', words)
+
+
+def test_lists_of_something_else_are_refused(folder):
+    for value in (3, 'images/c_0.png', [3]):
+        change(folder, test_filenames=value)
+        refused(lambda: first(folder), 'test_filenames must be a list of names')
+
+
+def test_a_scene_of_another_format_is_recognised(tiny_scene, tiny_llff, tmp_path):
+    refused(lambda: first(tiny_scene(tmp_path / 'a')), 'transforms.json does not exist', 'dataset_type blender')
+    refused(lambda: first(tiny_llff(tmp_path / 'b')), 'transforms.json does not exist', 'dataset_type llff')
+    refused(lambda: first(tmp_path), 'transforms.json does not exist')
+
+
+def test_what_instant_ngp_says_about_its_own_scale_changes_nothing(folder):
+    expected = first(folder)
+    change(folder, aabb_scale=16, scale=0.3, offset=[1, 2, 3], applied_transform=np.eye(4)[:3].tolist())
+    assert json.dumps(first(folder).pose.tolist()) == json.dumps(expected.pose.tolist())

@@ -18,35 +18,36 @@ import torch
 
 from load_photos import load_colmap, load_transforms
 from nerf.camera_path import CameraPath
-from nerf.contraction import Contraction
 from nerf.captures.estimation import estimate_cameras
 from nerf.exposure import MEASURED
 from nerf.fields.paper.dead_networks import FOG
-from nerf.fields.grid.model import GridModel, has_kernels
+from nerf.fields.grid.model import GridModel, GridTraining, has_kernels
 from nerf.fields.paper.mlp import FastMLPField, MLPField, fast_where_equal
 from nerf.fields.paper.mlp_gpu import GpuMLPField
-from nerf.fields.interface import Model
-from nerf.fields.paper.model import PaperModel
+from nerf.fields.interface import Field, Sampler, Training
+from nerf.fields.paper.field import PaperField
+from nerf.fields.paper.training import PaperTraining
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
-    RAYS_THROUGH, box_of, config_parser, config_text, contracts, learns_exposure, parse_flags, uses_ndc,
+    RAYS_THROUGH, box_of, config_parser, config_text, learns_exposure, parse_flags, sees_beyond, uses_ndc,
 )
 from nerf.hull import has_hull, inside_hull
 from nerf.meshes.mesh import export_mesh
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
 from nerf.ray_batcher import RayBatcher
-from nerf.rendering import render_path, save_metrics, surveyed
+from nerf.rendering import render_path, save_metrics
 from nerf.runtime import ranks, stop_signals
 from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
 from nerf.runtime.errors import UserError
 from nerf.runtime.exit_codes import returns_exit_code
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
+from nerf.space import Space
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
-from nerf.viewer.drawing import Field
+from nerf.viewer.drawing import Field as ShownField
 from nerf.viewer.viewer import Viewer
 from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
 
@@ -73,12 +74,12 @@ def main(argv: list[str] | None = None) -> None:
             keep_freed_memory()
             scene = load_scene(args)
             device = choose_device(args.device)
-            model = create_model(args, scene, device, choose_precision(args.precision, device))
-            print(describe(args, scene, model))
+            field = create_field(args, scene, device, choose_precision(args.precision, device))
+            print(describe(args, scene, field))
             job = view_only if args.render_only and args.view else render_only if args.render_only else (
                 mesh_only if args.mesh_only else train)
             with ranks.joined(device):
-                job(args, scene, model, Path(args.basedir) / args.expname)
+                job(args, scene, field, Path(args.basedir) / args.expname)
 
 
 # Scene and model
@@ -93,15 +94,16 @@ def load_scene(args: argparse.Namespace) -> Scene:
     if args.dataset_type == 'blender':
         scene = blender_scene(args.datadir, args.white_bkgd, args.half_res, args.testskip)
     elif args.dataset_type == 'llff':
-        scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args))
+        scene = llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, uses_ndc(args),
+                           sees_beyond(args))
     elif args.dataset_type in ('transforms', 'photos'):
         if args.dataset_type == 'photos':
             estimate_cameras(args.datadir)
         capture = load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files)
-        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc)
+        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc, sees_beyond(args))
     elif args.dataset_type == 'colmap':
         capture = load_colmap(args.datadir, args.factor, args.llffhold)
-        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc)
+        scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc, sees_beyond(args))
     else:
         scene = deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
@@ -116,28 +118,22 @@ def load_scene(args: argparse.Namespace) -> Scene:
     return scene
 
 
-def create_model(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
+def create_field(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
     """Builds what the flag `field` names."""
-    if args.field == 'grid':
-        model = create_grid(args, scene, device, dtype)
-    else:
-        model = create_nerf(args, device, dtype, scene.contraction if contracts(args) else None, scene.ndc)
-        if args.occupancy and model.in_boxes:
-            model.follow_occupancy(scene.seen_box())
-        elif args.occupancy and scene.placement:  # flags alone cannot tell
-            print('warning: occupancy has no effect in a capture without bounds, or with lindisp', file=sys.stderr)
-    model.supersample = args.supersample
-    return model
+    field = create_grid(args, scene, device, dtype) if args.field == 'grid' else create_nerf(
+        args, device, dtype, scene.space)
+    field.supersample = args.supersample
+    return field
 
 
-def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype,
-                contraction: Contraction | None = None, ndc: bool = False) -> Model:
+def create_training(args: argparse.Namespace, field: Field) -> Training:
+    """How the field is trained."""
+    return GridTraining(field) if args.field == 'grid' else PaperTraining(field, rays_at_once(args, field.device))
+
+
+def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, space: Space) -> Field:
     """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed.
-
-    Args:
-        contraction: of the space that they see, whose rays are then sampled to infinity; None: none.
-        ndc: rays are in normalised device coordinates, which are even in disparity already.
-    """
+"""
     embed_points, input_ch = get_embedder(args.multires, args.i_embed)
     embed_dirs, input_ch_views = get_embedder(args.multires_views, args.i_embed) if args.use_viewdirs else (None, 0)
     generator = torch.Generator().manual_seed(args.seed)
@@ -147,32 +143,30 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
                        output_ch=5 if args.N_importance else 4, skips=[4], use_viewdirs=args.use_viewdirs,
                        generator=generator)
         network.lift_density(FOG)
-        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, contraction,
+        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, space,
                                 GpuMLPField if device.type == 'cuda' else FastMLPField).to(device)
 
-    model = PaperModel(
+    model = PaperField(
         coarse=field(args.netdepth, args.netwidth),
         fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
         sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
-                          args.lindisp and not ndc, args.raw_noise_std, args.white_bkgd,
-                          to_infinity=contraction is not None),
-        chunk=rays_at_once(args, device), view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)),
-        seed=args.seed)
+                          args.lindisp and not space.projective, args.raw_noise_std, args.white_bkgd, space.horizon),
+        view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)))
     if not isinstance(model.best, FastMLPField):
         print('NeRF.forward was edited: the run goes through it, and not through the faster nerf/fields/paper/mlp.py')
     return model
 
 
-def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Model:
+def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
     """Builds the voxel grid over the scene's box; where images show a plain background it begins with the visual hull.
     Without bounds it is over contracted space, and begins with what the training cameras see."""
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
-    box = scene.box(to_infinity=True) if scene.bounded else scene.contracted_box()
-    model = GridModel(box, args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels(), contraction=scene.contraction, ndc=scene.ndc,
-                      finest=VOXEL_PIXELS * scene.pixel_size() if scene.bounded and not scene.ndc else 0.0)
-    if not scene.bounded:
+    space, cameras = scene.space, scene.training_cameras
+    model = GridModel(space.field_box(cameras), args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
+                      compiled=device.type == 'cpu' and has_kernels(), space=space,
+                      finest=VOXEL_PIXELS * float(space.pixel_sides(cameras).median()) * (not space.closed))
+    if not space.has_far:
         views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
         model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)
     elif scene.white_bkgd and has_hull(scene):  # else alpha is ignored, and there can be colours behind it
@@ -198,61 +192,61 @@ def create_batcher(args: argparse.Namespace, scene: Scene, device: torch.device)
                       generator, foreground=grid and args.white_bkgd)
 
 
-def describe(args: argparse.Namespace, scene: Scene, model: Model) -> str:
+def describe(args: argparse.Namespace, scene: Scene, field: Field) -> str:
     """The block that a run starts with."""
     sizes = sorted({(int(width), int(height)) for height, width in scene.images.sizes})
     size = ' and '.join(f'{width}x{height}' for width, height in sizes[:2]) + ' and more' * (len(sizes) > 2)
     return (f'scene     {args.datadir}: {len(scene.images)} images of {size}, '
             f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test, '
-            f'near {scene.near:g}, far {scene.far:g}{" (NDC)" * scene.ndc}\n'
+            f'near {scene.space.near:g}, far {scene.space.far:g}{scene.space.note}\n'
             + (f'{scene.placement.describe()}\n' if scene.placement else '')
             + f'exposure  learned for each training image; metrics are of the {MEASURED}\n' * scene.exposure
-            + f'{model.describe()}\n'
-            f'device    {model.device}, {str(model.dtype).removeprefix("torch.")}, seed {args.seed}')
+            + f'{field.describe()}\n'
+            f'device    {field.device}, {str(field.dtype).removeprefix("torch.")}, seed {args.seed}')
 
 
 # Training
 
 
-def train(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Trains to N_iters steps, from the newest checkpoint where there is one, logging, saving and rendering."""
     if args.N_rand < ranks.count():
         raise UserError(f'N_rand is {args.N_rand}, the rays of all {ranks.count()} processes in a step; raise it')
     with locked(run_dir) if ranks.first() else nullcontext():
-        checkpoint = restore_model(args, run_dir, model)[1]
+        checkpoint = restore_model(args, run_dir, field)[1]
         grid = args.field == 'grid'
         decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
-        trainer = Trainer(model, create_batcher(args, scene, model.device), args.lrate, decay,
+        trainer = Trainer(create_training(args, field), create_batcher(args, scene, field.device), args.lrate, decay,
                           0.0 if grid else args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
-        shown_model = trainer.optimiser.averaged_model
-        outputs = Outputs(scene, shown_model, run_dir, None,
+        shown_field = trainer.optimiser.averaged_field
+        outputs = Outputs(scene, shown_field, run_dir, None,
                           Intervals(args.i_img, args.i_testset, args.i_video, args.N_iters), args.render_factor, viewed,
-                          model.has_slim_weights)
+                          field.has_slim_weights)
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
-            with opened_viewer(args, scene, shown_model, run_dir) as viewer:
+            with opened_viewer(args, scene, shown_field, run_dir) as viewer:
                 if viewer:
-                    viewer.serve(start, checkpoints.survey_path(run_dir, start))
+                    viewer.serve(start, guided(scene, shown_field(), run_dir, start))
             return
         if ranks.first():  # no_reload and view were for this start, not for those that follow
             flags = argparse.Namespace(**vars(args) | {'no_reload': False, 'view': False})
             record_flags(run_dir, config_text(flags), args.config)
             if scene.placement:
                 scene.placement.save(run_dir / 'placement.json')
-        with opened_viewer(args, scene, shown_model, run_dir, training=True) as viewer:
+        with opened_viewer(args, scene, shown_field, run_dir, training=True) as viewer:
             with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                                  model.device, model.scalars)) as log:
+                                  field.device, trainer.training.scalars)) as log:
                 outputs.log = log
                 log.table('flags', vars(args))
                 outputs.make(missing, start)
                 train_steps(args, trainer, start, outputs, saver(args, scene, trainer, outputs, run_dir), viewer)
-            print(end_words(args, run_dir, log, model.device))
+            print(end_words(args, run_dir, log, field.device))
             if viewer:
-                viewer.serve(args.N_iters, checkpoints.survey_path(run_dir, args.N_iters))
+                viewer.serve(args.N_iters, guided(scene, shown_field(), run_dir, args.N_iters))
 
 
 def end_words(args: argparse.Namespace, run_dir: Path, log: TrainLog, device: torch.device) -> str:
@@ -280,8 +274,8 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
         for step in range(start + 1, args.N_iters + 1):
             with stop_signals.deferred():
                 losses = trainer.step(step)
-                log.step(step, losses, trainer.learning_rate(step), trainer.n_rays)
-                for line in trainer.after_step(step):
+                log.step(step, losses.terms, trainer.learning_rate(step), trainer.n_rays)
+                for line in trainer.after_step(step, losses):
                     log.say(line)
                 done = step
             due = outputs.due(step)
@@ -317,7 +311,7 @@ def saver(args: argparse.Namespace, scene: Scene, trainer: Trainer, outputs: Out
     return save
 
 
-def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tuple[int | None, dict | None]:
+def restore_model(args: argparse.Namespace, run_dir: Path, field: Field) -> tuple[int | None, dict | None]:
     """Loads the weights to start from: the run's newest checkpoint, to render or mesh also a slim file where it has
     none, else ft_path, else none.
 
@@ -343,15 +337,15 @@ def restore_model(args: argparse.Namespace, run_dir: Path, model: Model) -> tupl
     path, checkpoint = own or (Path(args.ft_path).expanduser(), None)
     checkpoint = checkpoint or checkpoints.read_checkpoint(path)
     averaged = None if own and training else checkpoint.get('averaged')
-    with errors_of(path, args, model, checkpoint):
-        model.load_weights(averaged if isinstance(averaged, dict) else checkpoint)
+    with errors_of(path, args, field, checkpoint):
+        field.load_weights(averaged if isinstance(averaged, dict) else checkpoint)
     print(f"weights from {path} (step {checkpoint['global_step']})")
     return checkpoint['global_step'], checkpoint if own else None
 
 
-def restore_trained(args: argparse.Namespace, run_dir: Path, model: Model) -> int:
+def restore_trained(args: argparse.Namespace, run_dir: Path, field: Field) -> int:
     """`restore_model` where there is nothing to do without weights; their step."""
-    step, _ = restore_model(args, run_dir, model)
+    step, _ = restore_model(args, run_dir, field)
     if step is None:
         raise UserError(f'{run_dir} has no checkpoint; train first (the same command without render_only or mesh_only) '
                         'or give ft_path')
@@ -375,7 +369,7 @@ def resume(args: argparse.Namespace, scene: Scene, trainer: Trainer, run_dir: Pa
         return 0, 0
     step, state = checkpoint['global_step'], checkpoint.get('run_state')
     viewed = step
-    with errors_of(checkpoints.checkpoint_path(run_dir, step), args, trainer.model, checkpoint):
+    with errors_of(checkpoints.checkpoint_path(run_dir, step), args, trainer.field, checkpoint):
         with broken('optimiser does not fit the flags'):
             trainer.optimiser.load_state_dict(checkpoint['optimizer_state_dict'])
         trainer.optimiser.load_average(checkpoint)
@@ -410,12 +404,12 @@ def broken(what: str):
 
 
 @contextmanager
-def errors_of(path: Path, args: argparse.Namespace, model: Model, checkpoint: dict):
+def errors_of(path: Path, args: argparse.Namespace, field: Field, checkpoint: dict):
     """Adds to errors about a checkpoint its path, and which flags about the weights have changed since it was saved."""
     try:
         yield
     except UserError as error:
-        changed = changed_flags(args, checkpoint, (*model.shape_flags, 'contract', 'exposure'))
+        changed = changed_flags(args, checkpoint, (*field.shape_flags, 'contract', 'exposure'))
         raise UserError(f'{path}: {error}' + f' (changed since then: {changed})' * bool(changed)) from None
 
 
@@ -433,35 +427,41 @@ def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[st
 
 
 @contextmanager
-def opened_viewer(args: argparse.Namespace, scene: Scene, shown_model: Callable[[], Model], run_dir: Path,
+def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[[], Field], run_dir: Path,
                   training: bool = False):
     """Yields the viewer, where there is to be one; of several processes rank 0 has it."""
     if not args.view or not ranks.first():
         yield None
         return
-    with closing(Viewer(Field(scene, shown_model, training), run_dir, args.view_host, args.view_port)) as viewer:
+    shown = ShownField(scene, lambda: shown_field().sampler(), training)
+    with closing(Viewer(shown, run_dir, args.view_host, args.view_port)) as viewer:
         yield viewer
 
 
-def view_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+def view_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Shows the newest checkpoint in the browser until a signal ends it."""
-    step = restore_trained(args, run_dir, model)
-    with opened_viewer(args, scene, lambda: model, run_dir) as viewer:
+    step = restore_trained(args, run_dir, field)
+    with opened_viewer(args, scene, lambda: field, run_dir) as viewer:
         if viewer:
-            viewer.serve(step, checkpoints.survey_path(run_dir, step))
+            viewer.serve(step, guided(scene, field, run_dir, step))
 
 
-def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+def guided(scene: Scene, field: Field, run_dir: Path, step: int) -> Sampler:
+    """The fastest sampler for pictures of a field that does not change any more."""
+    return field.guided(scene.seen_box(), checkpoints.survey_path(run_dir, step) if ranks.first() else None)
+
+
+def render_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Renders the path or the test views: pictures, disparity pictures, videos and, at full size, test metrics."""
     kind, cameras = ('test', scene.cameras.take(scene.i_test)) if args.render_test else ('path', scene.render_cameras)
     if args.render_path:
         kind, cameras = 'camera_path', CameraPath.read(Path(args.render_path)).cameras()
     cameras = cameras.scaled(args.render_factor)
-    step = restore_trained(args, run_dir, model)
+    step = restore_trained(args, run_dir, field)
     folder = run_dir / f'renderonly_{kind}_{step:06d}'
     has_video = cameras.one_size() is not None
-    rgbs, disps, accs = render_path(model, scene, cameras, folder, folder / 'video.mp4' if has_video else None,
-                                    checkpoints.survey_path(run_dir, step))
+    sampler = field.sampler() if args.render_test else guided(scene, field, run_dir, step)
+    rgbs, disps, accs = render_path(sampler, scene.space, cameras, folder, folder / 'video.mp4' if has_video else None)
     if not ranks.first():
         return
     grey = disparity_pictures(disps, accs)
@@ -470,26 +470,26 @@ def render_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: P
     if has_video:
         save_video(folder / 'video_disp.mp4', grey)
     if args.render_test and args.render_factor <= 1:
-        print(f'{len(rgbs)} test views: {in_words(save_metrics(folder, step, scene, rgbs))}')
+        print(f'{len(rgbs)} test views: {in_words(save_metrics(folder, step, sampler, scene, rgbs))}')
     print(f"{len(rgbs)} views {'and their videos' if has_video else '(of several sizes, so no video)'} are in {folder}")
 
 
-def mesh_only(args: argparse.Namespace, scene: Scene, model: Model, run_dir: Path) -> None:
+def mesh_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Writes the surface as a coloured mesh in the coordinates of the scene or, where asked, of the capture, and a
     picture of it."""
     if not ranks.first():
         return
-    step = restore_trained(args, run_dir, model)
+    step = restore_trained(args, run_dir, field)
     ending = 'glb' if args.mesh_texture else 'ply'
     path = Path(args.mesh_file or run_dir / f'mesh_{step:06d}.{ending}').expanduser()
     if path.is_dir():
         raise UserError(f'mesh_file {path} is a folder; name a file')
     moved = args.mesh_coordinates == 'capture' and scene.placement
     fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and args.mesh_threshold is None)
-    with surveyed(model, scene, checkpoints.survey_path(run_dir, step)):
-        mesh = export_mesh(model, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
-                           args.mesh_texture, scene.placement.to_capture() if moved else None,
-                           None if args.mesh_bounds is None else box_of(args.mesh_bounds))
+    sampler = guided(scene, field, run_dir, step)
+    mesh = export_mesh(sampler, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
+                       args.mesh_texture, scene.placement.to_capture() if moved else None,
+                       None if args.mesh_bounds is None else box_of(args.mesh_bounds))
     log_mesh(run_dir, mesh, step)
 
 

@@ -229,21 +229,19 @@ def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> T
 
 
 def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: float | Tensor,
-                ndc: tuple[int, int, float] | None = None) -> Rays:
-    """World origins and directions [..., 3] to `Rays` with bounds of all or of each, [R, 1]; ndc = (H, W, focal)
-    carries them to NDC (near plane at 1)."""
-    viewdirs = torch.nn.functional.normalize(directions, dim=-1)
-    if ndc is not None:
-        origins, directions = ndc_rays(*ndc, 1.0, origins, directions)
+                viewdirs: Tensor | None = None) -> Rays:
+    """Origins and directions [..., 3] as `Rays`, with bounds of all or of each, [R, 1].
+
+    Args:
+        viewdirs: [..., 3] unit directions in world coordinates; None: those of `directions`.
+    """
+    viewdirs = torch.nn.functional.normalize(directions, dim=-1) if viewdirs is None else viewdirs
     origins, directions, viewdirs = (x.reshape(-1, 3) for x in (origins, directions, viewdirs))
     bound = torch.ones_like(origins[:, :1])
     return Rays(origins, directions, viewdirs, near * bound, far * bound)
 
 
 # Sampling: stratified (section 4, equation 2) and hierarchical (section 5.2)
-
-
-FARTHEST = 1e5  # near bounds to where samples reach that are to reach to infinity
 
 
 class Sampling(NamedTuple):
@@ -255,7 +253,7 @@ class Sampling(NamedTuple):
     lindisp: bool = False  # coarse samples evenly in disparity instead of depth
     raw_noise_std: float = 0.0  # noise added to raw density in training
     white_bkgd: bool = False  # composite on white
-    to_infinity: bool = False  # all samples evenly in disparity, to FARTHEST near bounds, whatever the far bound is
+    horizon: float = 0.0  # above 0: samples evenly in disparity, from near to so many near bounds, whatever far is
 
 
 class Draws(NamedTuple):
@@ -460,11 +458,12 @@ class RenderResult(NamedTuple):
 def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) -> Tensor:
     """`stratified_z` of rays: [R, N_samples].
 
-    Samples to infinity are even in the normalised distance of mip-NeRF 360 (arXiv:2111.12077, equation 11), which is
-    linear in disparity, jitter included.
+    Samples up to a horizon are even in the normalised distance of mip-NeRF 360 (arXiv:2111.12077, equation 11), which
+    is linear in disparity, jitter included.
     """
-    if sampling.to_infinity:
-        return 1.0 / stratified_z(1.0 / rays.near, 1.0 / (FARTHEST * rays.near), sampling.N_samples, jitter=jitter)
+    if sampling.horizon:
+        return 1.0 / stratified_z(1.0 / rays.near, 1.0 / (sampling.horizon * rays.near), sampling.N_samples,
+                                  jitter=jitter)
     return stratified_z(rays.near, rays.far, sampling.N_samples, sampling.lindisp, jitter)
 
 
@@ -504,7 +503,7 @@ def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: S
     coarse_pass = render_pass(coarse, rays, z, sampling.white_bkgd, draws.noise)
     if fine is None:
         return RenderResult(coarse_pass, None, None)
-    z_fine = fine_depths(z, coarse_pass.weights, sampling.N_importance, draws.u, sampling.to_infinity)
+    z_fine = fine_depths(z, coarse_pass.weights, sampling.N_importance, draws.u, sampling.horizon > 0)
     z_all = torch.cat([z, z_fine], -1).sort(-1).values
     fine_pass = render_pass(fine, rays, z_all, sampling.white_bkgd, draws.noise_fine)
     return RenderResult(fine_pass, coarse_pass, z_fine.std(-1, unbiased=False))

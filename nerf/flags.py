@@ -332,9 +332,9 @@ def uses_ndc(args: argparse.Namespace) -> bool:
     return args.dataset_type == 'llff' and not args.no_ndc
 
 
-def contracts(args: argparse.Namespace) -> bool:
-    """Whether the paper's networks see the space of a scene without bounds contracted."""
-    return args.contract == 'on' or (args.contract == 'auto' and args.dataset_type != 'llff')
+def sees_beyond(args: argparse.Namespace) -> bool:
+    """Whether a field sees the whole space of photographs that are not in NDC, contracted."""
+    return args.field == 'grid' or args.contract == 'on' or (args.contract == 'auto' and args.dataset_type != 'llff')
 
 
 def learns_exposure(args: argparse.Namespace) -> bool:

@@ -13,7 +13,7 @@ from nerf.scene import Scene
 def has_hull(scene: Scene) -> bool:
     """Whether the training images, on white, have pixels that show nothing, and cameras that points can be projected
     into simply."""
-    return (scene.bounded and not scene.ndc and scene.cameras.distortion is None
+    return (not scene.space.closed and scene.cameras.distortion is None
             and any((covered(scene.images[int(i)]) == EMPTY).any() for i in scene.i_train))
 
 

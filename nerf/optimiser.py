@@ -1,43 +1,43 @@
-"""Adam for any model: rates that change, steps that are skipped, and an average of the weights."""
+"""Adam for any field: rates that change, steps that are skipped, and an average of the weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
+from nerf.fields.interface import Training
 from nerf.runtime.errors import UserError
 
 BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, after which a run ends
 
 
 class Optimiser:
-    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16.
+    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and what other optimisers a training has.
 
     A step whose losses or gradient are not finite changes no weights: a flag on the device tells the fused Adam, so
     nothing waits for the GPU.
 
     Args:
-        model: its parameter groups are optimised.
+        training: its parameter groups are optimised.
         ema_decay: decay of the exponential moving average of the weights; 0: no average.
-        more_groups: further groups like the model's, of parameters that are not its own.
+        more_groups: further groups like the training's, of parameters that are not the field's.
     """
 
-    def __init__(self, model: nn.Module, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
-        self.model, self.ema_decay, device = model, ema_decay, model.device
-        groups = [*model.parameter_groups(), *more_groups]
+    def __init__(self, training: Training, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
+        self.training, self.ema_decay, device = training, ema_decay, training.field.device
+        groups = [*training.parameter_groups(), *more_groups]
         self.multiples = [group.pop('rate') for group in groups]
         self.rate = torch.zeros((), device=device)  # tensors: a captured step reads them
         self.rates = [torch.zeros((), device=device) for _ in groups]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
-        self.scaler = torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16)
-        self.broken = torch.zeros(len(model.loss_names) + 1, device=device)  # steps in a row: of each loss, of gradient
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.field.dtype == torch.float16)
+        self.names, self.broken = [], torch.zeros(0, device=device)  # steps in a row: of each loss, and of the gradient
         self.averages = [p.detach().clone() for p in self._parameters()] if ema_decay else []
         self.share = torch.zeros((), device=device)  # of the newest weights in the average
-        self.replaced = False  # a parameter is another one than before; whoever relies on them clears this
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.adam.param_groups for parameter in group['params']]
@@ -63,7 +63,10 @@ class Optimiser:
 
     def step(self, losses: dict[str, Tensor]) -> None:
         """Changes the weights by their gradient, unless it or a loss is not finite."""
-        values = torch.stack([losses[name] for name in self.model.loss_names])
+        if not self.names:
+            self.names = [*(f'the loss {name}' for name in losses), 'the gradient']
+            self.broken = torch.zeros(len(self.names), device=self.broken.device)
+        values = torch.stack([*losses.values()])
         size = torch.stack(torch._foreach_norm(self.gradients())).sum()
         if self.scaler.is_enabled():  # it meets overflows in the gradient itself: they are how it finds its scale
             size = torch.zeros_like(size)
@@ -72,8 +75,9 @@ class Optimiser:
         self.broken.copy_((self.broken + 1) * ~torch.isfinite(torch.cat([values, size[None]])))
         for group, rate in zip(self.adam.param_groups, self.rates):
             group['lr'] = rate
-        self.model.apply_gradients(self.rate, torch.isfinite(values.sum() + size),
-                                   self.scaler.scale(torch.ones_like(self.rate)))
+        if hasattr(self.training, 'apply_gradients'):
+            self.training.apply_gradients(self.rate, torch.isfinite(values.sum() + size),
+                                          self.scaler.scale(torch.ones_like(self.rate)))
         self.scaler.step(self.adam)
         self.scaler.update()
         for average, parameter in zip(self.averages, self._parameters()):
@@ -87,8 +91,7 @@ class Optimiser:
         """
         if self.broken.device.type != 'cpu' and step % BROKEN_STEPS:
             return []
-        names = [*(f'the loss {name}' for name in self.model.loss_names), 'the gradient']
-        count, name = max(zip(self.broken.tolist(), names), key=itemgetter(0))  # waits for the GPU
+        count, name = max(zip(self.broken.tolist(), self.names), key=itemgetter(0))  # waits for the GPU
         if count >= BROKEN_STEPS:
             raise UserError(f'step {step}: {name} was not finite {count:.0f} times in a row; the newest checkpoint is '
                             f'good: start again with a lower lrate, or in fp32')
@@ -103,62 +106,28 @@ class Optimiser:
         if state:
             self.scaler.load_state_dict(state)
 
-    # Parameters that a model changes itself
-
-    @torch.no_grad()
-    def forget(self, module: nn.Module) -> None:
-        """Clears the running means of a module's parameters and begins their average anew, from the present weights,
-        all in place: a captured step holds on to them."""
-        averages = self._averages_by_id()
-        for parameter in module.parameters():
-            for mean in self.adam.state.get(parameter, {}).values():
-                mean.zero_()
-            if id(parameter) in averages:
-                averages[id(parameter)].copy_(parameter)
-
-    def replace(self, old: nn.Parameter, new: nn.Parameter, carry: Callable[[Tensor], Tensor]) -> None:
-        """Goes on with a parameter of another shape.
-
-        Args:
-            old: the parameter so far.
-            new: the one that takes its place.
-            carry: what turns a tensor of the old shape into one of the new shape; it is applied to the running means
-                and to the average.
-        """
-        place = next(i for i, parameter in enumerate(self._parameters()) if parameter is old)
-        for group in self.adam.param_groups:
-            group['params'] = [new if parameter is old else parameter for parameter in group['params']]
-        self.adam.state[new] = {name: carry(value) if value.shape == old.shape else value
-                                for name, value in self.adam.state.pop(old, {}).items()}
-        if self.averages:
-            self.averages[place] = carry(self.averages[place])
-        self.replaced = True
-
     # The average
 
     @torch.no_grad()
-    def averaged_model(self) -> nn.Module:
-        """A copy of the model with the averaged weights; the model itself where there is no average."""
+    def averaged_field(self) -> nn.Module:
+        """A copy of the field with the averaged weights; the field itself where there is no average."""
+        field = self.training.field
         if not self.averages:
-            return self.model
-        model, averages = copy.deepcopy(self.model), self._averages_by_id()
-        for ours, theirs in zip(self.model.parameters(), model.parameters()):
+            return field
+        shown, averages = copy.deepcopy(field), dict(zip(map(id, self._parameters()), self.averages))
+        for ours, theirs in zip(field.parameters(), shown.parameters()):
             theirs.copy_(averages.get(id(ours), ours))  # a parameter in no group is not trained
-        return model
-
-    def _averages_by_id(self) -> dict[int, Tensor]:
-        """The averages by the id of their parameter; empty where there are none."""
-        return dict(zip(map(id, self._parameters()), self.averages))
+        return shown
 
     @torch.no_grad()
     def load_average(self, checkpoint: dict) -> None:
         """Takes the average that a checkpoint holds under 'averaged', or starts one from the present weights."""
         if not self.averages:
             return
-        model = copy.deepcopy(self.model)
+        field = copy.deepcopy(self.training.field)
         if isinstance(averaged := checkpoint.get('averaged'), dict):
-            model.load_weights(averaged)
-        theirs = dict(zip(map(id, self.model.parameters()), model.parameters()))
+            field.load_weights(averaged)
+        theirs = dict(zip(map(id, self.training.field.parameters()), field.parameters()))
         self.averages = [theirs.get(id(parameter), parameter).detach().clone() for parameter in self._parameters()]
 
     # What checkpoints hold

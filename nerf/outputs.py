@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.exposure import right_halves
-from nerf.fields.interface import Model
+from nerf.fields.interface import Field
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_video
 from nerf.metrics import in_words, psnr
@@ -40,7 +40,7 @@ class Outputs:
 
     Args:
         scene: the scene.
-        shown_model: gives the model to show, which has averaged weights where there are any.
+        shown_field: gives the field to show, which has averaged weights where there are any.
         run_dir: the run's folder, whose name the videos bear.
         log: says and shows what was made; the time that it takes does not count as training. None: it is set later,
             before anything is made.
@@ -50,9 +50,9 @@ class Outputs:
         has_slim_weights: at the last step, write the model's.
     """
 
-    def __init__(self, scene: Scene, shown_model: Callable[[], Model], run_dir: Path, log: TrainLog | None,
+    def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog | None,
                  intervals: Intervals, render_factor: int = 0, viewed: int = 0, has_slim_weights: bool = False):
-        self.scene, self.shown_model, self.run_dir, self.log = scene, shown_model, run_dir, log
+        self.scene, self.shown_field, self.run_dir, self.log = scene, shown_field, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
         self.has_slim_weights = has_slim_weights
         self.makers = {'view': self.view, 'slim': self.slim, 'test_set': self.test_set, 'video': self.video,
@@ -82,58 +82,60 @@ class Outputs:
         if not names:
             return
         with self.log.paused():
-            model = self.shown_model()
+            field = self.shown_field()
             for name in names:
-                attempt(self.log, self.makers[name], model, step)
+                attempt(self.log, self.makers[name], field, step)
 
-    def view(self, model: Model, step: int) -> None:
+    def view(self, field: Field, step: int) -> None:
         """Renders a held-out image for TensorBoard."""
-        scene = self.scene
+        scene, sampler = self.scene, field.sampler()
         i = scene.i_val[step // self.intervals.view % len(scene.i_val)]
         camera = scene.cameras.take([i])
-        view, target = render_view(model, scene, camera), scene.target(i)
+        view, target = render_view(sampler, scene.space, camera), scene.target(i)
         rgb = to8b(view.rgb)
         shown = rgb.astype(np.float32) / 255.0
         pictures = {'rgb': rgb, 'disparity': _disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
                     'error': error_map(shown, target)}
         for name, one in view.passes.items():
             pictures |= {f'rgb_{name}': to8b(one.rgb), f'disparity_{name}': _disparity(one)}
-        if view.spread is not None:
+        if view.passes:
             pictures['z_std'] = view.spread / max(view.spread.max(), 1e-10)
         for name, picture in pictures.items():
             self.log.picture(f'val/{name}', picture, step)
         compared = right_halves(shown, target, scene.background(i))[:2] if scene.exposure else (shown, target)
         self.log.scalar('val/psnr', psnr(*compared), step)
-        rays = view_rays(model, scene, camera)
+        rays = view_rays(sampler, scene.space, camera)
         some = rays.part(slice(None, None, max(1, len(rays.near) // HISTOGRAM_RAYS)))
-        for name, values in model.histograms(some).items():
+        for name, values in field.histograms(some).items():
             self.log.histogram(f'val/{name}', values, step)
         self.viewed = step
 
-    def slim(self, model: Model, step: int) -> None:
+    def slim(self, field: Field, step: int) -> None:
         """Writes the weights alone, small enough to be shared."""
         checkpoints.save_checkpoint(checkpoints.slim_path(self.run_dir, step),
-                                    {'global_step': step, **model.slim_weights()})
+                                    {'global_step': step, **field.slim_weights()})
 
-    def test_set(self, model: Model, step: int) -> None:
+    def test_set(self, field: Field, step: int) -> None:
         """Renders and measures the test views."""
         folder, scene = self._test_folder(step), self.scene
-        rgbs = render_path(model, scene, scene.cameras.take(scene.i_test), savedir=folder).rgbs
+        sampler = field.sampler()
+        rgbs = render_path(sampler, scene.space, scene.cameras.take(scene.i_test), savedir=folder).rgbs
         if not ranks.first():
             return
-        mean = save_metrics(folder, step, scene, rgbs)
+        mean = save_metrics(folder, step, sampler, scene, rgbs)
         for name, value in mean.items():
             self.log.scalar(f'test/{name}', value, step)
         self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
 
-    def video(self, model: Model, step: int) -> None:
+    def video(self, field: Field, step: int) -> None:
         """Renders the path: a video of what is seen and one of disparity."""
-        path = render_path(model, self.scene, self.scene.render_cameras.scaled(self.render_factor),
+        sampler = field.guided(self.scene.seen_box())
+        path = render_path(sampler, self.scene.space, self.scene.render_cameras.scaled(self.render_factor),
                            video=self._video(step, 'rgb'))
         if ranks.first():
             save_video(self._video(step, 'disp'), disparity_pictures(path.disps, path.accs))
 
-    def summary(self, model: Model, step: int) -> None:
+    def summary(self, field: Field, step: int) -> None:
         """Draws summary.png of the steps so far, from the files of the run."""
         i_test = self.scene.i_test
         draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))

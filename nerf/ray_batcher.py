@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nerf.coverage import EMPTY, OPAQUE, covered
+from nerf.fields.interface import Target
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
 from run_nerf_helpers import Rays
@@ -85,17 +86,15 @@ class RayBatcher:
             return self._mostly_foreground(n_rays)
         return self._from_one_image(step, n_rays) if self.no_batching else self._from_all_images(n_rays)
 
-    def next(self, step: int) -> tuple[Rays, Tensor]:
-        """The rays and target colours [n_rays, 3] of a step."""
+    def next(self, step: int) -> tuple[Rays, Target]:
+        """The rays of a step, and what they should show."""
         return self.rays(*self.pixels(step))
 
-    def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Tensor]:
-        """The rays through R pixels, and the colours that they should have: [R, 3], or with `foreground` and
-        empty pixels [R, 4], on white, with the share of the pixel that is covered: below 0 where it is unknown."""
+    def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Target]:
+        """The rays through R pixels, and what they should show; coverage is known with `foreground` alone."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
-        target = target_colours(self.colours[pixel], self.scene.white_bkgd)
-        if self.covered is not None:
-            target = torch.cat([target, self.covered[pixel, None] / OPAQUE], -1)
+        target = Target(target_colours(self.colours[pixel], self.scene.white_bkgd),
+                        None if self.covered is None else self.covered[pixel] / OPAQUE)
         bounds = None if self.cameras.bounds is None else self.cameras.bounds[image]
         return self.scene.rays(*self.cameras.rays(image, row, column), bounds), target
 

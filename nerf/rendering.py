@@ -1,88 +1,167 @@
-"""From a model and cameras to pictures: views drawn tile by tile, paths of views, and test metrics."""
+"""From a sampler and cameras to pictures: views drawn tile by tile, smooth edges, paths of views, and test metrics."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from nerf.cameras import Cameras
 from nerf.exposure import MEASURED, right_halves
-from nerf.fields.interface import Model, Picture
+from nerf.fields.interface import Sampler, pieces
 from nerf.files.images import save_png, video_file
 from nerf.files.whole_file import whole_file
 from nerf.metrics import compare
-from nerf.pixels import smooth_edges
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
-from run_nerf_helpers import Rays, disparity, ndc_disparity, to8b
+from nerf.space import Space
+from run_nerf_helpers import Composite, Rays, to8b
+
+EDGE = 0.05  # difference of a colour from a neighbour's from which on a pixel is at an edge
+
+
+class Picture(NamedTuple):
+    """A view of N rays while it is drawn, row by row; its tensors change in place until the last tile is done."""
+
+    rgb: Tensor  # [N, 3]
+    depth: Tensor  # [N] expected depth, not divided by opacity
+    acc: Tensor  # [N] opacity
+    spread: Tensor  # [N] spread of the samples along the ray; 0 where the sampler knows none
+    final: Tensor  # [N] bool: rays that will not change any more
+    passes: dict[str, Picture]  # what earlier passes alone would have shown, by name
+
+    @classmethod
+    def background(cls, n_rays: int, sampler: Sampler, passes: tuple[str, ...] = ()) -> Picture:
+        """A picture of nothing: white or black, depth and opacity 0."""
+        where = {'device': sampler.device}
+        return cls(torch.full((n_rays, 3), float(sampler.white_bkgd), **where), *torch.zeros(3, n_rays, **where),
+                   torch.zeros(n_rays, dtype=torch.bool, **where),
+                   {name: cls.background(n_rays, sampler) for name in passes})
+
+    def put(self, rows: Tensor | slice, shown: Composite) -> None:
+        """Draws what rays show; `rows` says which rays they are."""
+        self.rgb[rows], self.depth[rows], self.acc[rows] = shown.rgb, shown.depth, shown.acc
 
 
 class View(NamedTuple):
-    """What a camera sees: [H, W] or [H, W, 3] float32."""
+    """A finished picture as arrays: [H, W] or [H, W, 3] float32."""
 
     rgb: np.ndarray
-    disp: np.ndarray  # 1 / depth, in NDC too
+    disp: np.ndarray  # 1 / depth in the world
     acc: np.ndarray
+    spread: np.ndarray  # of the samples along the ray
     passes: dict[str, View]  # what earlier passes alone would have shown, by name
-    spread: np.ndarray | None = None  # of the samples along the ray, where the model knows one
 
 
-def view_rays(model: Model, scene: Scene, camera: Cameras) -> Rays:
-    """The rays of one camera, row by row, on the model's device."""
-    camera = camera.to(model.device)
-    return scene.rays(*camera.view_rays(0), camera.bounds)
+def view_rays(sampler: Sampler, space: Space, camera: Cameras) -> Rays:
+    """The rays of one camera, row by row, on the sampler's device."""
+    camera = camera.to(sampler.device)
+    return space.rays(*camera.view_rays(0), camera.bounds)
 
 
 @torch.inference_mode()
-def draw_view(model: Model, scene: Scene, camera: Cameras) -> Iterator[Picture]:
-    """Draws what one camera sees and yields the picture after each tile of rays, at last when it is whole.
+def draw(sampler: Sampler, rays: Rays) -> Iterator[Picture]:
+    """Draws N rays and yields the picture after each tile, at last when it is whole.
 
-    `render_view` takes the last one. Whoever shows a picture while it is drawn takes `as_view` of any,
-    and stops by not asking for the next.
+    Whoever shows a picture while it is drawn takes `as_view` of any, and stops by not asking for the next.
     """
-    yield from model.show(view_rays(model, scene, camera), *camera.size(0))
+    picture = Picture.background(len(rays.near), sampler, sampler.passes)
+    for tile in pieces(len(rays.near), sampler.tile):
+        shown = sampler.render(rays.part(tile))
+        picture.put(tile, shown.final)
+        for name in sampler.passes:
+            picture.passes[name].put(tile, shown.coarse)
+        if shown.z_std is not None:
+            picture.spread[tile] = shown.z_std
+        picture.final[tile] = True
+        yield picture
 
 
-def as_view(picture: Picture, scene: Scene, height: int, width: int) -> View:
+def as_view(picture: Picture, space: Space, height: int, width: int) -> View:
     """A picture as it is now, as arrays of their own, which drawing on does not change; this waits for the GPU."""
-    disp = (ndc_disparity if scene.ndc else disparity)(picture.depth, picture.acc)
-    rgb, disp, acc, spread = (
-        None if part is None else part.to('cpu', copy=True).numpy().reshape(height, width, *part.shape[1:])
-        for part in (picture.rgb, disp, picture.acc, picture.spread))
-    return View(rgb, disp, acc, {name: as_view(part, scene, height, width) for name, part in picture.passes.items()},
-                spread)
+    disp = space.disparity(picture.depth, picture.acc)
+    parts = (part.to('cpu', copy=True).numpy().reshape(height, width, *part.shape[1:])
+             for part in (picture.rgb, disp, picture.acc, picture.spread))
+    return View(*parts, {name: as_view(part, space, height, width) for name, part in picture.passes.items()})
 
 
-def render_view(model: Model, scene: Scene, camera: Cameras, bar: tqdm | None = None) -> View:
-    """Renders what one camera sees, with smooth edges where the model has them; `bar` counts its pixels."""
-    done = 0
-    for picture in draw_view(model, scene, camera):
+def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | None = None) -> View:
+    """Renders what one camera sees, with smooth edges where the sampler has them; `bar` counts its pixels."""
+    done, (height, width) = 0, camera.size(0)
+    for picture in draw(sampler, view_rays(sampler, space, camera)):
         if bar is not None and not bar.disable:
             now = int(picture.final.sum())  # waits for the GPU
             bar.update(now - done)
             done = now
-    for _ in smooth_edges(model, scene, camera, picture):
+    for _ in smooth_edges(sampler, space, camera, picture):
         pass
-    return as_view(picture, scene, *camera.size(0))
+    return as_view(picture, space, height, width)
 
 
-@contextmanager
-def surveyed(model: Model, scene: Scene, cache: Path | None = None):
-    """Lets a model prepare for pictures of a scene; its weights must not change meanwhile. Rank 0 alone uses files."""
-    model.survey(scene.seen_box(), cache if ranks.first() else None)
-    try:
-        yield
-    finally:
-        model.forget_survey()
+# Single pixels, in any order
+
+
+@torch.inference_mode()
+def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Picture, index: Tensor, side: int = 1) -> int:
+    """Draws some pixels of one camera's picture. Pixels whose rays the space does not have stay as they are.
+
+    Args:
+        picture: of the camera.
+        index: [N] pixels, counted row by row.
+        side: each pixel shows the mean of side x side rays, spread evenly over a pixel's size around its own ray.
+
+    Returns:
+        the number of rays.
+    """
+    width, camera = camera.size(0)[1], camera.to(sampler.device)
+    steps = (torch.arange(side, device=sampler.device) + 0.5) / side - 0.5
+    down, right = torch.cartesian_prod(steps, steps).unbind(-1)
+    row, column = index[:, None] // width + down, index[:, None] % width + right  # [N, side * side]
+    origins, directions = camera.rays(torch.zeros_like(row, dtype=torch.long), row, column)
+    seen = space.has_rays(directions).all(-1)
+    index, origins, directions = index[seen], origins[seen], directions[seen]
+    if not len(index):
+        return 0
+    rays = space.rays(origins, directions, camera.bounds)
+    *_, drawn = draw(sampler, rays)
+    for whole, part in zip((picture.rgb, picture.depth, picture.acc), (drawn.rgb, drawn.depth, drawn.acc)):
+        whole[index] = part.view(len(index), side * side, *part.shape[1:]).mean(1)
+    picture.final[index] = True
+    return len(rays.near)
+
+
+def edges(picture: Picture, height: int, width: int) -> Tensor:
+    """Pixels [N], counted row by row, of which a colour differs from that of one above, below or beside by more than
+    EDGE. This waits for the device."""
+    rgb = picture.rgb.view(height, width, 3)
+    is_edge = torch.zeros(height, width, dtype=torch.bool, device=rgb.device)
+    for axis in (0, 1):
+        size = rgb.shape[axis] - 1
+        change = ((rgb.narrow(axis, 1, size) - rgb.narrow(axis, 0, size)).abs() > EDGE).any(-1)
+        is_edge.narrow(axis, 0, size).logical_or_(change)
+        is_edge.narrow(axis, 1, size).logical_or_(change)
+    return is_edge.flatten().nonzero()[:, 0]
+
+
+def smooth_edges(sampler: Sampler, space: Space, camera: Cameras, picture: Picture) -> Iterator[int]:
+    """Draws the pixels at edges of a whole picture again, by `supersample` x `supersample` rays each, where these are
+    more than one; yields the number of rays after each tile."""
+    if (side := sampler.supersample) > 1:
+        index = edges(picture, *camera.size(0))
+        for tile in pieces(len(index), max(sampler.tile // side ** 2, 1)):
+            yield draw_pixels(sampler, space, camera, picture, index[tile], side)
+
+
+# Paths of views
 
 
 class Rendered(NamedTuple):
@@ -93,20 +172,18 @@ class Rendered(NamedTuple):
     accs: list[np.ndarray]  # [H, W] float32 each
 
 
-def render_path(model: Model, scene: Scene, cameras: Cameras, savedir: Path | None = None,
-                video: Path | None = None, cache: Path | None = None) -> Rendered:
-    """Surveys the model and renders a view of each camera, with a progress bar; one is written while the next is
-    rendered.
+def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path | None = None,
+                video: Path | None = None) -> Rendered:
+    """Renders a view of each camera, with a progress bar; one is written while the next is rendered.
 
     Several processes share the views, all get them, and rank 0 writes.
 
     Args:
-        model: what to render.
-        scene: its bounds.
+        sampler: what to render.
+        space: of the scene.
         cameras: of one size where there is to be a video.
         savedir: where each view is written as 000.png, ... as soon as it is done, and an earlier render's are removed.
         video: where they become a video.
-        cache: where it is kept what the survey found.
     """
     rendered, written, append = Rendered([], [], []), [], None
 
@@ -126,12 +203,12 @@ def render_path(model: Model, scene: Scene, cameras: Cameras, savedir: Path | No
         if ranks.maximum(error is not None):
             raise error or UserError('rank 0 could not write a view')
 
-    with surveyed(model, scene, cache), ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
+    with ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
             total=int(cameras.sizes.prod(1).sum()), desc='rendering', unit='ray', unit_scale=True, disable=None,
             leave=False) as bar:
         for start in range(0, len(cameras), ranks.count()):  # a view for each process; surplus ones are dropped
             mine = min(start + ranks.rank(), len(cameras) - 1)
-            view = render_view(model, scene, cameras.take([mine]), bar)
+            view = render_view(sampler, space, cameras.take([mine]), bar)
             check_written()
             for shown in _from_all(view, cameras.sizes[start:start + ranks.count()].tolist()):
                 rendered.rgbs.append(to8b(shown[..., :3]))
@@ -163,13 +240,13 @@ def _remove_earlier(folder: Path) -> None:
             path.unlink()
 
 
-def save_metrics(folder: Path, step: int, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:
+def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:
     """Compares the rendered test views as saved, [H, W, 3] uint8 each, with the images; writes and returns the mean."""
     views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
     measured = [measure(scene, rgb, i) for rgb, i in views]
     mean = {key: float(np.mean([metrics[key] for metrics, _ in measured])) for key in measured[0][0]}
     rows = [{'file': f'{n:03d}.png', **metrics, **fitted} for n, (metrics, fitted) in enumerate(measured)]
-    how = {'measured_on': MEASURED} if scene.exposure else {}
+    how = {'sampler': sampler.name} | ({'measured_on': MEASURED} if scene.exposure else {})
     with whole_file(folder / 'metrics.json') as partial:
         partial.write_text(json.dumps({'step': step, **how, 'mean': mean, 'images': rows}, indent=1) + '\n',
                            encoding='utf-8')

@@ -13,13 +13,10 @@ from torch import Tensor
 
 from load_photos import Capture
 from nerf.cameras import Cameras
-from nerf.contraction import Contraction
 from nerf.captures.placement import Placement, cameras_of, path_capture, place
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import Rays, bundle_rays
-
-BEYOND_NEAR = 1.0  # near bounds from the outermost camera to where the contraction begins, if the cameras look forward
-BOX_RAYS = 17  # along both sides of each view, that find the box of what is seen without bounds
+from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
+from run_nerf_helpers import Rays
 
 
 @dataclass(frozen=True)
@@ -63,113 +60,46 @@ class Images:
 
 @dataclass(frozen=True)
 class Scene:
-    """Posed images and the cameras to render them with."""
+    """Posed images, the space in which they lie, and the cameras to render it with."""
 
     images: Images
     cameras: Cameras  # of the images
     render_cameras: Cameras  # of the render path
-    near: float  # bounds of the rays, in scene units, of cameras that have none of their own
-    far: float
-    ndc: bool
+    space: Space
     white_bkgd: bool
     i_train: np.ndarray
     i_val: np.ndarray
     i_test: np.ndarray
-    around: bool = True  # the cameras surround the origin; else they look at a scene in front of them
-    farthest: float | None = None  # in NDC, whose rays reach to infinity: depth of the farthest thing that is known of
     exposure: bool = False  # the images differ in brightness: each has a gain per colour channel (nerf/exposure.py)
-    bounded: bool = True  # all that is seen lies between near and far, or is in NDC; else there is a background
     placement: Placement | None = None  # of a capture, whose coordinates are others than the scene's
-
-    @cached_property
-    def ndc_camera(self) -> tuple[int, int, float] | None:
-        """Height, width and focal length of normalised device coordinates; None where rays stay in the world."""
-        return (*self.cameras.size(0), float(self.cameras.intrinsics[0, 0])) if self.ndc else None
 
     def rays_within(self, share: float) -> Scene:
         """The same scene with rays through another point of their pixels: `Cameras.within`."""
         cameras, render_cameras = (replace(part, within=share) for part in (self.cameras, self.render_cameras))
         return replace(self, cameras=cameras, render_cameras=render_cameras)
 
+    @cached_property
+    def training_cameras(self) -> Cameras:
+        """The cameras of the training images."""
+        return self.cameras.take(self.i_train)
+
     def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
-        """World origins and directions [..., 3] as rays, in NDC where the scene is.
-
-        Args:
-            bounds: [..., 2] near and far bound of each, broadcast over the rays; None, and in NDC: the scene's.
-        """
-        if bounds is None or self.ndc:
-            return bundle_rays(origins, directions, self.near, self.far, self.ndc_camera)
-        near, far = bounds.expand(*origins.shape[:-1], 2).reshape(-1, 2).split(1, -1)
-        return bundle_rays(origins, directions, near, far)
-
-    @property
-    def contraction(self) -> Contraction | None:
-        """How space is drawn together where the scene has no bounds; else None.
-
-        Where the training cameras surround the origin, they are just inside the unit ball around it. Else the ball is
-        around the cameras' mean position, and reaches BEYOND_NEAR near bounds beyond the farthest of them: what is
-        near is in it.
-        """
-        if self.bounded:
-            return None
-        positions = self.cameras.take(self.i_train).poses[:, :, 3].double()
-        centre = torch.zeros(3) if self.around else positions.mean(0)
-        farthest = float((positions - centre).norm(dim=-1).max())
-        radius = max(1.01 * farthest, self.near) if self.around else farthest + BEYOND_NEAR * self.near
-        return Contraction(tuple(centre.tolist()), radius)
-
-    def contracted_box(self) -> np.ndarray:
-        """[2, 3] corners of what the training cameras see from near to infinity, in contracted coordinates."""
-        rays, contraction = self.spread_rays(self.i_train, BOX_RAYS), self.contraction
-        far = contraction.radius * torch.logspace(-1.0, 6.0, 100)
-        depths = rays.near + torch.cat([torch.zeros(1), far])
-        ends = contraction(rays.origins[:, None] + depths[..., None] * rays.viewdirs[:, None]).flatten(0, 1)
-        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
+        """`Space.rays`."""
+        return self.space.rays(origins, directions, bounds)
 
     def spread_rays(self, views: np.ndarray, side: int) -> Rays:
         """Rays spread evenly over each of some views, side x side, view after view."""
         cameras = self.cameras.take(views)
         return self.rays(*cameras.spread_rays(side), None if cameras.bounds is None else cameras.bounds[:, None])
 
-    def box(self, to_infinity: bool = False) -> np.ndarray:
-        """[2, 3] corners of what the training cameras see from near to far, in the field's coordinates.
-
-        Where they surround the origin it is the cube inside them, half as wide as from the origin to their near bound;
-        else it holds the ends of all corners' rays, in NDC up to the farthest thing or `to_infinity`.
-        """
-        cameras = self.cameras.take(self.i_train)
-        half = np.linalg.norm(cameras.poses[:, :, 3].numpy(), axis=-1).mean() - self.near
-        if self.around and half > 0:
-            return np.array([[-half] * 3, [half] * 3])
-        far = 1.0 - 1.0 / self.farthest if self.ndc and not to_infinity else self.far
-        ends = self._ends(cameras, far)
-        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
-
     def seen_box(self) -> np.ndarray:
-        """[2, 3] corners of all that the cameras of the images and of the render path see from near to far, in the
-        field's coordinates: what is outside is in no picture of theirs."""
-        corners = []
-        for cameras in (self.cameras, self.render_cameras):
-            if self.ndc:
-                cameras = cameras.take(np.setdiff1d(np.arange(len(cameras)), _looking_sideways(cameras)))
-            corners.append(self._ends(cameras, self.far))
-        ends = torch.cat(corners)
-        return torch.stack([ends.amin(0), ends.amax(0)]).double().numpy()
-
-    def _ends(self, cameras: Cameras, far: float) -> Tensor:
-        """[M, 3] both ends of the rays of all cameras' corners, in the field's coordinates."""
-        rays = bundle_rays(*cameras.corner_rays(), self.near, far, self.ndc_camera)
-        return torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
-
-    def pixel_size(self) -> float:
-        """Side of a pixel of the training cameras at the origin, which they surround, in scene units: the median."""
-        cameras = self.cameras.take(self.i_train)
-        return float((cameras.poses[:, :, 3].double().norm(dim=-1) / cameras.intrinsics[:, 0]).median())
+        """[2, 3] corners, in ray coordinates, of all that the cameras of the images and of the render path see."""
+        return self.space.seen_box(self.cameras, self.render_cameras)
 
     def fingerprint(self) -> int:
         """A checksum of all that training sees of the scene."""
-        images, cameras = self.images.take(self.i_train), self.cameras.take(self.i_train)
-        numbers = [self.near, self.far, self.ndc, self.white_bkgd]
+        images, cameras = self.images.take(self.i_train), self.training_cameras
+        numbers = [*self.space.numbers(), self.white_bkgd]
         numbers += [cameras.within] * (cameras.within != 0.0)
         parts = [images.pixels, cameras.poses]
         fx, fy, cx, cy = cameras.intrinsics[0].tolist()
@@ -213,13 +143,20 @@ def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int)
     images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
         datadir, half_res, testskip)
     cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
-    return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras.posed(render_poses[:, :3]),
-                 near=2.0, far=6.0, ndc=False, white_bkgd=white_bkgd, i_train=i_train, i_val=i_val, i_test=i_test)
+    return Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses[:, :3]), Bounded(2.0, 6.0), white_bkgd,
+                 i_train, i_val, i_test)
 
 
-def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool) -> Scene:
-    """Photographs from one side, in NDC, or with spherify all around; every llffhold-th is a test image (0: only that
-    nearest to the mean camera)."""
+def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool,
+               unbounded: bool) -> Scene:
+    """Photographs from one side, or with spherify all around.
+
+    Args:
+        datadir, white_bkgd, factor, spherify: as of `load_llff_data`.
+        llffhold: every llffhold-th is a test image; 0: only that nearest to the mean camera.
+        ndc: they are in normalised device coordinates.
+        unbounded: without `ndc`, the space has no bounds.
+    """
     from load_llff import held_out, load_llff_data
 
     if spherify and ndc:
@@ -228,32 +165,44 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
     images, poses, bds, render_poses, central = load_llff_data(datadir, factor, spherify=spherify)
     i_train, i_test = held_out(datadir, len(images), llffhold, central)
     H, W = images.shape[1:3]
-    near, far = (0.0, 1.0) if ndc else (0.9 * float(bds.min()), float(bds.max()))
     cameras = Cameras.of_one_kind(poses[..., :4], centred_intrinsics(H, W, float(poses[0, 2, 4])), H, W)
-    scene = Scene(images=Images.of_one_size(images), cameras=cameras,
-                  render_cameras=cameras.posed(render_poses[..., :4]),
-                  near=near, far=far, ndc=ndc, white_bkgd=white_bkgd, i_train=i_train, i_val=i_test, i_test=i_test,
-                  around=spherify, farthest=float(bds.max()) if ndc else None, bounded=ndc)
+    near, far = 0.9 * float(bds.min()), float(bds.max())
+    space = open_space(cameras, i_train, near, far, spherify, ndc, unbounded)
+    scene = Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses[..., :4]), space, white_bkgd, i_train,
+                  i_test, i_test)
     if ndc:
         check_forward_facing(scene, datadir)
     return scene
 
 
+def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
+               unbounded: bool) -> Space:
+    """The space of photographs, which see the world behind their subject too.
+
+    Args:
+        cameras: of all images.
+        near, far: depths of the nearest and the farthest thing.
+        surrounded: cameras surround the origin.
+        ndc: in normalised device coordinates, of the first camera.
+        unbounded: without `ndc`, space is contracted instead of cut off at the far bound.
+    """
+    if ndc:
+        height, width = cameras.size(0)
+        return NDC(height=height, width=width, focal=float(cameras.intrinsics[0, 0]), farthest=far)
+    if unbounded:
+        return Unbounded.around(cameras.take(i_train), near, far, surrounded)
+    return Bounded(near, far, surrounded)
+
+
 def check_forward_facing(scene: Scene, datadir: str) -> None:
     """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
-    if len(sideways := _looking_sideways(scene.cameras)):
+    if len(sideways := looking_sideways(scene.cameras)):
         raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
                         'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
                         'object)')
-    if len(sideways := _looking_sideways(scene.render_cameras)):
+    if len(sideways := looking_sideways(scene.render_cameras)):
         print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
               'coordinates end; their pictures will make no sense', file=sys.stderr)
-
-
-def _looking_sideways(cameras: Cameras) -> np.ndarray:
-    """Indices of the cameras of which a corner's ray, the most oblique of all pixels', does not go to -z."""
-    _, directions = cameras.corner_rays()
-    return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
 
 
 def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
@@ -266,21 +215,23 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
         raise UserError(f'{datadir}: the cameras of {shape} are {distance:g} from the origin in the mean, '
                         'but rays begin 1 before it; a DeepVoxels scene has its object there and cameras farther away')
     cameras = Cameras.of_one_kind(poses, load_intrinsics(shape, datadir, H, W), H, W)
-    return Scene(images=Images.of_one_size(images), cameras=cameras, render_cameras=cameras.posed(render_poses),
-                 near=distance - 1.0, far=distance + 1.0, ndc=False, white_bkgd=white_bkgd, i_train=i_train,
-                 i_val=i_val, i_test=i_test)
+    return Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses),
+                 Bounded(distance - 1.0, distance + 1.0), white_bkgd, i_train, i_val, i_test)
 
 
-def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool) -> Scene:
-    """Photographs with lenses and sizes of their own, placed by placement.py; with `ndc` forward-facing ones are
-    in normalised device coordinates. All others have no bounds."""
+def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: bool = True) -> Scene:
+    """Photographs with lenses and sizes of their own, placed by `place`.
+
+    Args:
+        ndc: forward-facing ones are in normalised device coordinates.
+        unbounded: all others have no bounds; else rays end at their far bound.
+    """
     placement = place(capture)
     ndc = ndc and placement.forward_facing
     cameras = cameras_of(capture, placement.poses, None if ndc else placement.bounds)
     path = path_capture(capture, placement.render_poses)
     path = cameras_of(path, path.poses, None if ndc else placement.render_bounds)
     near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
-    return Scene(images=Images.of_any_size(capture.images, capture.masks), cameras=cameras, render_cameras=path,
-                 near=0.0 if ndc else near, far=1.0 if ndc else far, ndc=ndc, white_bkgd=white_bkgd,
-                 i_train=capture.i_train, i_val=capture.i_val, i_test=capture.i_test,
-                 around=not placement.forward_facing, farthest=far if ndc else None, bounded=ndc, placement=placement)
+    space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
+    return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
+                 capture.i_val, capture.i_test, placement=placement)

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import Tensor
 
 from nerf.exposure import Exposure
-from nerf.fields.interface import Model, Numbers
+from nerf.fields.interface import Losses, Numbers, Training
 from nerf.optimiser import Optimiser
 from nerf.ray_batcher import RayBatcher
 from nerf.runtime import ranks
 from nerf.runtime.cuda_graph import CapturedStep
+
+LOSS, NOTE = 'loss ', 'note '  # begin the names of what a captured step returns
 
 
 class Trainer:
     """Takes training steps: draw, losses, backward, optimiser.
 
     Args:
-        model: what is trained.
-        batcher: draws each step's pixels; its generator draws the model's numbers too.
+        training: how what is trained is trained.
+        batcher: draws each step's pixels; its generator draws the training's numbers too.
         lrate: the initial learning rate.
         lrate_decay: thousand steps in which it falls to a tenth.
         ema_decay: of the average of the weights; 0: none.
     """
 
-    def __init__(self, model: Model, batcher: RayBatcher, lrate: float, lrate_decay: float, ema_decay: float = 0.0):
-        self.model, self.batcher, self.lrate, self.lrate_decay = model, batcher, lrate, lrate_decay
+    def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float,
+                 ema_decay: float = 0.0):
+        self.training, self.batcher, self.lrate, self.lrate_decay = training, batcher, lrate, lrate_decay
+        self.field = training.field
         # Of each training image, where the scene's differ in brightness; else None.
-        self.exposure = Exposure(len(batcher.cameras), model.device) if batcher.scene.exposure else None
-        self.optimiser = Optimiser(model, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
-        self._use_parameters()
+        self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
+        self.optimiser = Optimiser(training, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
+        self._capture()
 
-    def _use_parameters(self) -> None:
-        """Sets up the captured step, which holds on to the model's parameters as they are now."""
+    def _capture(self) -> None:
+        """Sets up the captured step, which holds on to the tensors of the field as they are now."""
         self.update = self._update
-        if self.model.device.type == 'cuda' and self.model.captured:
+        if self.field.device.type == 'cuda' and self.training.captured:
             self.update = CapturedStep(self._update, self._capture_failed)
-        self.optimiser.replaced = False
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it falls to a tenth in lrate_decay thousand steps."""
         return self.lrate * 0.1 ** (step / (1000 * self.lrate_decay))
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One training step, counted from 1: the losses by name. Nothing waits for the GPU.
+    def step(self, step: int) -> Losses:
+        """One training step, counted from 1. Nothing waits for the GPU.
 
         Each process draws all rays, so that the run is the same on any number of them, and takes its share.
         """
-        self.n_rays = self.model.rays_per_step(self.batcher.n_rays)
+        self.n_rays = self.training.rays_per_step(self.batcher.n_rays)
         pixels = self.batcher.pixels(step, self.n_rays)
-        numbers = self.model.random_numbers(self.n_rays, self.batcher.generator)
+        numbers = self.training.random_numbers(self.n_rays, self.batcher.generator)
         self.optimiser.prepare(step, self.learning_rate(step))
-        return self.update(*pixels, *numbers)
+        results = self.update(*pixels, *numbers)
+        return Losses(*({name.removeprefix(kind): value for name, value in results.items() if name.startswith(kind)}
+                        for kind in (LOSS, NOTE)))
 
     def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
         """The step from its pixels [R] and random numbers on; on a GPU it runs as a captured CUDA graph."""
@@ -59,41 +66,44 @@ class Trainer:
         rays, target = self.batcher.rays(mine, row[share], column[share])
         numbers = rows_of(numbers, share)
         self.optimiser.zero_grad()
-        losses = dict.fromkeys(self.model.loss_names, 0.0)
-        for tile in self.model.tiles(len(target)):  # their gradients add up
+        losses, notes = Counter(), Counter()
+        for tile in self.training.tiles(len(mine)):  # their gradients add up
             gains = self.exposure.gains(mine[tile]) if self.exposure else None
-            parts = self.model(rays.part(tile), rows_of(numbers, tile), target[tile], gains)
-            parts = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in parts.items()}
-            self.optimiser.backward(sum(parts.values()))
-            losses = {name: losses[name] + parts[name].detach() for name in losses}
+            terms, noted = self.training.losses(rays.part(tile), rows_of(numbers, tile),
+                                                target.part(tile)._replace(gains=gains))
+            terms = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in terms.items()}
+            self.optimiser.backward(sum(terms.values()))
+            for total, parts in ((losses, terms), (notes, noted)):
+                for name, part in parts.items():
+                    total[name] = total[name] + part.detach()
         ranks.add_up([*self.optimiser.gradients(), *losses.values()])
         self.optimiser.step(losses)  # skipped where a loss or the gradient is not finite
-        return losses
+        return {LOSS + name: loss for name, loss in losses.items()} | {NOTE + name: x for name, x in notes.items()}
 
-    def after_step(self, step: int) -> list[str]:
+    def after_step(self, step: int, losses: Losses) -> list[str]:
         """What is to be done and said about a step that was taken: lines for the log.
 
         Raises:
             UserError: training cannot go on.
         """
-        lines = [*self.optimiser.check(step), *self.model.after_step(step, self.optimiser)]
-        if self.optimiser.replaced:
-            self._use_parameters()
-        return lines
+        lines, changes = self.optimiser.check(step), self.training.after_step(step, losses.notes)
+        if changes.replaced:
+            self._capture()
+        return [*lines, *changes.lines]
 
     def _capture_failed(self, reason: str) -> None:
-        print(f'steps are not captured in a CUDA graph ({reason}); they are as right but slower')
+        print(f'CUDA graph capture failed ({reason}); training continues without it: same results, slower')
         self.optimiser.capture_failed()
 
     def checkpoint(self, step: int) -> dict:
         """All that decides the next steps, as a checkpoint's dictionary."""
-        checkpoint = {'global_step': step, **self.model.weights(), 'optimizer_state_dict': self.optimiser.state_dict(),
+        checkpoint = {'global_step': step, **self.field.weights(), 'optimizer_state_dict': self.optimiser.state_dict(),
                       'run_state': {'scaler': self.optimiser.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
-                                    **self.model.training_state()}}
+                                    **self.training.state()}}
         if self.exposure:
             checkpoint['run_state']['exposure'] = self.exposure.state()
         if self.optimiser.averages:
-            checkpoint['averaged'] = self.optimiser.averaged_model().weights()
+            checkpoint['averaged'] = self.optimiser.averaged_field().weights()
         return checkpoint
 
     def load_state(self, state: dict, step: int) -> None:
@@ -105,7 +115,7 @@ class Trainer:
         if state['scaler']:  # empty where the run was not in fp16
             self.optimiser.scaler.load_state_dict(state['scaler'])
         self.batcher.load_state_dict(state['batcher'], step)
-        self.model.load_training_state(state)
+        self.training.load_state(state)
         if self.exposure:
             self.exposure.load_state(state['exposure'])
 

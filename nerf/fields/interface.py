@@ -1,8 +1,12 @@
-"""The one interface behind which everything that can be trained and rendered stands."""
+"""What can be trained and shown: a field, and how it is trained.
+
+A `Field` has density and colour at points. A `Sampler` shows it along rays. Its `Training` has the losses, the schedule
+and what changes the field between steps. Renderer, viewer, meshes, trainer, logs and checkpoints know no more of a
+field than these three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,48 +14,42 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nerf.optimiser import Optimiser
-from run_nerf_helpers import Composite, Rays
+from run_nerf_helpers import Rays, RenderResult
 
 Numbers = tuple[Tensor | None, ...]  # random numbers, each [R, ...]: a row for each ray
 
 
-class Picture(NamedTuple):
-    """A view of N rays while it is drawn, row by row; its tensors change in place until the last tile is done."""
+class Target(NamedTuple):
+    """What R rays should show."""
 
-    rgb: Tensor  # [N, 3]
-    depth: Tensor  # [N] expected depth, not divided by opacity
-    acc: Tensor  # [N] opacity
-    final: Tensor  # [N] bool: rays that will not change any more
-    passes: dict[str, Picture]  # what earlier passes alone would have shown, by name
-    spread: Tensor | None = None  # [N] spread of the samples along the ray, where the model knows one
+    rgb: Tensor  # [R, 3] colours of the pixels, on the scene's background
+    coverage: Tensor | None = None  # [R] share of the pixel that the scene covers, below 0: unknown; None: all unknown
+    gains: Tensor | None = None  # [R, 3] exposure of the photograph, which multiplies what a field shows; None: 1
 
-    @classmethod
-    def background(cls, n_rays: int, white: bool, device: torch.device, passes: tuple[str, ...] = ()) -> Picture:
-        """A picture of nothing: white or black, depth and opacity 0."""
-        return cls(torch.full((n_rays, 3), float(white), device=device), torch.zeros(n_rays, device=device),
-                   torch.zeros(n_rays, device=device), torch.zeros(n_rays, dtype=torch.bool, device=device),
-                   {name: cls.background(n_rays, white, device) for name in passes})
-
-    def put(self, rows: Tensor | slice, shown: Composite) -> None:
-        """Draws what rays show; `rows` says which rays they are."""
-        self.rgb[rows], self.depth[rows], self.acc[rows] = shown.rgb, shown.depth, shown.acc
+    def part(self, rows: slice) -> Target:
+        """Some of the rays."""
+        return Target(*(None if part is None else part[rows] for part in self))
 
 
-class Model(nn.Module):
-    """A field, and how rays go through it. Trainer, renderer, mesh, logs and checkpoints know only what is here.
+class Losses(NamedTuple):
+    """What a training step computed."""
 
-    A subclass sets the attributes and implements what raises NotImplementedError; the rest has a default. Several
-    processes add up their gradients, whatever it is.
-    """
+    terms: dict[str, Tensor]  # scalars by name; training minimises their sum. 'mse' is that of the final picture
+    notes: dict[str, Tensor]  # further numbers by name, for `Training.after_step` and the log
+
+
+class Changes(NamedTuple):
+    """What became of a field after a step."""
+
+    lines: list[str]  # for the log
+    replaced: bool = False  # tensors are others than before: a captured step must be captured anew
+
+
+class Field(nn.Module):
+    """Density and colour at points."""
 
     dtype: torch.dtype = torch.float32  # precision of the products; fp16 gets a gradient scaler
     white_bkgd: bool = False  # rays end on white
-    chunk: int  # most rays at once in training
-    view_chunk: int  # most rays of a view at once: no activations are kept for them
-    supersample: int = 1  # pixels at the edges in pictures show the mean of supersample x supersample rays
-    loss_names: tuple[str, ...]  # names of the losses: 'mse' is that of what is shown, 'mse0' of a coarse pass
-    captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
     shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for messages
     has_slim_weights: bool = False  # its weights can be had in much less room than a checkpoint takes
 
@@ -59,111 +57,55 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def tiles(self, n_rays: int) -> list[slice]:
-        """The pieces in which a step's rays go through the model; how they are cut does not change the result."""
-        return pieces(n_rays, self.chunk)
-
-    # A training step
-
-    def rays_per_step(self, n_rays: int) -> int:
-        """Rays of the next step, at most n_rays."""
-        return n_rays
-
-    def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
-        """All that a step draws at random beside its pixels, on the generator's device."""
-        raise NotImplementedError
-
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
-        """The losses of R rays, scalars by name; training minimises their sum.
+    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit.
 
         Args:
-            rays: R rays.
-            numbers: their rows of `random_numbers`.
-            target: [R, 3] colours that they should show.
-            gains: [R, 3], to be used by `exposed` before what they show is compared; None: 1.
-        """
-        raise NotImplementedError
-
-    def parameter_groups(self) -> list[dict]:
-        """Groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
-        return [{'params': list(self.parameters()), 'rate': 1.0}]
-
-    def apply_gradients(self, rate: Tensor, finite: Tensor, scale: Tensor) -> None:
-        """Changes what is in no group: the optimiser calls it in each step.
-
-        Args:
-            rate: scalar, the learning rate.
-            finite: scalar bool; False: the step is skipped.
-            scale: scalar, by which gradients are too large: not 1 in fp16 alone, where they may also be infinite.
-        """
-
-    def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
-        """What the model does to itself after step `step`, counted from 1: prune, grow, start a dead part afresh.
-
-        It replaces a parameter by `optimiser.replace` and by setting the attribute.
+            points: [R, S, 3] in ray coordinates.
+            viewdirs: [R, 3] unit directions in which the rays look.
 
         Returns:
-            lines for the log.
+            colours, which mean nothing at points without density, and densities.
         """
-        return []
-
-    # What it shows
-
-    def render(self, rays: Rays) -> Composite:
-        """What R rays show, without randomness. The caller cuts views into tiles."""
-        raise NotImplementedError
-
-    @torch.inference_mode()
-    def show(self, rays: Rays, height: int, width: int) -> Iterator[Picture]:
-        """Draws a view, whose rays come row by row, and yields it after each tile, the last time when it is whole."""
-        picture = Picture.background(len(rays.near), self.white_bkgd, self.device)
-        for tile in pieces(height * width, self.view_chunk):
-            picture.put(tile, self.render(rays.part(tile)))
-            picture.final[tile] = True
-            yield picture
-
-    def survey(self, box: np.ndarray, cache: Path | None = None) -> None:
-        """Prepares for many views, or a mesh, of what is in a box; the weights must not change until `forget_survey`.
-
-        Args:
-            box: [2, 3] corners, in the coordinates of rays.
-            cache: a file for what was found, of these weights or others; it need not be there, nor can be written.
-        """
-
-    def forget_survey(self) -> None:
-        """Ends what `survey` began."""
-
-    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
-        """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit of points [R, S, 3] on rays that look along
-        unit viewdirs [R, 3]. The colour of a point without density means nothing."""
         raise NotImplementedError
 
     def density(self, points: Tensor) -> Tensor:
-        """Density [N] in 1/scene unit at points [N, 3]."""
+        """Density [N] in 1/scene unit at points [N, 3] in ray coordinates."""
         raise NotImplementedError
 
     @torch.inference_mode()
-    def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
-        """`density` of an array of any length: float32 [N, 3] to float32 [N]. Densities below `least` may become 0."""
+    def density_array(self, points: np.ndarray) -> np.ndarray:
+        """`density` of an array of any length: float32 [N, 3] to float32 [N]."""
         parts = torch.from_numpy(points).to(self.device).split(2 ** 18)
         return torch.cat([self.density(part) for part in parts]).cpu().numpy()
+
+    # Samplers
+
+    def sampler(self) -> Sampler:
+        """The sampler that the flags describe: training and test views go through it."""
+        raise NotImplementedError
+
+    def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
+        """The fastest sampler for many pictures, or a mesh, of weights that do not change meanwhile.
+
+        Args:
+            box: [2, 3] corners, in ray coordinates, of what will be looked at.
+            cache: a file for what was found out about these weights; it need not be there, nor can be written.
+        """
+        return self.sampler()
 
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
         """Values [...] along some of a view's rays that a log shows as histograms, by name."""
         return {}
 
-    def scalars(self) -> dict[str, float]:
-        """Numbers that a log shows every i_print steps, by name: the last step's, or of the model as it is."""
-        return {}
-
-    # What checkpoints hold
+    # Checkpoints
 
     def weights(self) -> dict:
-        """The model's entries at the top level of a checkpoint."""
+        """The field's entries at the top level of a checkpoint."""
         raise NotImplementedError
 
     def load_weights(self, checkpoint: dict) -> None:
-        """Takes the weights of a checkpoint whose entries `weights` made. A model that grows replaces parameters of
+        """Takes the weights of a checkpoint whose entries `weights` made. A field that grows replaces parameters of
         another shape here, by setting the attribute: the optimiser is made later.
 
         Raises:
@@ -175,20 +117,112 @@ class Model(nn.Module):
         """`weights` in less room, to be shared: `load_weights` takes them, and views hardly differ."""
         raise NotImplementedError
 
-    def training_state(self) -> dict:
+    def describe(self) -> str:
+        """One line for the start of a run."""
+        raise NotImplementedError
+
+
+class Sampler:
+    """Shows a field along rays: where along them samples lie, and what they show.
+
+    Args:
+        field: what is shown.
+        tile: most rays of a picture that are rendered at once.
+        supersample: where colours change in a picture, a pixel is the mean of supersample x supersample rays.
+    """
+
+    name: str  # in metrics.json
+    passes: tuple[str, ...] = ()  # names of what `render` gives beside the final picture: 'coarse', or nothing
+
+    def __init__(self, field: Field, tile: int, supersample: int = 1):
+        self.field, self.tile, self.supersample = field, tile, supersample
+
+    @property
+    def device(self) -> torch.device:
+        return self.field.device
+
+    @property
+    def white_bkgd(self) -> bool:
+        return self.field.white_bkgd
+
+    def render(self, rays: Rays) -> RenderResult:
+        """What R rays show, without randomness. A picture's rays come in tiles of at most `tile`."""
+        raise NotImplementedError
+
+    def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
+        """Density float32 [N] at points float32 [N, 3] in ray coordinates; densities below `least` may become 0."""
+        return self.field.density_array(points)
+
+
+class Training:
+    """How a field is trained. It holds nothing that the field shows.
+
+    Args:
+        field: what is trained.
+    """
+
+    captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
+    chunk: int = 2 ** 31  # most rays that go through the field at once
+
+    def __init__(self, field: Field):
+        self.field = field
+
+    def tiles(self, n_rays: int) -> list[slice]:
+        """The pieces in which a step's rays go through the field; how they are cut does not change the result."""
+        return pieces(n_rays, self.chunk)
+
+    def rays_per_step(self, n_rays: int) -> int:
+        """Rays of the next step, at most n_rays."""
+        return n_rays
+
+    def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
+        """All that a step draws at random beside its pixels, on the generator's device."""
+        raise NotImplementedError
+
+    def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
+        """The losses of R rays.
+
+        Args:
+            rays: R rays.
+            numbers: their rows of `random_numbers`.
+            target: what they should show.
+        """
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict]:
+        """Groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
+        return [{'params': list(self.field.parameters()), 'rate': 1.0}]
+
+    def more_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Optimisers beside Adam, of parameters that are in no group. They read the learning rate from their groups'
+        'lr'."""
+        return []
+
+    def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
+        """Changes the field after step `step`, counted from 1: it is pruned, grows, or is looked over.
+
+        Args:
+            notes: those of the step's `Losses`, summed over its tiles.
+
+        Raises:
+            UserError: training cannot go on.
+        """
+        return Changes([])
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers that a log shows every i_print steps, by name: of the last step, or of the field as it is."""
+        return {}
+
+    def state(self) -> dict:
         """What else decides the next steps, as numbers and tensors by name."""
         return {}
 
-    def load_training_state(self, state: dict) -> None:
-        """Takes what `training_state` gave.
+    def load_state(self, state: dict) -> None:
+        """Takes what `state` gave.
 
         Raises:
             ValueError, LookupError, TypeError: it is broken.
         """
-
-    def describe(self) -> str:
-        """One line for the start of a run."""
-        raise NotImplementedError
 
 
 def exposed(rgb: Tensor, background: Tensor, gains: Tensor | None) -> Tensor:

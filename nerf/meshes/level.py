@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerf.fields.interface import Model, pieces
+from nerf.fields.interface import Sampler, pieces
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from run_nerf_helpers import Rays, stratified_z
@@ -19,7 +19,7 @@ HALF = math.log(2.0)  # optical depth at which half of the light has stopped
 ROUNDS = 30  # of bisection
 
 
-def surface_level(model: Model, scene: Scene) -> float:
+def surface_level(sampler: Sampler, scene: Scene) -> float:
     """The density in 1/scene unit that the training rays reach where half of their light has stopped, in the median.
 
     On the surface of this density rays end neither too early, where a field is blurred, nor behind things.
@@ -27,7 +27,7 @@ def surface_level(model: Model, scene: Scene) -> float:
     Raises:
         UserError: no training ray is stopped.
     """
-    depths, densities, lengths = _along(model, _training_rays(scene))
+    depths, densities, lengths = _along(sampler, _training_rays(scene))
     optical = torch.nn.functional.pad((0.5 * (densities[:, 1:] + densities[:, :-1]) * depths.diff(dim=1)
                                        * lengths).cumsum(1), (1, 0))
     stopped = optical[:, -1] > HALF
@@ -54,14 +54,14 @@ def _training_rays(scene: Scene) -> Rays:
 
 
 @torch.inference_mode()
-def _along(model: Model, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
+def _along(sampler: Sampler, rays: Rays) -> tuple[Tensor, Tensor, Tensor]:
     """Depths [R, S], densities there [R, S], and the rays' lengths [R, 1], on the CPU."""
     depths = stratified_z(rays.near, rays.far, SAMPLES)
     densities = []
     for tile in pieces(len(depths), RAYS_AT_ONCE):
         part = rays.part(tile)
         points = part.origins[:, None] + depths[tile][..., None] * part.directions[:, None]
-        densities.append(torch.from_numpy(model.density_array(points.reshape(-1, 3).numpy())).reshape(-1, SAMPLES))
+        densities.append(torch.from_numpy(sampler.density_array(points.reshape(-1, 3).numpy())).reshape(-1, SAMPLES))
     return depths, torch.cat(densities), rays.directions.norm(dim=-1, keepdim=True)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from nerf.fields.interface import Model, pieces
+from nerf.fields.interface import Sampler, pieces
 from nerf.files.images import save_png
 from nerf.files.whole_file import whole_file
 from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, simplified, vertex_normals
@@ -19,8 +19,9 @@ from nerf.meshes.topology import closedness, parted, without_floaters, without_o
 from nerf.meshes.views import RAYS, TEXTURE_RAYS, SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
+from nerf.space import Space, corners_in_words
 from nerf.viewer.poses import up_direction
-from run_nerf_helpers import Rays, composite, ndc_points, ray_points, stratified_z, to8b, world_points
+from run_nerf_helpers import Rays, composite, ray_points, stratified_z, to8b
 
 SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
 SMALL_GRID = 129  # points along the longest side, up to which blocks have 2 cells along an edge, and 4 above
@@ -31,13 +32,13 @@ PICTURE_CELLS = 200  # along the longest side, for the picture: what is finer wo
 TEXTURED_FACES = 50_000  # at most, where nobody says how many: to lay out a texture takes time that grows faster
 
 
-def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshold: float | None = None,
+def export_mesh(sampler: Sampler, scene: Scene, path: Path, grid_size: int, threshold: float | None = None,
                 fused: bool = False, most_faces: int = 0, texture: int = 0, to_file: np.ndarray | None = None,
                 bounds: np.ndarray | None = None):
     """Writes the surface as a coloured mesh, and beside it a picture of it.
 
     Args:
-        model: trained.
+        sampler: of a trained field.
         scene: tells where to look.
         path: a .ply, .obj or .glb.
         grid_size: points along the longest side of the box around the surface.
@@ -57,23 +58,23 @@ def export_mesh(model: Model, scene: Scene, path: Path, grid_size: int, threshol
     need_libraries('fast_simplification', 'numba', *['xatlas'] * bool(texture))
     from nerf.meshes.picture import mesh_views
 
-    level = threshold or surface_level(model, scene)
-    box = _box_of_surface(model, scene, level, bounds)
+    level = threshold or surface_level(sampler, scene)
+    box = _box_of_surface(sampler, scene, level, bounds)
     step = (box[1] - box[0]).max() / (grid_size - 1)
-    views = drawn_views(model, scene, step, TEXTURE_RAYS if texture else RAYS) if fused or texture else []
+    views = drawn_views(sampler, scene, step, TEXTURE_RAYS if texture else RAYS) if fused or texture else []
     if fused:
-        surface = _fused_surface(views, grid_axes(box, grid_size), step, model.density_array, level)
+        surface = _fused_surface(views, grid_axes(box, grid_size), step, sampler.density_array, level)
     else:
-        surface = _density_surface(model, box, grid_size, level)
+        surface = _density_surface(sampler, box, grid_size, level)
         print(f'surface   at density {level:.4g}' + ', where half of the light of the training rays has stopped'
               * (threshold is None))
-    if scene.ndc and bounds is not None:  # what is a box in the world is none there
-        surface = surface.within(bounds, scene.ndc_camera)
+    if scene.space.projective and bounds is not None:  # what is a box in the world is none there
+        surface = surface.within(bounds, scene.space)
     vertices, faces = fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level, most_faces)
     if texture and not most_faces and len(faces) > TEXTURED_FACES:
         vertices, faces = simplified(vertices, faces, TEXTURED_FACES)
     vertices, faces = parted(vertices, faces)
-    mesh = coloured_mesh(model, vertices, faces, 2.0 * step, scene.ndc_camera)
+    mesh = coloured_mesh(sampler, vertices, faces, 2.0 * step, scene.space)
     small, cameras = coarsened(mesh, vertices), scene.render_cameras
     drawn = mesh_views(mesh, cameras.take(np.arange(4) * len(cameras) // 4))
     closed = closedness(mesh.faces)  # the pieces of a texture have borders of their own
@@ -103,13 +104,14 @@ def need_libraries(*names: str) -> None:
                             'pip install -r requirements.txt') from None
 
 
-def _box_of_surface(model: Model, scene: Scene, level: float, bounds: np.ndarray | None) -> np.ndarray:
+def _box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndarray | None) -> np.ndarray:
     """[2, 3] in the field's coordinates, and a line about it."""
-    box = scene.box() if bounds is None else box_within(scene, bounds)
-    box = tighten(functools.partial(model.density_array, least=HALO * level), box, level)
+    box = scene.space.box(scene.training_cameras) if bounds is None else scene.space.box_within(
+        bounds, scene.training_cameras)
+    box = tighten(functools.partial(sampler.density_array, least=HALO * level), box, level)
     print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}"
-          + ' in normalised device coordinates' * scene.ndc
-          + '; the scene goes on: --mesh_bounds cuts a part out of it' * (not scene.bounded and bounds is None))
+          + scene.space.note
+          + '; the scene goes on: --mesh_bounds cuts a part out of it' * (not scene.space.has_far and bounds is None))
     return box
 
 
@@ -122,18 +124,18 @@ class Surface(NamedTuple):
     faces: np.ndarray  # [F, 3], counterclockwise seen from outside
     dropped: int  # floaters
 
-    def within(self, bounds: np.ndarray, ndc: tuple[int, int, float]) -> Surface:
-        """The faces that are in a box [2, 3] of the world, from the normalised device coordinates of an (H, W, focal).
+    def within(self, bounds: np.ndarray, space: Space) -> Surface:
+        """The faces that are in a box [2, 3] of the world, from the ray coordinates of a space.
 
         Raises:
             UserError: there are none.
         """
-        places = world_points(*ndc, 1.0, torch.from_numpy(self.vertices)).numpy()
+        places = space.to_world(torch.from_numpy(self.vertices)).numpy()
         inside = ((places >= bounds[0]) & (places <= bounds[1])).all(1)
         faces = self.faces[inside[self.faces].all(1)]
         if not len(faces):
-            raise UserError(f'mesh_bounds {_corners(bounds)} holds no surface; that is from '
-                            f'{_corners(np.stack([places.min(0), places.max(0)]))}')
+            raise UserError(f'mesh_bounds {corners_in_words(bounds)} holds no surface; that is from '
+                            f'{corners_in_words(np.stack([places.min(0), places.max(0)]))}')
         vertices, faces = without_others(self.vertices, faces)
         return self._replace(vertices=vertices, faces=faces)
 
@@ -156,37 +158,13 @@ def _fused_surface(views: list[SeenFrom], axes: list[np.ndarray], step: float, d
     return Surface(fused, level, *without_floaters(*marching_cubes(fused.values, axes, level)))
 
 
-def _density_surface(model: Model, box: np.ndarray, grid_size: int, level: float) -> Surface:
+def _density_surface(sampler: Sampler, box: np.ndarray, grid_size: int, level: float) -> Surface:
     """Where a field's density reaches a level."""
-    density = functools.partial(model.density_array, least=HALO * level)
+    density = functools.partial(sampler.density_array, least=HALO * level)
     vertices, faces, dropped = without_floaters(*extract_surface(density, box, grid_size, level))
     step = (box[1] - box[0]).max() / (grid_size - 1)
     moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
     return Surface(density, level, moved, faces, dropped)
-
-
-def box_within(scene: Scene, bounds: np.ndarray) -> np.ndarray:
-    """[2, 3] in the field's coordinates: a box [2, 3] of the world; in normalised device coordinates the part of
-    `scene.box()` that holds what is in it.
-
-    Raises:
-        UserError: there is nothing that the cameras could see.
-    """
-    if not scene.ndc:
-        return bounds
-    places = torch.from_numpy(np.stack(np.meshgrid(*bounds.T), -1).reshape(8, 3))
-    places[:, 2].clamp_(max=-1.0)  # the near plane
-    places = ndc_points(*scene.ndc_camera, 1.0, places).numpy()
-    box = scene.box()
-    low, high = np.maximum(box[0], places.min(0)), np.minimum(box[1], places.max(0))
-    if not (low < high).all():
-        raise UserError(f'mesh_bounds {_corners(bounds)} is not in what the training cameras see, which look along -z '
-                        'and see nothing nearer than z = -1')
-    return np.stack([low, high])
-
-
-def _corners(box: np.ndarray) -> str:
-    return ' to '.join(' '.join(f'{part:.4g}' for part in corner) for corner in box)
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float) -> np.ndarray:
@@ -333,50 +311,47 @@ def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, value
 
 
 @torch.inference_mode()
-def coloured_mesh(model: Model, vertices: np.ndarray, faces: np.ndarray, reach: float,
-                  ndc: tuple[int, int, float] | None = None):
+def coloured_mesh(sampler: Sampler, vertices: np.ndarray, faces: np.ndarray, reach: float, space: Space):
     """A trimesh.Trimesh in world coordinates, each vertex in the colour that a view along the inward normal shows.
 
     The view is rendered over a short piece around the vertex, as right on the surface, where density only begins, the
     field's colour has hardly been trained.
 
     Args:
-        model: its `radiance` is asked.
-        vertices, faces: [V, 3] in the field's coordinates, and [F, 3].
-        reach: half the piece's length, in the field's coordinates.
-        ndc: (H, W, focal) where those are normalised device coordinates with the near plane at 1.
+        sampler: its field's `radiance` is asked.
+        vertices, faces: [V, 3] in ray coordinates, and [F, 3].
+        reach: half the piece's length, in ray coordinates.
+        space: of the scene.
     """
     import trimesh
     from tqdm import tqdm
 
-    normals = outward = torch.from_numpy(vertex_normals(vertices, faces))
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    if ndc is not None:  # a mirror: it turns faces over
-        carried = world_points(*ndc, 1.0, torch.from_numpy(vertices)).numpy()
-        mesh = trimesh.Trimesh(carried, faces[:, ::-1], process=False)
-        outward = torch.from_numpy(vertex_normals(mesh.vertices, mesh.faces))
+    normals = torch.from_numpy(vertex_normals(vertices, faces))
+    carried = space.to_world(torch.from_numpy(vertices)).numpy()
+    mesh = trimesh.Trimesh(carried, faces[:, ::-1] if space.projective else faces, process=False)
+    outward = torch.from_numpy(vertex_normals(mesh.vertices, mesh.faces))
     step = reach * normals
     ends = torch.zeros(len(vertices), 1), torch.ones(len(vertices), 1)
     rays = Rays(torch.from_numpy(vertices) + step, -2.0 * step, -outward, *ends)
     colours = []
     for tile in tqdm(pieces(len(vertices), COLOUR_RAYS), 'colouring', disable=None, leave=False):
-        part = Rays(*(each.to(model.device) for each in rays.part(tile)))
+        part = Rays(*(each.to(sampler.device) for each in rays.part(tile)))
         z = stratified_z(part.near, part.far, COLOUR_SAMPLES)
-        seen = composite(*model.radiance(ray_points(part, z), part.viewdirs), z, part.directions)
+        seen = composite(*sampler.field.radiance(ray_points(part, z), part.viewdirs), z, part.directions)
         rgb = seen.rgb / seen.acc[:, None].clamp(min=1e-6)
         lost = seen.acc < 1e-6  # a corner of degenerate triangles alone has no normal
         if lost.any():
-            rgb[lost] = _mean_colour(model, (part.origins + 0.5 * part.directions)[lost])
+            rgb[lost] = _mean_colour(sampler, (part.origins + 0.5 * part.directions)[lost])
         colours.append(rgb.cpu())
     mesh.visual.vertex_colors = to8b(torch.cat(colours))
     return mesh
 
 
-def _mean_colour(model: Model, points: torch.Tensor) -> torch.Tensor:
+def _mean_colour(sampler: Sampler, points: torch.Tensor) -> torch.Tensor:
     """Colours [N, 3] of points [N, 3]: the mean over views along the axes, to and fro."""
     axes = torch.eye(3, device=points.device)
     views = torch.cat([axes, -axes])  # [6, 3]
-    rgb, _ = model.radiance(points[:, None].repeat_interleave(6, 0), views.repeat(len(points), 1))
+    rgb, _ = sampler.field.radiance(points[:, None].repeat_interleave(6, 0), views.repeat(len(points), 1))
     return rgb[:, 0].reshape(-1, 6, 3).mean(1)
 
 

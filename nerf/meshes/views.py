@@ -9,9 +9,10 @@ import torch
 from tqdm import tqdm
 
 from nerf.cameras import Cameras
-from nerf.fields.interface import Model
-from nerf.rendering import view_rays
+from nerf.fields.interface import Sampler
+from nerf.rendering import draw, view_rays
 from nerf.scene import Scene
+from nerf.space import NDC
 from run_nerf_helpers import world_points
 
 VIEWS = 64  # that are drawn at most
@@ -36,22 +37,22 @@ class SeenFrom(NamedTuple):
         return self.ndc[0] > 0.0
 
 
-def drawn_views(model: Model, scene: Scene, step: float, most: int = RAYS) -> list[SeenFrom]:
+def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int = RAYS) -> list[SeenFrom]:
     """The field from training cameras spread over all of them, in pixels as wide as a length `step` at the scene's
     centre, or wider where these would be more than `most`."""
     cameras = _pinholes(scene, step, most)
-    return [_seen_from(model, scene, cameras.take([i]))
+    return [_seen_from(sampler, scene, cameras.take([i]))
             for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False)]
 
 
 @torch.inference_mode()
-def _seen_from(model: Model, scene: Scene, camera: Cameras) -> SeenFrom:
-    rays, pose = view_rays(model, scene, camera), camera.poses[0].double()
-    *_, picture = model.show(rays, *camera.size(0))
+def _seen_from(sampler: Sampler, scene: Scene, camera: Cameras) -> SeenFrom:
+    rays, pose = view_rays(sampler, scene.space, camera), camera.poses[0].double()
+    *_, picture = draw(sampler, rays)
     depth = torch.where(picture.acc >= SOLID, picture.depth / picture.acc, torch.inf)
     points, ndc = rays.origins + depth[:, None] * rays.directions, (0.0, 0.0)
-    if scene.ndc:
-        height, width, focal = scene.ndc_camera
+    if isinstance(scene.space, NDC):
+        height, width, focal = scene.space.camera
         ndc = 2.0 * focal / width, 2.0 * focal / height
         places = world_points(height, width, focal, 1.0, points.double())
         depth = -2.0 / ((pose[:, 3].to(places) - places) @ pose[:, 2].to(places)).clamp(min=1e-6)
@@ -67,10 +68,7 @@ def _pinholes(scene: Scene, step: float, most: int) -> Cameras:
     views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(VIEWS, len(scene.i_train))).astype(int)]
     cameras = scene.cameras.take(views)
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
-    distance = cameras.poses[:, :, 3].double().norm(dim=-1) if scene.around else torch.full_like(focal, scene.far)
-    if scene.ndc:  # where a picture is 2 wide
-        distance = 2.0 * focal / sizes[:, 1]
-    factor = distance / (focal * step)  # of the picture's size
+    factor = scene.space.pixel_sides(cameras) / step  # of the picture's size
     factor *= (most / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)
     sizes, focal = (sizes * factor[:, None]).ceil().long().clamp(min=2), focal * factor
     intrinsics = torch.stack([focal, focal, 0.5 * sizes[:, 1], 0.5 * sizes[:, 0]], 1)

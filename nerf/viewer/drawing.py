@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from nerf.cameras import Cameras
-from nerf.fields.interface import Model, Picture
-from nerf.pixels import draw_pixels, edges
-from nerf.rendering import View, as_view
+from nerf.fields.interface import Sampler
+from nerf.rendering import Picture, View, as_view, draw_pixels, edges
 from nerf.scene import Scene
+from nerf.space import Space
 
 KINDS = 'colour', 'disparity', 'opacity', 'error', 'nothing'  # what can be shown of a field
 TILE = 0.025  # seconds that a tile should take: a movement waits no longer
@@ -90,27 +90,22 @@ class Field:
 
     Args:
         scene: its bounds and photographs.
-        model: gives the model to show.
-        training: the model is about to change.
+        sampler: gives the sampler of the field to show.
+        training: the field is about to change.
     """
 
-    def __init__(self, scene: Scene, model: Callable[[], Model], training: bool = False):
-        self.scene, self.model, self.training = scene, model, training
-        self.step = 0  # changes with the model
+    def __init__(self, scene: Scene, sampler: Callable[[], Sampler], training: bool = False):
+        self.scene, self.sampler, self.training = scene, sampler, training
+        self.step = 0  # changes with the field
         self.speed = Speed()
         distances = scene.cameras.take(scene.i_train).poses[:, :, 3].norm(dim=-1)
         self.closest, self.farthest = float(distances.min()), float(distances.max())  # cameras, from the origin
 
-    def clipped(self, wanted: Wanted) -> Scene:
-        """The scene with the bounds of what is wanted. Where cameras surround it, who comes closer than they are sees
-        what is closer, and who goes back does not lose sight of it."""
-        near, far = self.scene.near, self.scene.far
-        if self.scene.around and self.scene.bounded:
-            distance = float(np.linalg.norm(wanted.pose[:, 3]))
-            near = min(near, max(distance - (self.closest - near), 0.01 * near))
-            far = max(far, distance + far - self.farthest)
-        near, far = wanted.clip(near, far)
-        return replace(self.scene, near=near, far=far)
+    def clipped(self, wanted: Wanted) -> Space:
+        """The scene's space with the bounds of what is wanted."""
+        space = self.scene.space.seen_from(wanted.pose, self.closest, self.farthest)
+        near, far = wanted.clip(space.near, space.far)
+        return replace(space, near=near, far=far)
 
 
 class Frame(NamedTuple):
@@ -131,15 +126,15 @@ class Drawing:
     def __init__(self, field: Field, wanted: Wanted, camera: Cameras, before: Drawing | None = None,
                  last: bool = True):
         self.field, self.wanted, self.camera, self.last = field, wanted, camera, last
-        self.model, self.scene, (self.height, self.width) = field.model(), field.clipped(wanted), camera.size(0)
+        self.sampler, self.space, (self.height, self.width) = field.sampler(), field.clipped(wanted), camera.size(0)
         self.picture = before.enlarged(self.height, self.width) if before else Picture.background(
-            self.height * self.width, self.model.white_bkgd, self.model.device)
+            self.height * self.width, self.sampler)
 
     def __iter__(self) -> Iterator[float]:
-        pixels = torch.arange(self.height * self.width, device=self.model.device)
+        pixels = torch.arange(self.height * self.width, device=self.sampler.device)
         if self.field.speed.probe_due():
             self._draw(pixels[::-(-len(pixels) // PROBE)])
-        side = self.model.supersample if self.last else 1
+        side = self.sampler.supersample if self.last else 1
         for share in self._tiles(pixels):
             yield share if side == 1 else 0.5 * share
         if side > 1:
@@ -154,19 +149,18 @@ class Drawing:
 
     def _draw(self, pixels: Tensor, side: int = 1) -> None:
         began = clock()
-        if drawn := draw_pixels(self.model, self.scene, self.camera, self.picture, pixels, side):
+        if drawn := draw_pixels(self.sampler, self.space, self.camera, self.picture, pixels, side):
             self.field.speed.took(drawn, clock() - began)
 
     def enlarged(self, height: int, width: int) -> Picture:
         """The picture at a larger size, by repeating pixels."""
         row, column = torch.arange(height) * self.height // height, torch.arange(width) * self.width // width
         index = (row[:, None] * self.width + column).flatten().to(self.picture.rgb.device)
-        rgb, depth, acc, final = (part[index] for part in self.picture[:4])
-        return Picture(rgb, depth, acc, final, {})
+        return Picture(*(part[index] for part in self.picture[:5]), {})
 
     def frame(self, sharp: bool) -> Frame:
         """The picture as it is now."""
-        return Frame(as_view(self.picture, self.scene, self.height, self.width), self.wanted, sharp)
+        return Frame(as_view(self.picture, self.space, self.height, self.width), self.wanted, sharp)
 
 
 # Cameras of what is wanted

@@ -14,7 +14,7 @@ from nerf.files.images import area_resize
 from nerf.plots import LARGEST_ERROR
 from nerf.scene import Scene
 from nerf.viewer.drawing import KINDS, Frame, size_of
-from nerf.viewer.poses import looking_distance, opencv_quaternion, vertical_fov
+from nerf.viewer.poses import opencv_quaternion, vertical_fov
 
 if TYPE_CHECKING:
     from nerf.viewer.viewer import Visitor
@@ -59,9 +59,9 @@ class Panel:
         self.kind = gui.add_dropdown('Show', KINDS)
         self.background = gui.add_dropdown('Background', ('white', 'black'),
                                            initial_value='white' if self.scene.white_bkgd else 'black')
-        unit, most = ' (NDC)' * self.scene.ndc, self._farthest()
+        unit, most = self.scene.space.unit, self.scene.space.farthest_clip
         self.near = gui.add_slider('Near clip' + unit, 0.0, most, most / 200, 0.0)
-        self.far = gui.add_slider('Far clip' + unit, 0.0, most, most / 200, most, visible=self.scene.bounded)
+        self.far = gui.add_slider('Far clip' + unit, 0.0, most, most / 200, most, visible=self.scene.space.has_far)
         for choice in (self.kind, self.background, self.near, self.far):
             choice.on_update(lambda _: visitor.look(moving=False))
         self.picture = gui.add_markdown('')
@@ -74,16 +74,13 @@ class Panel:
         self._add_path(gui)
         self.said = gui.add_markdown('')
 
-    def _farthest(self) -> float:
-        return 1.0 if self.scene.ndc else 2.0 * self.scene.far
-
     @property
     def white(self) -> bool:
         return self.background.value == 'white'
 
     @property
     def far_bound(self) -> float:
-        return self.far.value if self.far.value < self._farthest() else math.inf
+        return self.far.value if self.far.value < self.scene.space.farthest_clip else math.inf
 
     def say(self, line: str) -> None:
         """Shows what became of the last button that was pressed."""
@@ -126,7 +123,8 @@ class Panel:
         camera = self.scene.cameras.take([i])
         (height, width), pose = camera.size(0), camera.poses[0].double().numpy()
         frustum = self.visitor.client.scene.add_camera_frustum(
-            f'/cameras/{i}', vertical_fov(camera), width / height, scale=FRUSTUM * looking_distance(self.scene, pose),
+            f'/cameras/{i}', vertical_fov(camera), width / height,
+            scale=FRUSTUM * self.scene.space.looking_distance(pose),
             thickness=1.5, thickness_units='screen', image=thumbnail(self.scene, i), format='jpeg',
             wxyz=opencv_quaternion(pose), position=pose[:, 3])
         frustum.on_click(lambda _: self.visitor.fly_to(i))

@@ -46,19 +46,10 @@ def up_direction(scene: Scene) -> np.ndarray:
     return np.eye(3)[axis] * np.sign(mean[axis]) if abs(mean[axis]) > UPRIGHT else mean
 
 
-def looking_distance(scene: Scene, pose: np.ndarray) -> float:
-    """From a camera to what it turns around: as far as the origin, where cameras surround that; else a depth whose
-    disparity is halfway between the nearest and the farthest."""
-    if scene.around:
-        return max(float(np.linalg.norm(pose[:, 3])), 1e-3)
-    near, far = (1.0, scene.farthest or math.inf) if scene.ndc else (scene.near, scene.far)
-    return 2.0 / (1.0 / near + 1.0 / far)
-
-
 def camera_at(scene: Scene, pose: np.ndarray) -> int | None:
     """The training image whose camera has a pose [3, 4]; None: there is none."""
     poses = scene.cameras.poses.double().numpy()[scene.i_train]
     turned = np.abs(poses[:, :, :3] - pose[:, :3]).max((1, 2))
-    shifted = np.linalg.norm(poses[:, :, 3] - pose[:, 3], axis=1) / looking_distance(scene, pose)
+    shifted = np.linalg.norm(poses[:, :, 3] - pose[:, 3], axis=1) / scene.space.looking_distance(pose)
     there = np.flatnonzero((turned < TURN) & (shifted < SHIFT))
     return int(scene.i_train[there[0]]) if len(there) else None

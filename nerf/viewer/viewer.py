@@ -18,14 +18,14 @@ import numpy as np
 
 from nerf.camera_path import CameraPath, KeyFrame
 from nerf.cameras import Cameras
+from nerf.fields.interface import Sampler
 from nerf.files.images import VIDEO_FPS, save_png, video_file
-from nerf.rendering import surveyed
 from nerf.runtime.errors import UserError
 from nerf.viewer.drawing import Drawing, Field, Frame, Wanted, camera_of, pinhole, size_of
 from nerf.viewer.live_view import LiveView
 from nerf.viewer.panel import Panel, StatusPanel
 from nerf.viewer.pictures import depth_of, shown
-from nerf.viewer.poses import camera_at, looking_distance, opencv_quaternion, opengl_pose, up_direction, vertical_fov
+from nerf.viewer.poses import camera_at, opencv_quaternion, opengl_pose, up_direction, vertical_fov
 from nerf.viewer.server import address_lines, open_server
 
 SHARE = 0.025  # of the time, at most, while the field trains; what a page sends costs more than that
@@ -66,7 +66,7 @@ class Viewer:
         camera, up = scene.cameras.take(scene.i_train[:1]), up_direction(scene)
         pose = camera.poses[0].double().numpy()
         self.server.scene.set_up_direction(up)
-        first.position, first.look_at = pose[:, 3], pose[:, 3] - looking_distance(scene, pose) * pose[:, 2]
+        first.position, first.look_at = pose[:, 3], pose[:, 3] - scene.space.looking_distance(pose) * pose[:, 2]
         first.up, first.fov = up - (up @ pose[:, 0]) * pose[:, 0], vertical_fov(camera)
 
     def _welcome(self, client) -> None:
@@ -107,22 +107,21 @@ class Viewer:
         self.field.training, self.paused, self.credit = True, False, 0.0
         self.panel.paused(False)
 
-    def serve(self, step: int, cache: Path | None = None) -> None:
+    def serve(self, step: int, sampler: Sampler) -> None:
         """Draws without end a field that does not change any more; a signal ends it.
 
         Args:
             step: of the field.
-            cache: a file for what the survey of the field found.
+            sampler: shows it.
         """
-        model, line = self.field.model(), self.status() or f'step {step}'
-        self.field.model, self.field.training, self.status = lambda: model, False, lambda: line
+        line = self.status() or f'step {step}'
+        self.field.sampler, self.field.training, self.status = lambda: sampler, False, lambda: line
         self.panel.trained()
         self.field.step = step
-        with surveyed(model, self.field.scene, cache):
-            for visitor in list(self.visitors.values()):  # what was drawn without the survey is drawn again
-                visitor.look(moving=False)
-            while True:
-                self._draw_or_wait()
+        for visitor in list(self.visitors.values()):  # what another sampler has drawn is drawn again
+            visitor.look(moving=False)
+        while True:
+            self._draw_or_wait()
 
     def _draw_or_wait(self) -> None:
         if not self._draw():

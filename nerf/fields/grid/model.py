@@ -10,24 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nerf.contraction import Contraction
 from nerf.fields.grid import torch_backend as grid_torch
 from nerf.fields.paper.dead_networks import ONE_COLOUR
 from nerf.fields.grid.torch_backend import (
     CHANNELS, FIRST_RATE, MOST, SECOND_RATE, STRAIGHT, Ball, Marched, Room, channels, optical_depth,
 )
-from nerf.fields.interface import Model, Numbers, exposed, pieces
+from nerf.fields.interface import Changes, Field, Losses, Numbers, Sampler, Target, Training, exposed, pieces
 from nerf.fields.grid.sparse_grid import MOST_VERTICES, SparseGrid, cells_around, dilated, interpolated, trilinear
 from nerf.files.packing import packed, unpacked
-from nerf.optimiser import Optimiser, is_real
+from nerf.optimiser import is_real
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import Composite, Rays, Sampling, coarse_depths, disparity, img2mse, ray_points
+from nerf.space import Space, Unbounded
+from run_nerf_helpers import Composite, Rays, RenderResult, Sampling, coarse_depths, disparity, img2mse, ray_points
 
 STAGES = {  # share of the run at which a stage begins: cells along the longest side of the scene's box
     0.0: 89, 0.08: 178, 0.25: 320}
 NDC_STAGES = {0.0: 120, 0.15: 240, 0.4: 480}  # in normalised device coordinates
-NDC_AXES = 1.0, 1.0, 0.25  # how these coordinates are stretched: pixels tell less of depth than of the other two
 LONG_RUN = 4000  # steps from which a run has one stage more
 LONG_STAGES = {0.0: 89, 0.06: 178, 0.20: 320, 0.45: 471}
 PRUNINGS = 0.12  # share of the run between prunings
@@ -53,7 +52,7 @@ WIDTH = 64  # of the network behind the grid
 HALF = torch.finfo(torch.float16).max
 
 
-class GridModel(Model):
+class GridModel(Field):
     """Density and colour in a sparse grid.
 
     A ray's samples are composited channel by channel: the first three are a colour that does not depend on the view
@@ -68,29 +67,26 @@ class GridModel(Model):
         dtype: precision of the network's products.
         view_chunk: most rays of a view at once.
         compiled: by Numba's kernels, on a CPU; else in plain PyTorch.
-        contraction: of a scene without bounds, whose rays reach to infinity whatever their far bound is. The grid then
-            lies in contracted space: its places are in radii from the unit ball's centre.
-        ndc: rays are in normalised device coordinates. As in a scene without bounds they all end on something, so that
-            a step shows them on random colours: else darkness would become holes.
+        space: of the scene. Where all rays end on something, a step shows them on random colours: else darkness would
+            become holes.
         finest: the smallest voxel, in units of the box.
     """
 
-    loss_names = ('mse',)
-    has_slim_weights = True
+    has_slim_weights, supersample = True, 1
 
     def __init__(self, box: np.ndarray, n_iters: int, white_bkgd: bool, seed: int, device: torch.device,
                  dtype: torch.dtype, view_chunk: int, compiled: bool,
-                 contraction: Contraction | None = None, ndc: bool = False, finest: float = 0.0):
+                 space: Space, finest: float = 0.0):
         super().__init__()
-        self.axes = torch.tensor(NDC_AXES if ndc else (1.0, 1.0, 1.0), device=device)
+        self.axes = 1.0 / torch.tensor(space.voxel_shape, device=device)
         box = box * self.axes.double().cpu().numpy()
         self.longest, self.n_iters = float((box[1] - box[0]).max()), n_iters
-        self.white_bkgd, self.dtype, self.contraction = white_bkgd, dtype, contraction
-        self.opaque = ndc or contraction is not None
+        self.white_bkgd, self.dtype, self.space = white_bkgd, dtype, space
+        self.opaque = space.closed
         self.captured = device.type == 'cuda'
         self.chunk, self.compiled, self.stage = RAYS[1], compiled, 0
-        self.view_chunk = view_chunk if self.captured and contraction is None else min(view_chunk, RAYS[1])
-        stages = NDC_STAGES if ndc else STAGES if n_iters < LONG_RUN else LONG_STAGES
+        self.view_chunk = view_chunk if self.captured and not isinstance(space, Unbounded) else min(view_chunk, RAYS[1])
+        stages = NDC_STAGES if space.name == 'ndc' else STAGES if n_iters < LONG_RUN else LONG_STAGES
         self.stages = [(share, cells) for share, cells in stages.items()
                        if not share or self.longest / cells >= finest]
         self.network = _view_network(torch.Generator().manual_seed(seed)).to(device)
@@ -110,8 +106,9 @@ class GridModel(Model):
                                           for part in (rows, means, squares))
         self.strongest = _large(strongest, (grid.n_rows,), grid.cells.device)  # weight around a row since Adam began
         self.rows = nn.Parameter(rows)
-        self.ball = STRAIGHT if self.contraction is None else Ball(True, *(-grid.low / grid.voxel).tolist(),
-                                                                   1.0 / grid.voxel)  # the contraction's, in the grid
+        self.ball = STRAIGHT
+        if isinstance(self.space, Unbounded):
+            self.ball = Ball(True, *(-grid.low / grid.voxel).tolist(), 1.0 / grid.voxel)  # the space's, in the grid
         self.kernels = _Kernels(self, self.kernels) if self.compiled else None
 
     def rows_changed(self) -> None:
@@ -169,19 +166,20 @@ class GridModel(Model):
         where = {'generator': generator, 'device': generator.device}
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
-    def forward(self, rays: Rays, numbers: Numbers, target: Tensor, gains: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
         """The mean squared error of the rays.
 
-        Pixels of which the covered share is known, target [R, 4], are shown and compared on random colours: a fog that
-        looks like the background then costs as much as one of any other colour. Where it is below 0 it is unknown.
+        Pixels whose coverage is known are shown and compared on random colours: a fog that looks like the background
+        then costs as much as one of any other colour.
         """
         jitter, background = numbers
+        target, covered, gains = target
         own = torch.full_like(background, float(self.white_bkgd))
-        self.slow_start = self.opaque or target.shape[-1] == 4
-        if target.shape[-1] == 4:
-            covered = target[:, 3:]
+        self.slow_start = self.opaque or covered is not None
+        if covered is not None:
+            covered = covered[:, None]
             background = torch.where(covered < 0.0, own, background)
-            target = target[:, :3] + (1.0 - covered) * (background - own)
+            target = target + (1.0 - covered) * (background - own)
         elif not self.slow_start:
             background = own
         marched = self._march(rays, jitter, ROOM if self.captured else None)
@@ -197,7 +195,7 @@ class GridModel(Model):
             mse = torch.where(whole, (rgb - target) ** 2, 0.0).sum() / (3 * n_rays)
         self.last_step = {'rays_per_step': n_rays, 'samples_per_ray': kept / n_rays}
         self.last_errors = mse.detach(), img2mse(target.mean(0), target)
-        return {'mse': mse}
+        return Losses({'mse': mse}, {})
 
     def parameter_groups(self) -> list[dict]:
         return [{'params': list(self.network.parameters()), 'rate': 1.0, 'betas': (FIRST_RATE, SECOND_RATE)}]
@@ -222,24 +220,22 @@ class GridModel(Model):
             self.rows.grad = None
 
     @torch.no_grad()
-    def after_step(self, step: int, optimiser: Optimiser) -> list[str]:
+    def after_step(self, step: int) -> Changes:
         """Prunes at intervals and between the stages, each of which has smaller voxels."""
         every = max(int(PRUNINGS * self.n_iters), FEWEST_PRUNE)
         next_stage = (self.stage + 1 < len(self.stages)
                       and step >= max(self.stages[self.stage + 1][0] * self.n_iters, FEWEST_PRUNE))
         if step >= self.n_iters or (step % every and not next_stage):
-            return []
+            return Changes([])
         before, lines = len(self.rows), self._fog_note(step)
-        if self.captured:
-            optimiser.replaced = True  # a captured step holds on to the grid
         dense = self._dense_cells()
         if step > 2 * FEWEST_PRUNE or dense.any():  # after a few steps nothing need be dense yet
             self.keep(dense)
         if not next_stage:
-            return [*lines, f'step {step}: pruned {before:,} to {len(self.rows):,} vertices']
+            return Changes([*lines, f'step {step}: pruned {before:,} to {len(self.rows):,} vertices'], True)
         self.stage += 1
         self._refine(self.longest / self.stages[self.stage][1])
-        return [*lines, f'step {step}: {self.describe().strip()}']
+        return Changes([*lines, f'step {step}: {self.describe().strip()}'], True)
 
     def _fog_note(self, step: int) -> list[str]:
         """A line where the last step's rays were shown no better than by one colour: a grid of fog, or background."""
@@ -278,15 +274,15 @@ class GridModel(Model):
         """Origins and directions [R, 3] in voxels, not contracted, and the bounds [R]. Where there is a contraction,
         rays end at most a quarter of a voxel from where infinity is."""
         near, far = rays.near[:, 0], rays.far[:, 0]
-        if self.contraction is None:
+        if not isinstance(self.space, Unbounded):
             return self.grid.scaled(rays.origins * self.axes), rays.directions * self.axes / self.grid.voxel, near, far
-        origins, directions = self.contraction.from_centre(rays.origins), rays.directions / self.contraction.radius
+        origins, directions = self.space.from_centre(rays.origins), rays.directions / self.space.radius
         ends = origins.norm(dim=-1) + 4.0 / self.grid.voxel  # lengths of rays; u is at least 4 / voxel there
         return self.grid.scaled(origins), directions / self.grid.voxel, near, ends / directions.norm(dim=-1)
 
     def _scaled(self, points: Tensor) -> Tensor:
         """Scene points [..., 3] in voxels of the grid."""
-        return self.grid.scaled(points * self.axes if self.contraction is None else self.contraction(points))
+        return self.grid.scaled(self.space.to_field(points) * self.axes)
 
     def _march(self, rays: Rays, jitter: Tensor, room: Room | None = None) -> Marched:
         inputs = *self._straight(rays), jitter, LEAST[min(self.stage, 1)], self.ball
@@ -311,6 +307,9 @@ class GridModel(Model):
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(x).float()
 
+    def sampler(self) -> Sampler:
+        return GridSampler(self, self.view_chunk, self.supersample)
+
     def render(self, rays: Rays) -> Composite:
         with torch.no_grad():
             marched = self._march(rays, torch.full_like(rays.near[:, 0], 0.5))
@@ -326,12 +325,12 @@ class GridModel(Model):
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
 
     def density(self, points: Tensor) -> Tensor:
-        """The interface's; in contracted or stretched space that of the mean over directions (`Contraction.scale`)."""
+        """The interface's; in contracted or stretched space that of the mean over directions (`Space.field_scale`)."""
         scaled = self._scaled(points)
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
         last = constant(self.grid.index.shape, points.device) - 1
         inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
-        scale = self.axes.prod() ** (1 / 3) if self.contraction is None else self.contraction.scale(points)
+        scale = self.space.field_scale(points)
         return torch.where(inside, optical_depth(raw[:, 0]) / self.grid.voxel * scale, 0.0)
 
     @torch.inference_mode()
@@ -354,7 +353,7 @@ class GridModel(Model):
         return {'grid_state_dict': {
             'rows': self.rows.detach().cpu(), 'cells': packed(torch.from_numpy(cells)),
             'shape': list(self.grid.cells.shape), 'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
-            'contraction': self.contraction and self.contraction.numbers(),
+            'contraction': self.space.ball_numbers() if isinstance(self.space, Unbounded) else None,
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
 
     def slim_weights(self) -> dict:
@@ -372,13 +371,13 @@ class GridModel(Model):
             if not is_real(rows) or not grid.n_rows:
                 raise ValueError('rows that are no real numbers, or none')
             contraction = state.get('contraction')  # none in checkpoints of before
-            contraction = None if contraction is None else Contraction.of_numbers(contraction)
+            space = self.space if contraction is None else self.space.with_ball(contraction)
             self.network.load_state_dict(state['network'])
             self.stage = min(max(int(state['stage']), 0), len(self.stages) - 1)
         except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
-        if contraction != self.contraction:  # of an older run, or of another scene's
-            self.contraction, self.longest = contraction, grid.voxel * self.stages[self.stage][1]
+        if space != self.space:  # of an older run, or of another scene's
+            self.space, self.longest = space, grid.voxel * self.stages[self.stage][1]
         self._take(grid, rows)
 
     def _grid_of(self, state: dict) -> SparseGrid:
@@ -418,6 +417,29 @@ class GridModel(Model):
     def describe(self) -> str:
         shape, kind = 'x'.join(map(str, self.grid.cells.shape)), 'kernels' if self.compiled else 'plain PyTorch'
         return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
+
+
+class GridSampler(Sampler):
+    """Marches through the grid."""
+
+    name = 'grid'
+
+    def render(self, rays: Rays) -> RenderResult:
+        return RenderResult(self.field.render(rays), None, None)
+
+
+class GridTraining(Training):
+    """Training of a grid."""
+
+    def __init__(self, field: GridModel):
+        super().__init__(field)
+        self.chunk, self.captured = field.chunk, field.captured
+        for name in ('rays_per_step', 'random_numbers', 'losses', 'parameter_groups', 'apply_gradients', 'scalars'):
+            setattr(self, name, getattr(field, name))
+        self.state, self.load_state = field.training_state, field.load_training_state
+
+    def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
+        return self.field.after_step(step)
 
 
 def _bits(parts: dict | Tensor, shape: list[int]) -> Tensor:

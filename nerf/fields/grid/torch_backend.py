@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nerf.contraction import contracted, even_depths, shrinkage
 from nerf.fields.occupancy import crossed
 from nerf.fields.grid.sparse_grid import SparseGrid, trilinear
 from nerf.runtime.devices import constant
+from nerf.space import contracted, even_depths, shrinkage
 from run_nerf_helpers import composite_packed
 
 CHANNELS = 16  # of a row: a cache line

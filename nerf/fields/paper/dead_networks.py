@@ -1,4 +1,4 @@
-"""Networks that cannot learn any more: noticed within a few steps and started afresh."""
+"""Networks that cannot learn any more: noticed within a few steps."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nerf.optimiser import Optimiser
 from nerf.runtime import ranks
-from nerf.runtime.errors import UserError
 from run_nerf_helpers import NeRF
 
 CHECK_STEPS = 25  # steps between checks for a dead network
 ONE_COLOUR = 1e-3  # colours that differ by less, over all rays of those steps, are one colour
-TRIES = 5  # fresh starts that a network gets
 FOG = 0.5  # raw density in 1/scene unit that is added to a fresh network: thin fog, which gradients reach
 
 
 class DeadNetworkGuard:
-    """Starts a network afresh that shows one colour and nothing else.
+    """Notices a network that shows one colour and nothing else.
 
     A network whose density is zero everywhere, or whose colours all saturate to the background's, gets no gradient
-    through its ReLU or sigmoid and would stay white (or black) for the rest of the run.
+    through its ReLU or sigmoid and stays white (or black) for the rest of the run.
 
     Args:
         networks: by name, in the order of the passes; on their device.
-        seed: the run's seed; fresh starts take the next ones.
     """
 
-    def __init__(self, networks: dict[str, NeRF], seed: int):
-        self.networks, self.seed = networks, seed
-        self.tries = dict.fromkeys(networks, 0)
+    def __init__(self, networks: dict[str, NeRF]):
+        self.names, self.told = list(networks), set()
         device = next(next(iter(networks.values())).parameters()).device
         self.ranges = torch.empty(2, len(networks) + 1, 3, device=device)
         self._forget_ranges()
@@ -48,19 +43,8 @@ class DeadNetworkGuard:
         low, high = torch.stack([part.amin(0) for part in colours]), torch.stack([part.amax(0) for part in colours])
         self.ranges.copy_(torch.stack([torch.minimum(self.ranges[0], low), torch.maximum(self.ranges[1], high)]))
 
-    def watch(self, step: int, optimiser: Optimiser) -> list[str]:
-        """Every CHECK_STEPS steps starts dead networks afresh.
-
-        Args:
-            step: counted from 1.
-            optimiser: its running means of a dead network are cleared.
-
-        Returns:
-            a line for each network started afresh.
-
-        Raises:
-            UserError: a network died again after TRIES fresh starts.
-        """
+    def watch(self, step: int) -> list[str]:
+        """Checks every CHECK_STEPS steps, counted from 1; gives a line for each dead network, once."""
         if ranks.count() > 1:
             self.ranges[0], self.ranges[1] = -ranks.largest(-self.ranges[0]), ranks.largest(self.ranges[1].clone())
         if step % CHECK_STEPS:
@@ -69,34 +53,20 @@ class DeadNetworkGuard:
         self._forget_ranges()
         if wanted < ONE_COLOUR:  # only background was drawn: a good network shows one colour too
             return []
-        return [self._revive(name, step, optimiser) for name, spread in zip(self.networks, shown)
-                if spread < ONE_COLOUR]
-
-    def _revive(self, name: str, step: int, optimiser: Optimiser) -> str:
-        if self.tries[name] == TRIES:
-            raise UserError(f'step {step}: the {name} network shows one colour and nothing else again after '
-                            f'{TRIES} fresh starts; try a lower lrate, raw_noise_std = 1, precrop_iters = 500 '
-                            'with no_batching, or another seed, and check that the images are not empty')
-        self.tries[name] += 1
-        seed = self.seed + sum(self.tries.values())
-        self.networks[name].reset_parameters(torch.Generator().manual_seed(seed))
-        self.networks[name].lift_density(FOG)
-        optimiser.forget(self.networks[name])
-        return (f'step {step}: the {name} network is dead (it shows one colour and nothing else) and cannot learn; '
-                f'started afresh from seed {seed} (try {self.tries[name]} of {TRIES})')
+        dead = [name for name, spread in zip(self.names, shown) if spread < ONE_COLOUR and name not in self.told]
+        self.told.update(dead)
+        return [f'warning: step {step}: the {name} network is dead: it shows one colour and cannot learn; start again '
+                'with another seed or a lower lrate, and check that the images are not empty' for name in dead]
 
     def state_dict(self) -> dict:
-        return {'tries': self.tries, 'ranges': self.ranges}
+        return {'ranges': self.ranges}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError, LookupError or TypeError where the state is broken."""
-        tries, ranges = state['tries'], state['ranges']
-        if tries.keys() != self.tries.keys() or not all(type(n) is int and 0 <= n <= TRIES for n in tries.values()):
-            raise ValueError(f'{tries} tries')
-        if ranges is not None and ranges.shape != self.ranges.shape:
-            raise ValueError(f'ranges of shape {tuple(ranges.shape)}')
-        self.tries = dict(tries)
+        ranges = state['ranges']
         if ranges is None:  # an older checkpoint: it was taken right after a check
             self._forget_ranges()
-        else:
-            self.ranges.copy_(ranges)
+            return
+        if ranges.shape != self.ranges.shape:
+            raise ValueError(f'ranges of shape {tuple(ranges.shape)}')
+        self.ranges.copy_(ranges)

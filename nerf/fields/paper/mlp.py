@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nerf.contraction import Contraction
+from nerf.space import Space
 from run_nerf_helpers import NeRF
 
 FUSED = ()  # precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
@@ -26,14 +26,14 @@ class MLPField(nn.Module):
         embed_points, embed_dirs: encodings of points and of directions (the latter None without view directions).
         netchunk: most points through the network at once.
         dtype: precision of the MLP's products; encoding and output are float32 in any case.
-        contraction: what happens to points before their encoding; None: nothing. Density stays in 1/scene unit.
+        space: gives the coordinates that are encoded; None: those of the points. Density stays in 1/scene unit.
     """
 
     def __init__(self, network: NeRF, embed_points, embed_dirs, netchunk: int = 65536,
-                 dtype: torch.dtype = torch.float32, contraction: Contraction | None = None):
+                 dtype: torch.dtype = torch.float32, space: Space | None = None):
         super().__init__()
         self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
-        self.netchunk, self.dtype, self.contraction = netchunk, dtype, contraction
+        self.netchunk, self.dtype, self.space = netchunk, dtype, space
 
     def forward(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Colour in [0, 1] and density in 1/scene unit.
@@ -65,7 +65,7 @@ class MLPField(nn.Module):
 
     def _embedded(self, points: Tensor) -> Tensor:
         """The encoding [N, C] of points [N, 3]."""
-        return self.embed_points(points if self.contraction is None else self.contraction(points))
+        return self.embed_points(points if self.space is None else self.space.to_field(points))
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
@@ -74,14 +74,14 @@ class MLPField(nn.Module):
 
 
 def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype,
-                     contraction: Contraction | None = None, kind: type[FastMLPField] | None = None) -> MLPField:
+                     space: Space | None = None, kind: type[FastMLPField] | None = None) -> MLPField:
     """The field of a network on the CPU: a fast one, unless the network's `forward` or layers were edited.
 
     Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
     these with the present weights is not noticed.
 
     Args:
-        network, embed_points, embed_dirs, netchunk, dtype, contraction: as of `MLPField`.
+        network, embed_points, embed_dirs, netchunk, dtype, space: as of `MLPField`.
         kind: the fast one; None: the CPU's.
     """
     kind = kind or FastMLPField
@@ -96,7 +96,7 @@ def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dty
                    for a, b in zip(plain, fast))
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # layers that the fast field cannot use
         same = False
-    return (kind if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, contraction)
+    return (kind if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, space)
 
 
 def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -> list[Tensor]:

@@ -1,0 +1,145 @@
+"""The paper's field: a coarse and a fine MLP (sections 4 and 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nerf.fields.interface import Field, Sampler, pieces
+from nerf.fields.paper.mlp import MLPField
+from nerf.fields.paper.survey import SETTINGS, DensityGrid, survey
+from nerf.files.remade import read_arrays, write_arrays
+from nerf.optimiser import is_real
+from nerf.runtime.errors import UserError
+from nerf.samplers import GuidedSampler, HierarchicalSampler, samples_of_view
+from nerf.space import Space, Unbounded
+from run_nerf_helpers import NeRF, Rays, Sampling, coarse_depths, ray_points
+
+POINTS = 2 ** 14  # of a guided view that go through a network at once on a CPU: more are no faster
+KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # in checkpoints, as in nerf-pytorch's
+
+
+class PaperField(Field):
+    """A coarse and a fine network.
+
+    Args:
+        coarse: the first pass.
+        fine: the second pass; None: one pass only.
+        sampling: how a ray is sampled and composited.
+        view_chunk: most rays of a picture at once.
+        supersample: as of `Sampler`.
+    """
+
+    shape_flags = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
+                   'use_viewdirs', 'N_importance')
+
+    def __init__(self, coarse: MLPField, fine: MLPField | None, sampling: Sampling, view_chunk: int,
+                 supersample: int = 1):
+        super().__init__()
+        self.coarse, self.fine, self.sampling = coarse, fine, sampling
+        self.view_chunk, self.supersample = view_chunk, supersample
+        self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
+
+    def networks(self) -> dict[str, NeRF]:
+        fields = {'coarse': self.coarse, 'fine': self.fine}
+        return {name: field.network for name, field in fields.items() if field is not None}
+
+    @property
+    def space(self) -> Space | None:
+        return self.best.space
+
+    @property
+    def best(self) -> MLPField:
+        return self.coarse if self.fine is None else self.fine
+
+    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.best(points, viewdirs)
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.best.density(points)
+
+    # Samplers
+
+    def sampler(self) -> HierarchicalSampler:
+        return HierarchicalSampler(self, self.coarse, self.fine, self.sampling, self.view_chunk, self.supersample)
+
+    def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
+        """Samples lie where a survey finds density in the box.
+
+        Where samples are even in disparity there is no survey: in a box up to the far bound the cells would be too
+        large for what is near, and rays to infinity end in no box.
+        """
+        if self.sampling.lindisp or self.sampling.horizon:
+            return self.sampler()
+        fingerprint = self._fingerprint(box)
+        grid = DensityGrid.of_arrays(read_arrays(cache, fingerprint), self.device)
+        if grid is None:
+            grid = survey(self.density, box, self.device)
+            write_arrays(cache, fingerprint, grid.arrays())
+        at_once = self.view_chunk
+        if self.device.type == 'cpu':
+            at_once = min(at_once, POINTS // samples_of_view(self.sampling))
+        return GuidedSampler(self, self.best, grid, self.sampling, at_once, self.supersample)
+
+    def _fingerprint(self, box: np.ndarray) -> str:
+        """Of all that a survey depends on."""
+        numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
+        digest = hashlib.sha256(f'{self.dtype} {SETTINGS}'.encode())
+        for part in numbers:
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def histograms(self, rays: Rays) -> dict[str, Tensor]:
+        """Densities evenly along the rays, and the weights of what they show."""
+        z, sampler = coarse_depths(rays, self.sampling), self.sampler()
+        weights = [sampler.render(rays.part(tile)).final.weights for tile in pieces(len(rays.near), sampler.tile)]
+        return {'density': self.density(ray_points(rays, z).reshape(-1, 3)), 'weights': torch.cat(weights)}
+
+    # Checkpoints
+
+    def weights(self) -> dict:
+        networks = self.networks()
+        weights = {key: networks[name].state_dict() if name in networks else None for name, key in KEYS.items()}
+        return {**weights, 'contraction': self.space.ball_numbers()} if isinstance(self.space, Unbounded) else weights
+
+    def load_weights(self, checkpoint: dict) -> None:
+        self._take_ball(checkpoint.get('contraction'))
+        for name, network in self.networks().items():
+            saved, ours = checkpoint.get(KEYS[name]), network.state_dict()
+            if not isinstance(saved, dict) or not all(map(is_real, saved.values())):
+                raise UserError(f'it has no {KEYS[name]}; set N_importance = 0 or use another checkpoint')
+            if not network.use_viewdirs:  # a layer without use, which a Keras file does not have
+                saved = {key: weight for key, weight in ours.items() if key.startswith('views_linears')} | saved
+            for key in [*ours, *saved]:
+                there, here = (tuple(state[key].shape) if key in state else 'absent' for state in (saved, ours))
+                if there != here:
+                    raise UserError(f'it does not fit the flags: {key} is {there} there and {here} here; '
+                                    f'check {", ".join(self.shape_flags)}')
+            network.load_state_dict(saved)
+
+    def _take_ball(self, numbers: list[float] | None) -> None:
+        """Takes the unit ball of a checkpoint's contracted space.
+
+        Raises:
+            UserError: the checkpoint's networks see contracted space and these do not, or the other way round, or the
+                numbers are broken.
+        """
+        if (numbers is None) == isinstance(self.space, Unbounded):
+            words = ('not contracted', 'off') if numbers is None else ('contracted', 'on')
+            raise UserError('its networks see space {}; set contract = {}'.format(*words))
+        try:
+            space = self.space if numbers is None else self.space.with_ball(numbers)
+        except (TypeError, ValueError) as error:
+            raise UserError(f'its contraction is broken ({error!r}); remove it or use another checkpoint') from None
+        for field in filter(None, (self.coarse, self.fine)):
+            field.space = space
+
+    def describe(self) -> str:
+        counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
+                  for name, network in self.networks().items())
+        return f"networks  {', '.join(counts)}" + ', of contracted space' * isinstance(self.space, Unbounded)

@@ -27,12 +27,43 @@ HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms a
 
 @dataclass(frozen=True)
 class Intervals:
-    """Steps between outputs of a kind."""
+    """Steps between outputs of a kind, and what is due at a step."""
 
     view: int
     test_set: int
     video: int
     n_iters: int  # the last step
+    slim: bool = False  # slim weights are written at the last step
+
+    def due(self, step: int) -> list[str]:
+        """Names of the outputs of a step, in the order in which they are made."""
+        last = step == self.n_iters
+        due = {'view': step % self.view == 0, 'slim': self.slim and last, 'test_set': step % self.test_set == 0,
+               'video': step % self.video == 0, 'summary': step % self.test_set == 0 or last}
+        return [name for name in due if due[name] and step > 0]
+
+    def missing(self, run_dir: Path, step: int, viewed: int) -> list[str]:
+        """Outputs of a step that an interrupted run has not made.
+
+        Args:
+            run_dir: the run's folder.
+            step: steps done so far.
+            viewed: the last step whose held-out view was logged. No file tells of it, so the checkpoint does.
+        """
+        made = {'view': viewed >= step, 'slim': checkpoints.slim_path(run_dir, step).exists(),
+                'test_set': (test_folder(run_dir, step) / 'metrics.json').exists(),
+                'video': video_path(run_dir, step, 'disp').exists(), 'summary': (run_dir / 'summary.png').exists()}
+        return [name for name in self.due(step) if not made[name]]
+
+
+def test_folder(run_dir: Path, step: int) -> Path:
+    """Folder of a step's test set."""
+    return run_dir / f'testset_{step:06d}'
+
+
+def video_path(run_dir: Path, step: int, kind: str) -> Path:
+    """Video of a step: of a kind 'rgb' or 'disp'."""
+    return run_dir / f'{run_dir.name}_spiral_{step:06d}_{kind}.mp4'
 
 
 class Outputs:
@@ -40,41 +71,25 @@ class Outputs:
 
     Args:
         scene: the scene.
-        shown_field: gives the field to show, which has averaged weights where there are any.
-        run_dir: the run's folder, whose name the videos bear.
-        log: says and shows what was made; the time that it takes does not count as training. None: it is set later,
-            before anything is made.
+        shown_field: gives the field to show, with averaged weights if there is an average.
+        run_dir: the run's folder; the videos bear its name.
+        log: says and shows what was made. The time for outputs does not count as training.
         intervals: when each output is due.
         render_factor: videos are at 1/N of the size.
-        viewed: the last step whose held-out view was logged. No file tells of it, so the checkpoint does.
-        has_slim_weights: at the last step, write the model's.
+        viewed: the last step whose held-out view was logged.
+        guided_test: test views are sampled by a survey of the density instead of as the flags say.
     """
 
-    def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog | None,
-                 intervals: Intervals, render_factor: int = 0, viewed: int = 0, has_slim_weights: bool = False):
+    def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog,
+                 intervals: Intervals, render_factor: int = 0, viewed: int = 0, guided_test: bool = False):
         self.scene, self.shown_field, self.run_dir, self.log = scene, shown_field, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
-        self.has_slim_weights = has_slim_weights
+        self.guided_test = guided_test
         self.makers = {'view': self.view, 'slim': self.slim, 'test_set': self.test_set, 'video': self.video,
                        'summary': self.summary}
 
-    def due(self, step: int) -> list[str]:
-        """Names of the outputs of a step, in the order in which they are made."""
-        every = self.intervals
-        due = {'view': step % every.view == 0, 'slim': self.has_slim_weights and step == every.n_iters,
-               'test_set': step % every.test_set == 0,
-               'video': step % every.video == 0, 'summary': step % every.test_set == 0 or step == every.n_iters}
-        return [name for name in self.makers if due[name] and step > 0]
-
-    def missing(self, step: int) -> list[str]:
-        """Those of `due` that an interrupted run has not made."""
-        made = {'view': self.viewed >= step, 'slim': checkpoints.slim_path(self.run_dir, step).exists(),
-                'test_set': (self._test_folder(step) / 'metrics.json').exists(),
-                'video': self._video(step, 'disp').exists(), 'summary': (self.run_dir / 'summary.png').exists()}
-        return [name for name in self.due(step) if not made[name]]
-
     def make(self, names: Iterable[str], step: int) -> None:
-        """Makes outputs by name; one that cannot be written is reported, and training goes on.
+        """Makes outputs by name. An output that cannot be written is reported, and training goes on.
 
         Of several processes, those other than rank 0 help with test sets and videos only.
         """
@@ -117,8 +132,8 @@ class Outputs:
 
     def test_set(self, field: Field, step: int) -> None:
         """Renders and measures the test views."""
-        folder, scene = self._test_folder(step), self.scene
-        sampler = field.sampler()
+        folder, scene = test_folder(self.run_dir, step), self.scene
+        sampler = field.guided(scene.seen_box()) if self.guided_test else field.sampler()
         rgbs = render_path(sampler, scene.space, scene.cameras.take(scene.i_test), savedir=folder).rgbs
         if not ranks.first():
             return
@@ -131,20 +146,14 @@ class Outputs:
         """Renders the path: a video of what is seen and one of disparity."""
         sampler = field.guided(self.scene.seen_box())
         path = render_path(sampler, self.scene.space, self.scene.render_cameras.scaled(self.render_factor),
-                           video=self._video(step, 'rgb'))
+                           video=video_path(self.run_dir, step, 'rgb'))
         if ranks.first():
-            save_video(self._video(step, 'disp'), disparity_pictures(path.disps, path.accs))
+            save_video(video_path(self.run_dir, step, 'disp'), disparity_pictures(path.disps, path.accs))
 
     def summary(self, field: Field, step: int) -> None:
         """Draws summary.png of the steps so far, from the files of the run."""
         i_test = self.scene.i_test
         draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))
-
-    def _test_folder(self, step: int) -> Path:
-        return self.run_dir / f'testset_{step:06d}'
-
-    def _video(self, step: int, kind: str) -> Path:
-        return self.run_dir / f'{self.run_dir.name}_spiral_{step:06d}_{kind}.mp4'
 
 
 def _disparity(view: View) -> np.ndarray:

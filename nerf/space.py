@@ -152,7 +152,11 @@ class Space:
         distance = cameras.poses[:, :, 3].double().norm(dim=-1) if self.surrounded else self.far
         return distance / cameras.intrinsics[:, :2].mean(1)
 
-    # Files
+    # Files and text
+
+    def describe(self) -> str:
+        """Bounds in words."""
+        return f'near {self.near:g}, far {self.far:g}{self.note}'
 
     def numbers(self) -> list[float]:
         """The numbers of a scene's fingerprint, which are those of the first checkpoints."""

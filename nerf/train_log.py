@@ -61,7 +61,7 @@ class TrainLog:
         self.bar.update()
         self.latest = step
         self.rays += n_rays
-        mse = losses['mse']
+        mse = losses.get('mse', sum(losses.values()))  # a field without it shows the sum of its losses
         if self.smooth_mse is not None:
             before = torch.where(self.smooth_mse.isfinite(), self.smooth_mse, mse)
             mse = torch.lerp(before, torch.where(mse.isfinite(), mse, before), SMOOTHING)
@@ -78,7 +78,8 @@ class TrainLog:
         values = dict(zip(losses, torch.stack([*losses.values()]).tolist()))  # waits for the GPU
         if not math.isfinite(sum(values.values())):  # the step was skipped
             return
-        metrics = {'loss': sum(values.values()), 'psnr': _psnr(values.pop('mse'))}
+        loss = sum(values.values())
+        metrics = {'loss': loss, 'psnr': _psnr(values.pop('mse', loss))}
         if 'mse0' in values:
             metrics['psnr0'] = _psnr(values.pop('mse0'))
         metrics |= values

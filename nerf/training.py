@@ -7,7 +7,7 @@ from collections import Counter
 from torch import Tensor
 
 from nerf.exposure import Exposure
-from nerf.fields.interface import Losses, Numbers, Training
+from nerf.fields.interface import Field, Losses, Numbers, Training
 from nerf.optimiser import Optimiser
 from nerf.ray_batcher import RayBatcher
 from nerf.runtime import ranks
@@ -23,13 +23,14 @@ class Trainer:
         training: how what is trained is trained.
         batcher: draws each step's pixels; its generator draws the training's numbers too.
         lrate: the initial learning rate.
-        lrate_decay: thousand steps in which it falls to a tenth.
+        lrate_decay: thousand steps in which it falls to a tenth; None: the training's own.
         ema_decay: of the average of the weights; 0: none.
     """
 
-    def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float,
+    def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
                  ema_decay: float = 0.0):
-        self.training, self.batcher, self.lrate, self.lrate_decay = training, batcher, lrate, lrate_decay
+        self.training, self.batcher, self.lrate = training, batcher, lrate
+        self.lrate_decay = lrate_decay or training.lrate_decay
         self.field = training.field
         # Of each training image, where the scene's differ in brightness; else None.
         self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
@@ -41,6 +42,10 @@ class Trainer:
         self.update = self._update
         if self.field.device.type == 'cuda' and self.training.captured:
             self.update = CapturedStep(self._update, self._capture_failed)
+
+    def shown_field(self) -> Field:
+        """The field to show, with averaged weights if there is an average."""
+        return self.optimiser.averaged_field()
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step: it falls to a tenth in lrate_decay thousand steps."""

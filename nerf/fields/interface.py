@@ -163,6 +163,7 @@ class Training:
 
     captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
     chunk: int = 2 ** 31  # most rays that go through the field at once
+    lrate_decay: float = 250.0  # thousand steps in which the learning rate falls to a tenth, where no flag says
 
     def __init__(self, field: Field):
         self.field = field

@@ -434,6 +434,7 @@ class GridTraining(Training):
     def __init__(self, field: GridModel):
         super().__init__(field)
         self.chunk, self.captured = field.chunk, field.captured
+        self.lrate_decay = field.n_iters / (1000 * math.log10(20))
         for name in ('rays_per_step', 'random_numbers', 'losses', 'parameter_groups', 'apply_gradients', 'scalars'):
             setattr(self, name, getattr(field, name))
         self.state, self.load_state = field.training_state, field.load_training_state

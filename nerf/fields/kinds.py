@@ -1,0 +1,140 @@
+"""Kinds of field: one entry each, with its builder, its training, its flags and its defaults.
+
+A further kind is an entry and a file. Flags, their help and warnings about flags without effect follow from the
+entries.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nerf.fields.interface import Field, Training
+from nerf.flag_types import SWITCH, Flag, number, whole
+from nerf.runtime import ranks
+from nerf.runtime.errors import UserError
+from nerf.scene import Scene
+
+
+@dataclass(frozen=True)
+class FieldKind:
+    """Entry of one kind of field.
+
+    Args:
+        name: value of the flag `field`.
+        help: the kind in words.
+        build: a fresh field of a scene, on a device, with products in a precision. It may set flags that were not
+            given to the values used, so that args.txt holds them.
+        train: how a field of this kind is trained.
+        flags: flags that only some kinds read.
+        defaults: values of flags that are not given, where they are not the flags' own.
+        follows_run: flags whose default is N_iters.
+        not_meant: by flag, whether a value in a config of another kind cannot be meant for this kind, from the value
+            and all flags.
+        finds_foreground: of images on white, most pixels of a step come from what they show, with their coverage.
+    """
+
+    name: str
+    help: str
+    build: Callable[[argparse.Namespace, Scene, torch.device, torch.dtype], Field]
+    train: Callable[[argparse.Namespace, Field], Training]
+    flags: tuple[Flag, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    follows_run: tuple[str, ...] = ()
+    not_meant: dict[str, Callable[[Any, argparse.Namespace], bool]] = field(default_factory=dict)
+    finds_foreground: bool = False
+
+    def reads(self, name: str) -> bool:
+        """Whether a flag of some kinds is one of this kind."""
+        return any(flag.name == name for flag in self.flags)
+
+
+FIELDS: dict[str, FieldKind] = {}
+
+
+def register(entry: FieldKind) -> None:
+    """Adds a kind of field to the registry."""
+    FIELDS[entry.name] = entry
+
+
+# The paper's networks
+
+CONTRACT = Flag('contract', 'space of photographs that are not in NDC, as the mlp sees it. on: without bounds, '
+                'contracted as in mip-NeRF 360, with samples to infinity, evenly in disparity; off: up to the far '
+                'bound; auto: off for llff, as in nerf-pytorch, else on. The grid always sees it without bounds',
+                {'choices': ('auto', 'on', 'off'), 'default': 'auto'})
+PAPER = (
+    CONTRACT,
+    Flag('netdepth', 'layers of the coarse MLP', {'type': whole(1), 'default': 8}),
+    Flag('netwidth', 'channels per layer of the coarse MLP', {'type': whole(2), 'default': 256}),
+    Flag('netdepth_fine', 'layers of the fine MLP', {'type': whole(1), 'default': 8}),
+    Flag('netwidth_fine', 'channels per layer of the fine MLP', {'type': whole(2), 'default': 256}),
+    Flag('use_viewdirs', 'colour depends on the view direction: highlights', SWITCH),
+    Flag('i_embed', '0: positional encoding, -1: none', {'type': int, 'choices': (0, -1), 'default': 0}),
+    Flag('multires', 'frequencies (powers of two) for positions: detail', {'type': whole(0, 32), 'default': 10}),
+    Flag('multires_views', 'frequencies for directions: sharpness of highlights', {'type': whole(0, 32), 'default': 4}),
+    Flag('no_batching', "rays of a step come from one image instead of from all", SWITCH),
+    Flag('precrop_iters', "steps that sample only an image's centre (no_batching)", {'type': whole(0), 'default': 0}),
+    Flag('precrop_frac', 'share of each side that the centre has',
+         {'type': number(0.0, 1.0, above=True), 'default': 0.5}),
+    Flag('N_samples', 'coarse samples per ray', {'type': whole(3), 'default': 64}),
+    Flag('N_importance', 'further samples for the fine network; 0: no fine network', {'type': whole(0), 'default': 0}),
+    Flag('perturb', '1: samples are jittered in training, 0: they are not',
+         {'type': float, 'choices': (0.0, 1.0), 'default': 1.0}),
+    Flag('lindisp', 'samples lie evenly in disparity (1/depth) instead of depth', SWITCH),
+    Flag('raw_noise_std', 'noise added to raw density in training: fewer floaters', {'type': number(), 'default': 0.0}),
+    Flag('netchunk', 'most points through a network at once', {'type': whole(1), 'default': 65536}),
+    Flag('ema_decay', 'decay per step of an exponential moving average of the weights. Test sets, previews and meshes '
+         'use the average; 0: no average', {'type': number(0.0, 0.999999), 'default': 0.0}),
+    Flag('guided_test', 'test views are sampled by a survey of the density, as previews and videos are: faster, but '
+         'not comparable with other programs. metrics.json names the sampler', SWITCH),
+)
+
+
+def _build_paper(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
+    from nerf.fields.paper.build import create_nerf
+
+    return create_nerf(args, device, dtype, scene.space)
+
+
+def _train_paper(args: argparse.Namespace, field: Field) -> Training:
+    from nerf.fields.paper.build import rays_at_once
+    from nerf.fields.paper.training import PaperTraining
+
+    return PaperTraining(field, rays_at_once(args, field.device))
+
+
+register(FieldKind('mlp', "the paper's networks", _build_paper, _train_paper, PAPER))
+
+
+# The voxel grid
+
+
+def _build_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
+    from nerf.fields.grid.build import create_grid
+
+    if ranks.count() > 1:
+        raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
+    return create_grid(args, scene, device, dtype)
+
+
+def _train_grid(args: argparse.Namespace, field: Field) -> Training:
+    from nerf.fields.grid.model import GridTraining
+
+    return GridTraining(field)
+
+
+FEWEST_RAYS = 4096  # rays per step; fewer hold back a grid, whose step takes about 65,000 samples
+LEAST_RATE = 1e-3  # learning rate; a lower one is meant for networks
+register(FieldKind(
+    'grid', 'a sparse voxel grid, which trains in minutes on a CPU', _build_grid, _train_grid,
+    defaults={'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'lrate_decay': None, 'i_print': 250, 'i_img': 1000,
+              'i_weights': 2500, 'supersample': 2, 'rays_through': 'center'},
+    follows_run=('i_testset', 'i_video'),
+    not_meant={'N_rand': lambda value, args: value < FEWEST_RAYS, 'lrate': lambda value, args: value < LEAST_RATE,
+               'lrate_decay': lambda value, args: value is not None and 1000 * value > args.N_iters},
+    finds_foreground=True))

@@ -1,0 +1,121 @@
+"""Flags as data: names, types with bounds, defaults and help, and the parser that reads them from a config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+import configargparse
+import numpy as np
+
+from nerf.runtime.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Flag:
+    """A flag of a data format or a kind of field. Several entries of a registry can share one."""
+
+    name: str
+    help: str  # one line, with the unit and the reason
+    options: dict  # of `add_argument`: type, default, choices or action
+    decides_data: bool = False  # what a run trains on depends on it
+
+
+class FlagParser(configargparse.ArgumentParser):
+    """A parser whose errors are one line, without the page of usage before it; exit code 2."""
+
+    def error(self, message: str):
+        self.exit(2, f'{self.prog}: error: {UserError(message)}\n')
+
+
+class ConfigText(configargparse.DefaultConfigFileParser):
+    """Keys and values of a config. Lists are text, as no flag takes one. Configs do not nest."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = {}  # of the config that was read
+
+    def parse(self, stream):
+        values = {key: str(value) for key, value in super().parse(stream).items()}
+        if (other := values.pop('config', None)) is not None:
+            if os.path.abspath(other) == os.path.abspath(stream.name):
+                raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
+            print(f'warning: {stream.name}: its line "config = {other}" has no effect, as configs do not nest; copy '
+                  'the lines that it is to have', file=sys.stderr)
+        self.values = values
+        return values
+
+
+def whole(low: int, high: int = 2 ** 31 - 1):
+    """Converter to whole numbers from `low` to `high`."""
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from {low} to {high}')
+        return value
+    return convert
+
+
+def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
+    """Converter to finite numbers from `low` (`above`: not `low` itself) to `high`."""
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float('nan')
+        if not low <= value <= high or (above and value == low) or abs(value) == float('inf'):
+            most = f' and at most {high:g}' if high < 1e300 else ''
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {'above' if above else 'of at least'} {low:g}"
+                                             f'{most}')
+        return value
+    return convert
+
+
+def corners(text: str) -> str:
+    """Converter to the text of six numbers: the lowest and the highest corner of a box. `box_of` reads the result."""
+    parts = text.replace(',', ' ').split()
+    try:
+        low, high = np.array(parts, np.float64).reshape(2, 3)
+        good = bool(np.isfinite([low, high]).all() and (low < high).all())
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f'{text!r} is no box: "X Y Z X Y Z", the lowest corner and the highest one')
+    return ' '.join(parts)
+
+
+def box_of(corners: str) -> np.ndarray:
+    """Corners [2, 3] float64 of a flag's box."""
+    return np.array(corners.split(), np.float64).reshape(2, 3)
+
+
+def optional(convert):
+    """Converter that also takes None: args.txt writes it for a flag without a value."""
+    return lambda text: None if text == 'None' else convert(text)
+
+
+def matching(pattern: str, allowed: str, optional: bool = False):
+    """Converter to text that matches a pattern.
+
+    Args:
+        pattern: a regular expression for the whole text.
+        allowed: the pattern in words, for the error.
+        optional: None and the empty text stand for no value; args.txt writes None for a flag without a value.
+    """
+    def convert(text: str) -> str | None:
+        if optional and text in ('', 'None'):
+            return None
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {allowed}')
+        return text
+    return convert
+
+
+PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
+SWITCH = {'action': 'store_true'}  # options of a flag without a value

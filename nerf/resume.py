@@ -1,0 +1,172 @@
+"""What a run goes on from: its newest checkpoint, or initial weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nerf.fields.interface import Field
+from nerf.files import checkpoints
+from nerf.files.run_folder import set_aside
+from nerf.runtime import ranks
+from nerf.runtime.errors import UserError
+from nerf.scene import Scene
+from nerf.training import Trainer
+
+FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path'})  # may always differ
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Place of a run's weights, and what its flags say about them.
+
+    Args:
+        run_dir: the run's folder.
+        flags: all flags of the run by name, as its checkpoints hold them.
+        data_flags: names of flags that decide the data.
+        trains: the run trains; else it renders or meshes.
+    """
+
+    run_dir: Path
+    flags: dict[str, Any]
+    data_flags: frozenset[str]
+    trains: bool
+
+    def changed(self, checkpoint: dict, names: Iterable[str]) -> str:
+        """Flags among `names` that are not what they were when the checkpoint was saved: 'name old -> new, ...'."""
+        state = checkpoint.get('run_state')
+        before = state.get('flags') if isinstance(state, dict) else None
+        if not isinstance(before, dict):
+            return ''
+        plain = {name: value for name, value in before.items() if isinstance(value, (str, int, float, type(None)))}
+        return ', '.join(f'{name} {plain[name]} -> {value}' for name, value in self.flags.items()
+                         if name in names and name in plain and plain[name] != value)
+
+
+def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | None]:
+    """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none. A run that renders or
+    meshes also takes a slim file.
+
+    Averaged weights of a checkpoint are taken, unless training goes on from it.
+
+    Returns:
+        the step of the weights (None: there are none), and the whole checkpoint if it is this run's own.
+
+    Raises:
+        UserError: the weights do not fit the flags; the message names the flags that changed.
+    """
+    run_dir, ft_path, afresh = origin.run_dir, origin.flags['ft_path'], origin.flags['no_reload'] and origin.trains
+    own = None if afresh else checkpoints.read_newest(run_dir)
+    if own is None and not origin.trains and not ft_path:
+        own = checkpoints.read_newest(run_dir, slim=True)
+    if own and ft_path:
+        print(f'ft_path {ft_path} is not used: the run has a checkpoint of its own', file=sys.stderr)
+    if own is None and not ft_path:
+        if origin.trains and not afresh and checkpoints.read_newest(run_dir, slim=True):
+            print(f'{run_dir} has no checkpoint to go on from; to start from its slim weights, give them as ft_path',
+                  file=sys.stderr)
+        return None, None
+    path, checkpoint = own or (Path(ft_path).expanduser(), None)
+    checkpoint = checkpoint or checkpoints.read_checkpoint(path)
+    averaged = None if own and origin.trains else checkpoint.get('averaged')
+    with errors_of(path, origin, field, checkpoint):
+        field.load_weights(averaged if isinstance(averaged, dict) else checkpoint)
+    print(f"weights from {path} (step {checkpoint['global_step']})")
+    return checkpoint['global_step'], checkpoint if own else None
+
+
+def restore_trained(origin: Origin, field: Field) -> int:
+    """Step of the weights that `restore_weights` loads.
+
+    Raises:
+        UserError: there are no weights.
+    """
+    step, _ = restore_weights(origin, field)
+    if step is None:
+        raise UserError(f'{origin.run_dir} has no checkpoint; train first (the same command without render_only or '
+                        'mesh_only) or give ft_path')
+    return step
+
+
+def resume(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict | None) -> tuple[int, int]:
+    """Takes from the run's checkpoint (None: there is none) what training needs beside the weights.
+
+    Returns:
+        the steps done so far, and the last step whose held-out view was logged.
+
+    Raises:
+        UserError: the checkpoint is broken, or of another scene; or the processes see different checkpoints.
+    """
+    run_dir = origin.run_dir
+    if origin.flags['no_reload'] and ranks.first() and (aside := set_aside(run_dir)):
+        print(f'the earlier run in {run_dir} is now in {aside}')
+    step, viewed = (0, 0) if checkpoint is None else _resume_from(origin, scene, trainer, checkpoint)
+    print(f'going on at step {step}' if checkpoint else 'starting at step 0')
+    if ranks.broadcast([step]) != [step]:
+        raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')
+    return step, viewed
+
+
+def _resume_from(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict) -> tuple[int, int]:
+    step, state = checkpoint['global_step'], checkpoint.get('run_state')
+    viewed = step
+    with errors_of(checkpoints.checkpoint_path(origin.run_dir, step), origin, trainer.field, checkpoint):
+        with broken('optimiser does not fit the flags'):
+            trainer.optimiser.load_state_dict(checkpoint['optimizer_state_dict'])
+        trainer.optimiser.load_average(checkpoint)
+        if state is None:  # of the reference code: what it does not hold starts from the seed
+            trainer.batcher.generator.manual_seed(origin.flags['seed'] + step)
+        else:
+            with broken('run_state is broken'):
+                _check_same_data(origin, scene, checkpoint)
+                trainer.load_state(state, step)
+                viewed = int(state.get('viewed', step))
+    return step, viewed
+
+
+def _check_same_data(origin: Origin, scene: Scene, checkpoint: dict) -> None:
+    """Prints which flags have changed since the checkpoint was saved; raises UserError where the data have."""
+    if checkpoint['run_state'].get('scene') not in (None, scene.fingerprint()):
+        changed = origin.changed(checkpoint, origin.data_flags) or f"the files in {origin.flags['datadir']}"
+        raise UserError(f'it was trained on other data (changed since then: {changed}); undo that, or take another '
+                        'expname, with ft_path if it is to start from these weights')
+    if changed := origin.changed(checkpoint, origin.flags.keys() - FOR_ONE_START):
+        print(f'changed since the checkpoint: {changed}')
+
+
+@contextmanager
+def broken(what: str):
+    """Makes whatever a broken part of a checkpoint raises one line that says what to do."""
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f'its {what} ({error!r}); remove it, or give it as ft_path of a new expname') from error
+
+
+@contextmanager
+def errors_of(path: Path, origin: Origin, field: Field, checkpoint: dict):
+    """Adds to errors about a checkpoint its path, and the flags about the weights that changed since it was saved."""
+    try:
+        yield
+    except UserError as error:
+        changed = origin.changed(checkpoint, (*field.shape_flags, 'contract', 'exposure'))
+        raise UserError(f'{path}: {error}' + (f' (changed since then: {changed})' if changed else '')) from None
+
+
+def checkpoint_writer(origin: Origin, scene: Scene, trainer: Trainer) -> Callable[[int, int], None]:
+    """Function that writes the checkpoint of a step, given the last step whose held-out view was logged.
+
+    Of several processes rank 0 writes.
+    """
+    fingerprint = scene.fingerprint()
+
+    def save(step: int, viewed: int) -> None:
+        if ranks.first():
+            checkpoint = trainer.checkpoint(step)
+            checkpoint['run_state'] |= {'flags': origin.flags, 'scene': fingerprint, 'viewed': viewed}
+            checkpoints.save_checkpoint(checkpoints.checkpoint_path(origin.run_dir, step), checkpoint)
+    return save

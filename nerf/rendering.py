@@ -30,49 +30,49 @@ EDGE = 0.05  # difference of a colour from a neighbour's from which on a pixel i
 
 
 class Picture(NamedTuple):
-    """A view of N rays while it is drawn, row by row; its tensors change in place until the last tile is done."""
+    """View of N rays while it is drawn, row by row. Its tensors change in place until the last tile is done."""
 
     rgb: Tensor  # [N, 3]
     depth: Tensor  # [N] expected depth, not divided by opacity
     acc: Tensor  # [N] opacity
-    spread: Tensor  # [N] spread of the samples along the ray; 0 where the sampler knows none
-    final: Tensor  # [N] bool: rays that will not change any more
-    passes: dict[str, Picture]  # what earlier passes alone would have shown, by name
+    spread: Tensor  # [N] standard deviation of the fine samples' depths; 0 without a fine pass
+    final: Tensor  # [N] bool: rays that are done
+    passes: dict[str, Picture]  # pictures of earlier passes alone, by name
 
     @classmethod
     def background(cls, n_rays: int, sampler: Sampler, passes: tuple[str, ...] = ()) -> Picture:
-        """A picture of nothing: white or black, depth and opacity 0."""
+        """Picture of the background alone: white or black, depth and opacity 0."""
         where = {'device': sampler.device}
         return cls(torch.full((n_rays, 3), float(sampler.white_bkgd), **where), *torch.zeros(3, n_rays, **where),
                    torch.zeros(n_rays, dtype=torch.bool, **where),
                    {name: cls.background(n_rays, sampler) for name in passes})
 
     def put(self, rows: Tensor | slice, shown: Composite) -> None:
-        """Draws what rays show; `rows` says which rays they are."""
+        """Draws the results of the rays `rows`."""
         self.rgb[rows], self.depth[rows], self.acc[rows] = shown.rgb, shown.depth, shown.acc
 
 
 class View(NamedTuple):
-    """A finished picture as arrays: [H, W] or [H, W, 3] float32."""
+    """Picture as arrays, [H, W] or [H, W, 3] float32."""
 
     rgb: np.ndarray
     disp: np.ndarray  # 1 / depth in the world
-    acc: np.ndarray
-    spread: np.ndarray  # of the samples along the ray
-    passes: dict[str, View]  # what earlier passes alone would have shown, by name
+    acc: np.ndarray  # opacity
+    spread: np.ndarray  # standard deviation of the fine samples' depths
+    passes: dict[str, View]  # views of earlier passes alone, by name
 
 
 def view_rays(sampler: Sampler, space: Space, camera: Cameras) -> Rays:
-    """The rays of one camera, row by row, on the sampler's device."""
+    """Rays of one camera, row by row, on the sampler's device."""
     camera = camera.to(sampler.device)
     return space.rays(*camera.view_rays(0), camera.bounds)
 
 
 @torch.inference_mode()
 def draw(sampler: Sampler, rays: Rays) -> Iterator[Picture]:
-    """Draws N rays and yields the picture after each tile, at last when it is whole.
+    """Draws N rays and yields the picture after each tile. The last picture is whole.
 
-    Whoever shows a picture while it is drawn takes `as_view` of any, and stops by not asking for the next.
+    Drawing can be stopped after any tile, and `as_view` copies an unfinished picture.
     """
     picture = Picture.background(len(rays.near), sampler, sampler.passes)
     for tile in pieces(len(rays.near), sampler.tile):
@@ -87,7 +87,7 @@ def draw(sampler: Sampler, rays: Rays) -> Iterator[Picture]:
 
 
 def as_view(picture: Picture, space: Space, height: int, width: int) -> View:
-    """A picture as it is now, as arrays of their own, which drawing on does not change; this waits for the GPU."""
+    """Copy of a picture as arrays. It waits for the GPU."""
     disp = space.disparity(picture.depth, picture.acc)
     parts = (part.to('cpu', copy=True).numpy().reshape(height, width, *part.shape[1:])
              for part in (picture.rgb, disp, picture.acc, picture.spread))
@@ -95,7 +95,7 @@ def as_view(picture: Picture, space: Space, height: int, width: int) -> View:
 
 
 def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | None = None) -> View:
-    """Renders what one camera sees, with smooth edges where the sampler has them; `bar` counts its pixels."""
+    """View of one camera, with smooth edges if the sampler supersamples. `bar` counts its pixels."""
     done, (height, width) = 0, camera.size(0)
     for picture in draw(sampler, view_rays(sampler, space, camera)):
         if bar is not None and not bar.disable:
@@ -112,12 +112,12 @@ def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | Non
 
 @torch.inference_mode()
 def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Picture, index: Tensor, side: int = 1) -> int:
-    """Draws some pixels of one camera's picture. Pixels whose rays the space does not have stay as they are.
+    """Draws some pixels of one camera's picture. Pixels without a ray in the space stay as they are.
 
     Args:
-        picture: of the camera.
+        picture: the camera's picture, changed in place.
         index: [N] pixels, counted row by row.
-        side: each pixel shows the mean of side x side rays, spread evenly over a pixel's size around its own ray.
+        side: each pixel is the mean of side x side rays, spread evenly over its size around its own ray.
 
     Returns:
         the number of rays.
@@ -140,8 +140,10 @@ def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Pictur
 
 
 def edges(picture: Picture, height: int, width: int) -> Tensor:
-    """Pixels [N], counted row by row, of which a colour differs from that of one above, below or beside by more than
-    EDGE. This waits for the device."""
+    """Pixels [N] at edges, counted row by row: a colour channel differs from a neighbour's by more than EDGE.
+
+    It waits for the device.
+    """
     rgb = picture.rgb.view(height, width, 3)
     is_edge = torch.zeros(height, width, dtype=torch.bool, device=rgb.device)
     for axis in (0, 1):
@@ -153,8 +155,11 @@ def edges(picture: Picture, height: int, width: int) -> Tensor:
 
 
 def smooth_edges(sampler: Sampler, space: Space, camera: Cameras, picture: Picture) -> Iterator[int]:
-    """Draws the pixels at edges of a whole picture again, by `supersample` x `supersample` rays each, where these are
-    more than one; yields the number of rays after each tile."""
+    """Draws the pixels at edges of a whole picture again, with `supersample` x `supersample` rays each.
+
+    Yields:
+        the number of rays of each tile. A sampler with supersample 1 has none.
+    """
     if (side := sampler.supersample) > 1:
         index = edges(picture, *camera.size(0))
         for tile in pieces(len(index), max(sampler.tile // side ** 2, 1)):
@@ -165,7 +170,7 @@ def smooth_edges(sampler: Sampler, space: Space, camera: Cameras, picture: Pictu
 
 
 class Rendered(NamedTuple):
-    """Views of several cameras."""
+    """Views of several cameras, for files."""
 
     rgbs: list[np.ndarray]  # [H, W, 3] uint8 each
     disps: list[np.ndarray]  # [H, W] float32 each
@@ -174,16 +179,16 @@ class Rendered(NamedTuple):
 
 def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path | None = None,
                 video: Path | None = None) -> Rendered:
-    """Renders a view of each camera, with a progress bar; one is written while the next is rendered.
+    """Renders a view of each camera, with a progress bar. Each is written while the next is rendered.
 
-    Several processes share the views, all get them, and rank 0 writes.
+    Several processes share the views. All of them get all views, and rank 0 writes.
 
     Args:
-        sampler: what to render.
-        space: of the scene.
-        cameras: of one size where there is to be a video.
-        savedir: where each view is written as 000.png, ... as soon as it is done, and an earlier render's are removed.
-        video: where they become a video.
+        sampler: shows the field.
+        space: space of the scene.
+        cameras: cameras of one size if `video` is given.
+        savedir: folder of the pictures 000.png, 001.png, .... Pictures of an earlier render are removed.
+        video: file of the video.
     """
     rendered, written, append = Rendered([], [], []), [], None
 
@@ -220,11 +225,11 @@ def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path 
 
 
 def _from_all(view: View, sizes: list[list[int]]) -> list[np.ndarray]:
-    """The views that the processes have rendered, in the order of their ranks: [H, W, 5] colour, disparity, opacity.
+    """Views of all processes, in the order of their ranks: [H, W, 5] colour, disparity and opacity.
 
     Args:
-        view: this process's.
-        sizes: height and width of each.
+        view: this process's view.
+        sizes: height and width of each view.
     """
     mine = torch.from_numpy(np.dstack([view.rgb, view.disp, view.acc]).reshape(-1, 5))
     longest = max([len(mine), *(height * width for height, width in sizes)])
@@ -234,14 +239,14 @@ def _from_all(view: View, sizes: list[list[int]]) -> list[np.ndarray]:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Removes the pictures and numbers of an earlier render, which a smaller one would leave in between."""
+    """Removes the files of an earlier render, because a shorter one would leave some of them."""
     for pattern in ('*.png', '*.mp4', 'metrics.json'):
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:
-    """Compares the rendered test views as saved, [H, W, 3] uint8 each, with the images; writes and returns the mean."""
+    """Mean metrics of rendered test views, [H, W, 3] uint8 each as saved. It writes metrics.json beside them."""
     views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
     measured = [measure(scene, rgb, i) for rgb, i in views]
     mean = {key: float(np.mean([metrics[key] for metrics, _ in measured])) for key in measured[0][0]}
@@ -254,7 +259,7 @@ def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: 
 
 
 def measure(scene: Scene, rgb: np.ndarray, i: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The metrics of a rendered view, [H, W, 3] uint8, of image i; and the gain that was fitted before, if any."""
+    """Metrics of a rendered view of image i, [H, W, 3] uint8, and the gain that was fitted before, if any."""
     shown, target = rgb.astype(np.float32) / 255.0, scene.target(i)
     if not scene.exposure:
         return compare(shown, target), {}

@@ -1,8 +1,6 @@
-"""What can be trained and shown: a field, and how it is trained.
+"""Interface of a field: `Field` has density and colour at points, `Sampler` shows it along rays, `Training` trains it.
 
-A `Field` has density and colour at points. A `Sampler` shows it along rays. Its `Training` has the losses, the schedule
-and what changes the field between steps. Renderer, viewer, meshes, trainer, logs and checkpoints know no more of a
-field than these three.
+Renderer, viewer, meshes, trainer, logs and checkpoints know no more of a field than these three classes.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ Numbers = tuple[Tensor | None, ...]  # random numbers, each [R, ...]: a row for 
 
 
 class Target(NamedTuple):
-    """What R rays should show."""
+    """Colours that R rays should show."""
 
     rgb: Tensor  # [R, 3] colours of the pixels, on the scene's background
-    coverage: Tensor | None = None  # [R] share of the pixel that the scene covers, below 0: unknown; None: all unknown
-    gains: Tensor | None = None  # [R, 3] exposure of the photograph, which multiplies what a field shows; None: 1
+    coverage: Tensor | None = None  # [R] share of a pixel that the scene covers; below 0: unknown. None: all unknown
+    gains: Tensor | None = None  # [R, 3] exposure of the photographs: factors of the field's colours. None: 1
 
     def part(self, rows: slice) -> Target:
         """Some of the rays."""
@@ -32,26 +30,26 @@ class Target(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What a training step computed."""
+    """Losses of a training step."""
 
-    terms: dict[str, Tensor]  # scalars by name; training minimises their sum. 'mse' is that of the final picture
-    notes: dict[str, Tensor]  # further numbers by name, for `Training.after_step` and the log
+    terms: dict[str, Tensor]  # scalars by name. Training minimises their sum. 'mse' is the error of the final pass
+    notes: dict[str, Tensor]  # further numbers by name, for `Training.after_step`
 
 
 class Changes(NamedTuple):
-    """What became of a field after a step."""
+    """Changes of a field after a step."""
 
-    lines: list[str]  # for the log
-    replaced: bool = False  # tensors are others than before: a captured step must be captured anew
+    lines: list[str]  # text for the log
+    replaced: bool = False  # tensors of the field were replaced, so a captured step must be captured again
 
 
 class Field(nn.Module):
     """Density and colour at points."""
 
-    dtype: torch.dtype = torch.float32  # precision of the products; fp16 gets a gradient scaler
-    white_bkgd: bool = False  # rays end on white
-    shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for messages
-    has_slim_weights: bool = False  # its weights can be had in much less room than a checkpoint takes
+    dtype: torch.dtype = torch.float32  # precision of matrix products. fp16 needs a gradient scaler
+    white_bkgd: bool = False  # background is white
+    shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for error messages
+    has_slim_weights: bool = False  # `slim_weights` are much smaller than a checkpoint
 
     @property
     def device(self) -> torch.device:
@@ -60,12 +58,11 @@ class Field(nn.Module):
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit.
 
+        Colours at points without density have no meaning.
+
         Args:
             points: [R, S, 3] in ray coordinates.
-            viewdirs: [R, 3] unit directions in which the rays look.
-
-        Returns:
-            colours, which mean nothing at points without density, and densities.
+            viewdirs: [R, 3] unit directions of the rays, in world coordinates.
         """
         raise NotImplementedError
 
@@ -82,39 +79,39 @@ class Field(nn.Module):
     # Samplers
 
     def sampler(self) -> Sampler:
-        """The sampler that the flags describe: training and test views go through it."""
+        """Sampler that the flags describe. Training and test views go through it."""
         raise NotImplementedError
 
     def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
-        """The fastest sampler for many pictures, or a mesh, of weights that do not change meanwhile.
+        """Fastest sampler for many pictures, or a mesh, while the weights do not change.
 
         Args:
-            box: [2, 3] corners, in ray coordinates, of what will be looked at.
-            cache: a file for what was found out about these weights; it need not be there, nor can be written.
+            box: [2, 3] corners, in ray coordinates, of the part of space that will be shown.
+            cache: file that keeps facts about these weights between runs. It may be missing or not writable.
         """
         return self.sampler()
 
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Values [...] along some of a view's rays that a log shows as histograms, by name."""
+        """Values [...] by name, along some rays of a view, for the histograms of a log."""
         return {}
 
     # Checkpoints
 
     def weights(self) -> dict:
-        """The field's entries at the top level of a checkpoint."""
+        """Entries of the field at the top level of a checkpoint."""
         raise NotImplementedError
 
     def load_weights(self, checkpoint: dict) -> None:
-        """Takes the weights of a checkpoint whose entries `weights` made. A field that grows replaces parameters of
-        another shape here, by setting the attribute: the optimiser is made later.
+        """Takes the weights of a checkpoint with the entries of `weights`. It may replace parameters by others of another
+        shape, because the optimiser is made later.
 
         Raises:
-            UserError: they are missing or have other shapes; the message names the first that differs.
+            UserError: weights are missing or have other shapes; the message names the first difference.
         """
         raise NotImplementedError
 
     def slim_weights(self) -> dict:
-        """`weights` in less room, to be shared: `load_weights` takes them, and views hardly differ."""
+        """Entries of `weights` in reduced precision, to be shared. `load_weights` takes them."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -123,16 +120,16 @@ class Field(nn.Module):
 
 
 class Sampler:
-    """Shows a field along rays: where along them samples lie, and what they show.
+    """Places of samples along rays, and the colours that the rays show.
 
     Args:
-        field: what is shown.
+        field: the field to show.
         tile: most rays of a picture that are rendered at once.
-        supersample: where colours change in a picture, a pixel is the mean of supersample x supersample rays.
+        supersample: rays along the side of a pixel at edges of a picture.
     """
 
-    name: str  # in metrics.json
-    passes: tuple[str, ...] = ()  # names of what `render` gives beside the final picture: 'coarse', or nothing
+    name: str  # name of the sampler in metrics.json
+    passes: tuple[str, ...] = ()  # names of earlier passes in the results of `render`: 'coarse', or none
 
     def __init__(self, field: Field, tile: int, supersample: int = 1):
         self.field, self.tile, self.supersample = field, tile, supersample
@@ -146,30 +143,30 @@ class Sampler:
         return self.field.white_bkgd
 
     def render(self, rays: Rays) -> RenderResult:
-        """What R rays show, without randomness. A picture's rays come in tiles of at most `tile`."""
+        """Colours, depths and opacities of R rays, without randomness. Tiles of a picture have at most `tile` rays."""
         raise NotImplementedError
 
     def density_array(self, points: np.ndarray, least: float = 0.0) -> np.ndarray:
-        """Density float32 [N] at points float32 [N, 3] in ray coordinates; densities below `least` may become 0."""
+        """Density float32 [N] at points float32 [N, 3] in ray coordinates. Densities below `least` may become 0."""
         return self.field.density_array(points)
 
 
 class Training:
-    """How a field is trained. It holds nothing that the field shows.
+    """Losses of a field, its schedule, and its changes between steps.
 
     Args:
-        field: what is trained.
+        field: the field to train.
     """
 
-    captured: bool = True  # on a GPU a step can run as a captured CUDA graph: it never waits
-    chunk: int = 2 ** 31  # most rays that go through the field at once
-    lrate_decay: float = 250.0  # thousand steps in which the learning rate falls to a tenth, where no flag says
+    captured: bool = True  # a step on a GPU can run as a captured CUDA graph, because it never waits for the GPU
+    chunk: int = 2 ** 31  # most rays through the field at once
+    lrate_decay: float = 250.0  # thousand steps in which the learning rate falls to a tenth, if no flag says it
 
     def __init__(self, field: Field):
         self.field = field
 
     def tiles(self, n_rays: int) -> list[slice]:
-        """The pieces in which a step's rays go through the field; how they are cut does not change the result."""
+        """Pieces in which a step's rays go through the field. The result does not depend on their size."""
         return pieces(n_rays, self.chunk)
 
     def rays_per_step(self, n_rays: int) -> int:
@@ -177,33 +174,32 @@ class Training:
         return n_rays
 
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
-        """All that a step draws at random beside its pixels, on the generator's device."""
+        """Random numbers of a step, but for its pixels, on the generator's device."""
         raise NotImplementedError
 
     def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
-        """The losses of R rays.
+        """Losses of R rays.
 
         Args:
             rays: R rays.
-            numbers: their rows of `random_numbers`.
-            target: what they should show.
+            numbers: rows of `random_numbers` for these rays.
+            target: colours that these rays should show.
         """
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict]:
-        """Groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
+        """Parameter groups for Adam: 'params', and 'rate' as a multiple of the learning rate."""
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, of parameters that are in no group. They read the learning rate from their groups'
-        'lr'."""
+        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from the 'lr' of its groups."""
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
-        """Changes the field after step `step`, counted from 1: it is pruned, grows, or is looked over.
+        """Prunes, grows or checks the field after step `step`, counted from 1.
 
         Args:
-            notes: those of the step's `Losses`, summed over its tiles.
+            notes: notes of the step's `Losses`, summed over its tiles.
 
         Raises:
             UserError: training cannot go on.
@@ -211,26 +207,26 @@ class Training:
         return Changes([])
 
     def scalars(self) -> dict[str, float]:
-        """Numbers that a log shows every i_print steps, by name: of the last step, or of the field as it is."""
+        """Numbers by name, of the last step or of the field, that a log shows every i_print steps."""
         return {}
 
     def state(self) -> dict:
-        """What else decides the next steps, as numbers and tensors by name."""
+        """State beside the weights that decides the next steps: numbers and tensors by name."""
         return {}
 
     def load_state(self, state: dict) -> None:
-        """Takes what `state` gave.
+        """Takes a state that `state` returned.
 
         Raises:
-            ValueError, LookupError, TypeError: it is broken.
+            ValueError, LookupError, TypeError: the state is broken.
         """
 
 
 def exposed(rgb: Tensor, background: Tensor, gains: Tensor | None) -> Tensor:
-    """Colours [R, 3] times gains [R, 3] (None: 1), but for the part [R, 1 or 3] of them that is the background's."""
+    """Colours [R, 3] times gains [R, 3] (None: 1). The background's part [R, 1 or 3] of the colours has no gain."""
     return rgb if gains is None else background + gains * (rgb - background)
 
 
 def pieces(count: int, size: int) -> list[slice]:
-    """Slices of at most `size` that together are range(count)."""
+    """Slices of at most `size` elements that cover range(count)."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -102,8 +102,8 @@ class Field(nn.Module):
         raise NotImplementedError
 
     def load_weights(self, checkpoint: dict) -> None:
-        """Takes the weights of a checkpoint with the entries of `weights`. It may replace parameters by others of another
-        shape, because the optimiser is made later.
+        """Takes the weights of a checkpoint with the entries of `weights`. Parameters may be replaced by parameters of
+        another shape, because the optimiser is made later.
 
         Raises:
             UserError: weights are missing or have other shapes; the message names the first difference.
@@ -192,7 +192,7 @@ class Training:
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from the 'lr' of its groups."""
+        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from 'lr' of its groups."""
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:

@@ -12,6 +12,7 @@ from PIL import Image
 from load_blender import load_blender_data, pose_spherical
 from nerf.runtime.errors import UserError
 from nerf.scene import blender_scene
+from nerf.space import Bounded
 
 # Against the reference code
 
@@ -130,7 +131,8 @@ def test_the_scene_has_the_loaders_images_and_cameras_and_the_papers_bounds(tiny
     folder = tiny_scene(tmp_path, size=(24, 40), counts=(4, 3, 5))
     images, poses, render_poses, hwf, i_split = load_blender_data(folder, half_res, testskip=2)
     scene = blender_scene(str(folder), white, half_res, testskip=2)
-    assert (scene.near, scene.far, scene.ndc, scene.white_bkgd, scene.around) == (2.0, 6.0, False, white, True)
+    assert scene.space == Bounded(2.0, 6.0, surrounded=True)
+    assert scene.white_bkgd is white
     assert len(scene.images) == len(images) == 9
     assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(images))
     for ours, part in zip((scene.i_train, scene.i_val, scene.i_test), i_split):

@@ -56,5 +56,5 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capt
     photographs = [posed_photograph(datadir, model, image) for image in images]
     points, seen = reliable_points(model.points, images)
     splits = every_nth(datadir, np.stack([photograph.pose[:, 3] for photograph in photographs]), llffhold)
-    # COLMAP ignores EXIF orientation: its pixels are those that are stored.
+    # COLMAP ignores EXIF orientation and sees pixels as they are stored.
     return read_capture(photographs, datadir, factor, splits, upright=False, points=points, seen=seen)

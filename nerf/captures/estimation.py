@@ -29,8 +29,8 @@ EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
 EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
 CAMERAS, POINTS = 'transforms.json', 'sparse_points.ply'
 MOST_NAMES = 10  # in a message
-ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out those that are blurred, and '
-          'photograph from different places rather than turning on one')
+ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out blurred ones, and photograph '
+          'from different places rather than turning on one')
 
 Solver = Callable[[Path, Sequence[int], EstimationRules], EstimatedCameras | None]
 

@@ -76,7 +76,7 @@ def _names(path: Path, key: str, top: Mapping[str, Any]) -> list[str]:
 
 
 class _Entry:
-    """One frame of a file; values that it lacks are those at the top of the file."""
+    """One frame of a file; missing values are looked up at the top of the file."""
 
     def __init__(self, path: Path, where: str, frame: Any, top: dict, outside_files: bool):
         if not isinstance(frame, dict):

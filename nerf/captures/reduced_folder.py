@@ -72,8 +72,8 @@ def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Pat
         image = Image.fromarray(read(path))
         size = [round(side / factor) for side in image.size]
         if not min(size):
-            raise UserError(f'{path} is {image.width}x{image.height} pixels; factor {factor} leaves {size[0]}x{size[1]}, '
-                            'so lower factor')
+            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves '
+                            f'{size[0]}x{size[1]}; lower factor')
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         image.resize(size, Image.Resampling.BOX).save(partial / name)
 

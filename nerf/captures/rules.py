@@ -1,7 +1,7 @@
-"""Numbers that decide the results of this room, in one list.
+"""Numbers that decide how cameras are estimated, which sparse points are used, and where a scene lies.
 
-They were set by hand on fox_small, fern, beer and the synthetic captures of tests/, where a wrong result is plain to
-see; none was searched for.
+All were set by hand; no search over them is on record. The tests check their results on fern and on synthetic captures,
+and their results were looked at on fox_small and beer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class EstimationRules:
 
 @dataclass(frozen=True)
 class PointRules:
-    """Numbers that decide which sparse points of a COLMAP model are used."""
+    """Numbers of `reliable_points`, which chooses sparse points of a COLMAP model."""
 
     fewest_observations: int = 2  # features of a point
     error_ratio: float = 3.0  # largest reprojection error of a point, as a multiple of the median
@@ -38,16 +38,16 @@ class PlacementRules:
     distance: float = 4.0  # mean distance of cameras around a centre from it, in scene units, as in Blender scenes
     bd_factor: float = 0.75  # the nearest depth of forward-facing captures is at 1 / bd_factor, as load_llff's
     widest: float = 40.0  # degrees between a camera's axis and the mean axis, at most, in a forward-facing capture
-    level: float = 0.15  # cameras are held level if their right axes' variance along one direction is below this share
+    level: float = 0.15  # right axes lie in a level plane if their variance across it is below this share of the next
 
     # Depths of a view
-    extremes: tuple[float, float] = (1.0, 99.0)  # percentiles of its points' depths that are its nearest and farthest
-    fewest_points: int = 20  # points that a view needs for that
+    extremes: tuple[float, float] = (1.0, 99.0)  # percentiles of the points' depths: nearest and farthest thing
+    fewest_points: int = 20  # points that a view needs for its own percentiles
     most_points: int = 50_000  # points that are projected into views; of more, every n-th
     margin: tuple[float, float] = (0.9, 1.1)  # near and far bound, as shares of nearest and farthest depth
-    guessed_ahead: tuple[float, float] = (0.4, 4.0)  # without points: shares of the depth where the axes cross
-    guessed_around: tuple[float, float] = (0.3, 3.0)  # without points: shares of the distance from the centre
-    closest: float = 0.2  # least distance from the centre for that, as a share of the mean distance
+    guessed_ahead: tuple[float, float] = (0.4, 4.0)  # nearest and farthest without points: shares of the axes' crossing
+    guessed_around: tuple[float, float] = (0.3, 3.0)  # around a centre: shares of a camera's distance from it
+    closest: float = 0.2  # least distance for guessed_around, as a share of the mean distance
 
     # Orbit around a centre
     path_views: int = 120

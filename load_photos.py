@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nerf.captures.capture import Capture, read_capture
-from nerf.captures.colmap import posed_photograph, read_model
-from nerf.captures.sparse_points import read_ply, reliable_points
+from nerf.captures.colmap import posed_photograph, read_model, reliable_points
 from nerf.captures.splits import every_nth, named_splits
-from nerf.captures.transforms import read_transforms
+from nerf.captures.transforms import read_ply, read_transforms
 from nerf.runtime.errors import UserError
 
 

@@ -14,7 +14,7 @@ from nerf.cameras import Cameras
 
 FLIP = np.array([1.0, -1.0, -1.0])  # factors of a camera's axes between OpenGL and OpenCV
 AXES_OFF = 1e-3  # largest deviation of an axis's length from 1, and of angles between axes, in a pose of a file
-FARTHEST = 1e10  # largest coordinate in a pose of a file
+FARTHEST = 1e10  # largest coordinate in a file
 UPRIGHT = 0.95  # cosine between the cameras' mean up axis and an axis of the scene above which the latter is up
 
 

@@ -25,6 +25,7 @@ def lego(shared):
     return load_blender_data(folder, half_res=False, testskip=8)
 
 
+@pytest.mark.slow
 def test_lego_agrees_with_the_reference(golden, lego):
     images, poses, render_poses, hwf, i_split = lego
     np.testing.assert_allclose(poses, golden['lego_poses'], atol=1e-6)
@@ -37,6 +38,7 @@ def test_lego_agrees_with_the_reference(golden, lego):
     np.testing.assert_allclose(means, golden['lego_image_means'], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_size_lego_agrees_with_the_reference_to_half_a_level(golden, shared, lego):
     images, poses, _, hwf, _ = load_blender_data(shared / 'data' / 'nerf_synthetic' / 'lego', True, testskip=1000)
     np.testing.assert_allclose(hwf, golden['lego_half_hwf'], rtol=1e-7)

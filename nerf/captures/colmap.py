@@ -7,7 +7,7 @@ count of records cannot allocate memory.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from nerf.captures.capture import PosedPhotograph
 from nerf.captures.lenses import NUMBERS, PARAMETERS, Lens, lens_of
+from nerf.captures.rules import POINTS, PointRules
 from nerf.files.scene_files import is_inside
-from nerf.poses import colmap_pose, rigid, rotation_matrix
+from nerf.poses import FARTHEST, colmap_pose, rigid, rotation_matrix
 from nerf.runtime.errors import UserError
 
 FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, in which a model is looked for
@@ -103,6 +104,35 @@ def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> P
     except ValueError as error:
         raise UserError(f'{where} has a pose that {error}; run COLMAP again') from None
     return PosedPhotograph(image.name, path, pose, camera.lens, camera.size)
+
+
+def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = POINTS
+                    ) -> tuple[np.ndarray, list[np.ndarray]] | tuple[None, None]:
+    """Points of a COLMAP model with several observations and a usual reprojection error.
+
+    Args:
+        points: points of the model, if known.
+        images: images of the model.
+        rules: limits of observations and errors.
+
+    Returns:
+        points [P, 3], and for each image the indices of the points that it observes; None, None if no point is left.
+    """
+    if points is None:
+        return None, None
+    good = (points.tracks >= rules.fewest_observations) & (np.abs(points.places) < FARTHEST).all(1)
+    known = good & (points.errors >= 0)
+    if known.any():
+        good &= ~(points.errors > max(rules.error_ratio * np.median(points.errors[known]), rules.least_error))
+    if not good.any():
+        return None, None
+    order = np.argsort(points.ids[good], kind='stable')
+    ids = points.ids[good][order]
+
+    def observed(point_ids: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(ids[:-1], point_ids)  # at which each id is, if it is known
+        return np.unique(order[place[ids[place] == point_ids]])
+    return points.places[good], [observed(image.point_ids) for image in images]
 
 
 def _damaged(path: Path, why: str) -> UserError:

@@ -6,6 +6,7 @@ OpenGL axes. They differ in how they move and scale the scene afterwards, which 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import ChainMap
@@ -22,7 +23,7 @@ from nerf.captures.reduced_folder import ANY_ENDING
 from nerf.captures.splits import SPLITS
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
-from nerf.poses import rigid
+from nerf.poses import FARTHEST, rigid
 from nerf.runtime.errors import UserError
 
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
@@ -73,6 +74,23 @@ def _names(path: Path, key: str, top: Mapping[str, Any]) -> list[str]:
     except ValueError:
         pass
     raise UserError(f'{path}: {key} must be a list of names')
+
+
+def read_ply(path: Path) -> np.ndarray:
+    """Points [P, 3] float64 of a PLY file.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    import trimesh
+
+    try:
+        content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
+        points = np.asarray(trimesh.load(content, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
+    except Exception as error:  # trimesh passes on whatever its parsers raise
+        raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again, or remove '
+                        'ply_file_path from transforms.json') from None
+    return points[(np.abs(points) < FARTHEST).all(1)]
 
 
 class _Entry:

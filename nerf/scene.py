@@ -142,7 +142,7 @@ def target_colours(pixels: Tensor, white_bkgd: bool) -> Tensor:
 
 
 def camera_at(scene: Scene, pose: np.ndarray) -> int | None:
-    """Training image whose camera has a pose [3, 4] up to rounding (`SAME_TURN`, `SAME_PLACE`); None if no camera has."""
+    """Index of a training image whose camera has a pose [3, 4] up to rounding (`SAME_TURN`, `SAME_PLACE`), or None."""
     poses = scene.training_cameras.poses.double().numpy()
     turned = np.abs(poses[:, :, :3] - pose[:, :3]).max((1, 2))
     shifted = np.linalg.norm(poses[:, :, 3] - pose[:, 3], axis=1) / scene.space.looking_distance(pose)

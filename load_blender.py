@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 
+from nerf.captures.splits import SPLITS
 from nerf.files.images import read_images
+from nerf.files.scene_files import clean_name, is_inside, read_json
 from nerf.runtime.errors import UserError
 
-SPLITS = ('train', 'val', 'test')
 WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://www.matthewtancik.com/nerf; '
               'configs/toy_chair.txt needs no download')
 
 
 def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int = 1):
-    """Loads the three splits of a scene, one after the other.
+    """Loads the training, validation and test images of a scene.
 
     Args:
-        basedir: the folder that holds transforms_train.json, transforms_val.json and transforms_test.json.
+        basedir: folder of transforms_train.json, transforms_val.json and transforms_test.json.
         half_res: shrink images to half their height and width by area averaging.
-        testskip: keep every Nth validation and test image; 0 or 1 keeps all.
+        testskip: keep every testskip-th validation and test image; 0 or 1 keeps all.
 
     Returns:
         images: [N, H, W, 3 or 4] uint8, alpha not premultiplied.
         poses: [N, 4, 4] float32 camera-to-world, OpenGL axes.
         render_poses: [40, 4, 4] float32, a turntable 30 degrees above the equator.
-        hwf: [H, W, focal], the focal length in pixels.
-        i_split: three integer arrays, the indices of the training, validation and test images.
+        hwf: [H, W, focal], focal length in pixels.
+        i_split: indices of the training, validation and test images, three arrays.
 
     Raises:
         UserError: the scene is missing, incomplete or broken; the message names the file.
@@ -59,7 +59,7 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
 
 
 def pose_spherical(theta: float, phi: float, radius: float) -> np.ndarray:
-    """[4, 4] float32 camera-to-world of a camera on a sphere that looks at the origin, with z up.
+    """Pose [4, 4] float32 of a camera on a sphere, looking at the origin, with z up.
 
     Args:
         theta: azimuth in degrees.
@@ -76,14 +76,9 @@ def pose_spherical(theta: float, phi: float, radius: float) -> np.ndarray:
 
 
 def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
-    """The horizontal field of view in radians, and image path and pose [4, 4] of each frame."""
-    try:
-        meta = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise UserError(f'{path} does not exist; datadir must hold transforms_train.json, transforms_val.json and '
-                        f'transforms_test.json ({WHERE_FROM})') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path} cannot be read as JSON ({error}); download or export it again') from None
+    """Horizontal field of view in radians, and image path and pose [4, 4] of each frame."""
+    meta = read_json(path, 'datadir must hold transforms_train.json, transforms_val.json and transforms_test.json '
+                           f'({WHERE_FROM})')
     angle = meta.get('camera_angle_x') if isinstance(meta, dict) else None
     if type(angle) not in (int, float) or not 1e-6 < angle < math.pi:
         raise UserError(f'{path}: camera_angle_x is {angle!r}; it must be an angle in radians between 0 and pi')
@@ -95,14 +90,17 @@ def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
 
 def _read_frame(path: Path, i: int, frame: dict) -> tuple[Path, np.ndarray]:
     """Image path and pose [4, 4] float32 of frame i of the transforms file at `path`."""
-    if not isinstance(frame, dict) or not isinstance(frame.get('file_path'), str):
-        raise UserError(f'{path}: frame {i} has no file_path; it must name the image')
-    name = frame['file_path']
-    if Path(name).is_absolute() or '..' in Path(name).parts:
+    name = frame.get('file_path') if isinstance(frame, dict) else None
+    try:
+        file = clean_name(name)
+    except ValueError as error:
+        raise UserError(f'{path}: frame {i} has file_path {name!r}; {error}') from None
+    image = path.parent / (file if file.lower().endswith('.png') else file + '.png')
+    if not is_inside(image, path.parent, follow_links=False):
         raise UserError(f'{path}: frame {i} has file_path {name!r}, which leaves the scene folder')
     rows = frame.get('transform_matrix')
     if not (isinstance(rows, list) and len(rows) == 4 and all(isinstance(row, list) and len(row) == 4 for row in rows)
             and all(type(number) in (int, float) and abs(number) < 1e30 for row in rows for number in row)):
         raise UserError(f'{path}: frame {i} ({name}) has a transform_matrix that is not a finite 4x4 matrix; '
                         f'export the scene again')
-    return path.parent / (name if name.lower().endswith('.png') else name + '.png'), np.array(rows, np.float32)
+    return image, np.array(rows, np.float32)

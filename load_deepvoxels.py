@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.files.images import read_images
+from nerf.poses import flip_axes
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -14,19 +15,19 @@ WHERE_FROM = 'the scenes come from https://drive.google.com/open?id=1ScsRlnzy9Bd
 
 
 def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', testskip: int = 8):
-    """Loads the three splits of a shape, one after the other.
+    """Loads the training, validation and test images of a shape.
 
     Args:
-        scene: the shape's name.
-        basedir: the folder that holds train/<scene>, validation/<scene> and test/<scene>.
-        testskip: keep every Nth validation and test image; 0 or 1 keeps all.
+        scene: name of the shape.
+        basedir: folder of train/<scene>, validation/<scene> and test/<scene>.
+        testskip: keep every testskip-th validation and test image; 0 or 1 keeps all.
 
     Returns:
         images: [N, H, W, 3 or 4] uint8.
         poses: [N, 3, 4] float32 camera-to-world, OpenGL axes.
         render_poses: [M, 3, 4] float32, the test poses.
-        hwf: [H, W, focal], the focal length in pixels; `load_intrinsics` has the principal point too.
-        i_split: three integer arrays, the indices of the training, validation and test images.
+        hwf: [H, W, focal], focal length in pixels; `load_intrinsics` has the principal point too.
+        i_split: indices of the training, validation and test images, three arrays.
 
     Raises:
         UserError: the scene is missing, incomplete or broken; the message names the file.
@@ -48,10 +49,14 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
 
 
 def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarray:
-    """[3, 3] intrinsics in pixels of images of H x W, whatever the size that intrinsics.txt is for.
+    """Intrinsics [3, 3] in pixels of images of H x W, scaled from the size in intrinsics.txt.
+
+    Args:
+        scene, basedir: as for `load_dv_data`.
+        H, W: height and width of the images.
 
     Raises:
-        UserError: the splits' files are missing or broken, or of different cameras.
+        UserError: a file is missing or broken, or the splits have different cameras.
     """
     paths = [_intrinsics_path(_split_folder(basedir, split, scene), basedir, scene) for split in SPLITS]
     cameras = []
@@ -74,7 +79,7 @@ def _split_folder(basedir: str | Path, split: str, scene: str) -> Path:
 
 
 def _intrinsics_path(folder: Path, basedir: str | Path, scene: str) -> Path:
-    """The split's own file, or training's where it has none."""
+    """Path of the split's file or, if that does not exist, of the training images'."""
     own = folder / 'intrinsics.txt'
     return own if own.exists() else Path(basedir) / 'train' / scene / 'intrinsics.txt'
 
@@ -82,8 +87,8 @@ def _intrinsics_path(folder: Path, basedir: str | Path, scene: str) -> Path:
 def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:
     """Focal length, principal point x and y, height and width in pixels, and whether poses are world-to-camera.
 
-    The file's lines: focal length, cx and cy (and a zero); the grid's centre; its near plane; its scale; height and
-    width; and in some files whether poses are world-to-camera (0 or 1). The grid is DeepVoxels' own and is not read.
+    Lines of the file: focal length, cx and cy (and a zero); centre, near plane and scale of DeepVoxels' grid, which are
+    ignored; height and width; and in some files 1 for poses that are world-to-camera, or else 0.
     """
     lines = [line.split() for line in _read_text(path).splitlines() if line.strip()]
     try:
@@ -97,24 +102,24 @@ def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:
             raise ValueError(f'focal length {f:g}, centre {cx:g} {cy:g}, size {width:g}x{height:g}, flag {flag:g}')
     except ValueError as error:
         raise UserError(f'{path} is not a DeepVoxels camera ({str(error)[:100]}); line 1 must hold focal length, cx '
-                        'and cy, line 5 height and width in pixels, line 6 (where there is one) 0 or 1') from None
+                        'and cy, line 5 height and width in pixels, an optional line 6 0 or 1') from None
     return (f, cx, cy, height, width), bool(flag)
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Pose file and image of each view, in the order of their names."""
+    """Paths of each view's pose and image, in the order of their names."""
     poses, images = ({path.stem: path for path in folder.glob(pattern) if not path.name.startswith('.')}
                      for pattern in ('pose/*.txt', 'rgb/*.png'))
     alone = sorted(poses.keys() ^ images.keys())
     if alone or not poses:
-        raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} rgb/*.png'
-                        + (f' ({alone[0]} is in one of them only)' if alone else '')
-                        + '; each view needs both, so download or export the scene again')
+        example = f' ({alone[0]} is in one of them only)' if alone else ''
+        raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} rgb/*.png{example}; each view '
+                        'needs both, so download or export the scene again')
     return [(poses[name], images[name]) for name in sorted(poses)]
 
 
 def _read_pose(path: Path, world_to_camera: bool) -> np.ndarray:
-    """[3, 4] float32 camera-to-world in OpenGL axes; the file has x right, y down, looking along +z."""
+    """Pose [3, 4] float32 camera-to-world in OpenGL axes of a file with OpenCV axes."""
     try:
         pose = np.array(_read_text(path).split(), np.float64).reshape(4, 4)
         if not np.isfinite(pose).all():
@@ -127,7 +132,7 @@ def _read_pose(path: Path, world_to_camera: bool) -> np.ndarray:
     except (ValueError, np.linalg.LinAlgError) as error:
         raise UserError(f"{path} is not the 4x4 matrix of a camera ({str(error)[:100]}); download or export it again"
                         ) from None
-    return (pose[:3] * [1.0, -1.0, -1.0, 1.0]).astype(np.float32)
+    return flip_axes(pose[:3]).astype(np.float32)
 
 
 def _read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Scenes in the LLFF format: photographs, and COLMAP's poses and depth bounds for them in poses_bounds.npy."""
+"""Scenes in the LLFF format: photographs, and their poses and depth bounds by COLMAP in poses_bounds.npy."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import check_one_size, image_size, read_image, read_images
 from nerf.captures.reduced_folder import make_reduced
+from nerf.files.images import ENDINGS, check_one_size, image_size, read_image, read_images
+from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
-ENDINGS = ('.jpg', '.jpeg', '.png')
 WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '
               'README says how to make one of your own photographs')
 
 
 def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
                    spherify: bool = False):
-    """Loads a capture, moved and scaled, with a path to render it along.
+    """Loads a capture, moved and scaled, and a path to render.
 
     Args:
-        basedir: the folder that holds poses_bounds.npy and images/ or images_<factor>/; the latter is made from the
-            former where it is missing.
+        basedir: folder of poses_bounds.npy and images_<factor>/, which is made from images/ if it is missing.
         factor: images at 1/factor of their size; None is 1.
         recenter: move the world's origin and axes to those of the mean camera.
         bd_factor: scale the world so that the nearest bound is at 1 / bd_factor; None leaves its scale.
-        spherify: for captures all around an object: put the origin where the cameras look, z up, and the cameras at a
-            root mean square distance of 1; the path is then a circle instead of a spiral.
+        spherify: for captures all around an object: origin at the point that the cameras look at, z up, cameras at a
+            root mean square distance of 1, and a circle instead of a spiral as path.
 
     Returns:
         images: [N, H, W, 3] uint8; an alpha channel is dropped.
         poses: [N, 3, 5] float32 camera-to-world, OpenGL axes, with (H, W, focal in pixels) as the last column.
         bds: [N, 2] float32 depths of the nearest and the farthest point that each camera sees.
         render_poses: [120, 3, 5] float32.
-        i_test: the view nearest to the mean camera.
+        i_test: index of the view nearest to the mean camera.
 
     Raises:
         UserError: the scene is missing, incomplete or broken; the message names the file.
@@ -66,75 +65,55 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     if not (np.isfinite(poses).all() and np.isfinite(render_poses).all()):
         raise UserError(f"{basedir / 'poses_bounds.npy'}: the cameras' axes have no mean; run COLMAP again"
                         + ('' if spherify else ', or set spherify and no_ndc for a capture all around an object'))
-
-    hwf = np.array([H, W, cameras[0, 2] / factor])
-
-    def with_hwf(cameras_to_world: np.ndarray) -> np.ndarray:
-        column = np.broadcast_to(hwf[:, None], (len(cameras_to_world), 3, 1))
-        return np.concatenate([cameras_to_world, column], -1).astype(np.float32)
-
-    return images, with_hwf(poses), bds.astype(np.float32), with_hwf(render_poses), int(distances.argmin())
+    hwf = H, W, cameras[0, 2] / factor
+    return images, _with_hwf(poses, *hwf), bds.astype(np.float32), _with_hwf(render_poses, *hwf), int(
+        distances.argmin())
 
 
-def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and the test images of `count`: every llffhold-th is a test image (0: the one that is
-    nearest to the mean camera, `central`).
-
-    Raises:
-        UserError: none is left to train on.
-    """
-    everything = np.arange(count)
-    i_test = everything[::llffhold] if llffhold else everything[[central]]
-    i_train = np.setdiff1d(everything, i_test)
-    if not len(i_train):
-        raise UserError(f'{datadir}: llffhold {llffhold} takes all {count} images for testing and leaves none to train '
-                        'on; raise llffhold or add images')
-    return i_train, i_test
+def _with_hwf(poses: np.ndarray, H: int, W: int, focal: float) -> np.ndarray:
+    """Poses [N, 3, 5] float32 of poses [N, 3, 4], with (H, W, focal) as the last column."""
+    return np.concatenate([poses, np.broadcast_to([[H], [W], [focal]], (len(poses), 3, 1))], -1).astype(np.float32)
 
 
 # Cameras: [N, 3, 4] camera-to-world, OpenGL axes
 
 
-def viewmatrix(backward: np.ndarray, up: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """[3, 4] of a camera at `position` that looks against `backward`, with `up` upwards in its picture."""
-    backward = _unit(backward)
-    right = _unit(np.cross(up, backward))
-    return np.stack([right, np.cross(backward, right), backward, position], 1)
-
-
-def poses_avg(poses: np.ndarray) -> np.ndarray:
-    """[3, 4] of the mean camera: at the mean position, with the mean axes."""
-    return viewmatrix(poses[:, :, 2].sum(0), poses[:, :, 1].sum(0), poses[:, :, 3].mean(0))
-
-
-def recenter_poses(poses: np.ndarray) -> np.ndarray:
-    """The same cameras seen from the mean camera: its position becomes the origin, its axes the world's."""
-    return _in_frame(poses, poses_avg(poses))
-
-
 def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras around an object, and their bounds [N, 2], in a frame whose origin is the point nearest to all optical
-    axes in the least squares sense; z is up, towards the mean camera, and the root mean square distance is 1.
+    """Moves and scales cameras around an object, and their bounds.
+
+    The origin becomes the point nearest to all optical axes in the least squares sense. z is up, towards the mean
+    camera, and the root mean square distance of the cameras is 1.
+
+    Args:
+        poses: [N, 3, 4].
+        bds: [N, 2] bounds.
+
+    Returns:
+        poses [N, 3, 4] and bounds [N, 2].
 
     Raises:
-        LinAlgError: the axes are parallel, and no point is the nearest.
+        LinAlgError: the axes are parallel, so no point is the nearest.
     """
     across = np.eye(3) - poses[:, :, 2, None] * poses[:, None, :, 2]  # [N, 3, 3], projects onto a plane across an axis
     if np.linalg.eigvalsh(across.mean(0))[0] < 1e-6:  # by a tenth of a degree
         raise np.linalg.LinAlgError('parallel axes')
     centre = np.linalg.solve(across.sum(0), (across @ poses[:, :, 3:]).sum(0))[:, 0]
-    up = _unit((poses[:, :, 3] - centre).mean(0))
-    x = _unit(np.cross([0.1, 0.2, 0.3], up))  # any direction across `up`; this one is the reference code's
-    poses = _in_frame(poses, np.stack([x, np.cross(up, x), up, centre], 1))
+    up = unit((poses[:, :, 3] - centre).mean(0))
+    x = unit(np.cross([0.1, 0.2, 0.3], up))  # any direction across `up`; this is the reference code's
+    poses = in_frame(poses, np.stack([x, np.cross(up, x), up, centre], 1))
     scale = 1.0 / np.sqrt(np.mean(np.sum(poses[:, :, 3] ** 2, -1)))
     poses[:, :, 3] *= scale
     return poses, bds * scale
 
 
 def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n_turns: int = 2) -> np.ndarray:
-    """[n_views, 3, 4] of a spiral around the mean camera, that looks at a point at the scene's middle disparity.
+    """Spiral [n_views, 3, 4] around the mean camera, looking at a point at the scene's middle disparity.
 
-    It is as wide as the cameras' positions spread (90th percentile of each coordinate).
+    Args:
+        poses: [N, 3, 4], of the cameras; the spiral's radii are the 90th percentiles of their coordinates.
+        bds: [N, 2] depths of the nearest and the farthest point.
+        n_views: number of views.
+        n_turns: number of turns.
     """
     middle = poses_avg(poses)
     nearest, farthest = 0.9 * bds.min(), 5.0 * bds.max()
@@ -151,7 +130,7 @@ def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n
 
 
 def render_path_circle(poses: np.ndarray, n_views: int = 120) -> np.ndarray:
-    """[n_views, 3, 4] of a circle around the z axis at the height of spherified cameras, looking at the origin."""
+    """Circle [n_views, 3, 4] around the z axis at the mean height of spherified cameras, looking at the origin."""
     height = poses[:, 2, 3].mean()
     radius = np.sqrt(1.0 - height ** 2)
     positions = [np.array([radius * np.cos(angle), radius * np.sin(angle), height])
@@ -159,21 +138,11 @@ def render_path_circle(poses: np.ndarray, n_views: int = 120) -> np.ndarray:
     return np.stack([viewmatrix(position, np.array([0.0, 0.0, 1.0]), position) for position in positions])
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
-
-
-def _in_frame(poses: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """The same cameras in the coordinates of the camera `frame` [3, 4]."""
-    axes, origin = frame[:, :3], frame[:, 3:]
-    return np.concatenate([axes.T @ poses[:, :, :3], axes.T @ (poses[:, :, 3:] - origin)], -1)
-
-
 # Files
 
 
 def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Poses [N, 3, 4] in OpenGL axes, bounds [N, 2], and each camera's full height, width and focal length [N, 3]."""
+    """Poses [N, 3, 4] in OpenGL axes, bounds [N, 2], and full height, width and focal length of each camera [N, 3]."""
     try:
         rows = np.lib.format.open_memmap(path, mode='r')  # reads no pickle, and no more than the file holds
     except FileNotFoundError:
@@ -200,7 +169,7 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
-    """The images in the order of their names, which is that of the poses; reduced to 1/factor first if need be."""
+    """Paths of the images at 1/factor of their size in the order of their names, which is that of the poses."""
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
@@ -214,9 +183,9 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
 
 
 def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
-    """Writes the images at 1/factor of their size as PNGs into `folder`, without alpha."""
+    """Writes images at 1/factor of their size, without alpha, as PNGs into `folder`."""
     names = [path.stem + '.png' for path in paths]
-    if sorted(set(names)) != names:  # the poses go by the order of names
+    if sorted(set(names)) != names:  # poses are in the order of names
         raise UserError(f'{paths[0].parent} has images whose names would coincide or sort otherwise with the ending '
                         f'.png; rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
@@ -224,7 +193,7 @@ def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Pat
 
 
 def _check_rotations(basedir: Path, poses: np.ndarray) -> None:
-    """Raises UserError where a camera's axes are not of length 1, at right angles and of the first's handedness."""
+    """Raises UserError if a camera's axes are not of length 1, not at right angles, or mirrored unlike the first's."""
     axes = poses[:, :, :3]
     off = np.abs(axes.transpose(0, 2, 1) @ axes - np.eye(3)).max((1, 2))
     broken = np.flatnonzero((off > 0.01) | (np.linalg.det(axes) * np.linalg.det(axes[0]) < 0))
@@ -234,7 +203,7 @@ def _check_rotations(basedir: Path, poses: np.ndarray) -> None:
 
 
 def _warn_of_other_cameras(basedir: Path, cameras: np.ndarray, factor: int, H: int, W: int) -> None:
-    """Warns where the images are not those that COLMAP saw (another size or orientation), or of several cameras."""
+    """Warns of images of another size or orientation than COLMAP's, and of several focal lengths."""
     height, width, focal = cameras[0]
     if abs(H - height / factor) > 1 + 0.01 * H or abs(W - width / factor) > 1 + 0.01 * W:
         print(f'warning: {basedir}: the images are {W}x{H} pixels, but at factor {factor} poses_bounds.npy is for '

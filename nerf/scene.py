@@ -1,4 +1,4 @@
-"""A scene of any format as one structure: posed images, and the cameras to render them with."""
+"""Scenes: posed images in a space, from data of any format."""
 
 from __future__ import annotations
 
@@ -11,30 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from load_photos import Capture
+from load_blender import load_blender_data
+from load_deepvoxels import load_dv_data, load_intrinsics
+from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.captures.placement import Placement, cameras_of, path_capture, place
+from nerf.captures.capture import Capture
+from nerf.captures.placement import Placement, at_poses, path_of, place
+from nerf.captures.splits import held_out
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
 from run_nerf_helpers import Rays
 
+SAME_TURN, SAME_PLACE = 2e-3, 1e-3  # deviations of rotations' entries, and of positions as shares of the distance
+
 
 @dataclass(frozen=True)
 class Images:
-    """N images of any sizes as one flat list of pixels: image after image, row after row."""
+    """N images of any sizes as one list of pixels: image after image, row after row."""
 
     pixels: np.ndarray  # [P, 3 or 4] uint8 as read; alpha is not premultiplied
     sizes: np.ndarray  # [N, 2] int64: height, width
-    masks: np.ndarray | None = None  # [P] bool: pixels to train on; None: all
+    masks: np.ndarray | None = None  # [P] bool: pixels to train on; None: all pixels
 
     @classmethod
     def of_one_size(cls, images: np.ndarray) -> Images:
-        """Images [N, H, W, 3 or 4], which are not copied."""
+        """Images [N, H, W, 3 or 4] of one size, without a copy."""
         return cls(images.reshape(-1, images.shape[-1]), np.tile(images.shape[1:3], (len(images), 1)))
 
     @classmethod
     def of_any_size(cls, images: list[np.ndarray], masks: list[np.ndarray] | None = None) -> Images:
-        """Images [H, W, C] with one C, and masks [H, W] bool."""
+        """Images [H, W, C] of one number of channels, and their masks [H, W] bool."""
         sizes = np.array([image.shape[:2] for image in images]).reshape(-1, 2)
         return cls(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]), sizes,
                    None if masks is None else np.concatenate([mask.ravel() for mask in masks]))
@@ -44,7 +50,7 @@ class Images:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """[N + 1] int64: where each image begins among the pixels, and where the last one ends."""
+        """Indices [N + 1] int64 of each image's first pixel, and the number of all pixels."""
         return np.concatenate([[0], np.cumsum(self.sizes.prod(1))])
 
     def __getitem__(self, i: int) -> np.ndarray:
@@ -53,28 +59,32 @@ class Images:
 
     def take(self, index: np.ndarray) -> Images:
         """Some of the images, in that order."""
-        def of(values: np.ndarray) -> np.ndarray:
+        def taken(values: np.ndarray) -> np.ndarray:
             return np.concatenate([values[self.starts[i]:self.starts[i + 1]] for i in index])
-        return Images(of(self.pixels), self.sizes[index], None if self.masks is None else of(self.masks))
+        return Images(taken(self.pixels), self.sizes[index], None if self.masks is None else taken(self.masks))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Posed images, the space in which they lie, and the cameras to render it with."""
+    """Posed images, their space, and the cameras of the render path."""
 
     images: Images
-    cameras: Cameras  # of the images
+    cameras: Cameras  # one for each image
     render_cameras: Cameras  # of the render path
     space: Space
     white_bkgd: bool
     i_train: np.ndarray
     i_val: np.ndarray
     i_test: np.ndarray
-    exposure: bool = False  # the images differ in brightness: each has a gain per colour channel (nerf/exposure.py)
-    placement: Placement | None = None  # of a capture, whose coordinates are others than the scene's
+    exposure: bool = False  # each image has a gain per colour channel (nerf/exposure.py)
+    placement: Placement | None = None  # of a capture of photographs in the scene
 
     def rays_within(self, share: float) -> Scene:
-        """The same scene with rays through another point of their pixels: `Cameras.within`."""
+        """The same scene with rays through another point of their pixels.
+
+        Args:
+            share: as `Cameras.within`.
+        """
         cameras, render_cameras = (replace(part, within=share) for part in (self.cameras, self.render_cameras))
         return replace(self, cameras=cameras, render_cameras=render_cameras)
 
@@ -88,20 +98,20 @@ class Scene:
         return self.space.rays(origins, directions, bounds)
 
     def spread_rays(self, views: np.ndarray, side: int) -> Rays:
-        """Rays spread evenly over each of some views, side x side, view after view."""
+        """Rays of some views, side x side evenly spread over each picture, view after view."""
         cameras = self.cameras.take(views)
         return self.rays(*cameras.spread_rays(side), None if cameras.bounds is None else cameras.bounds[:, None])
 
     def seen_box(self) -> np.ndarray:
-        """[2, 3] corners, in ray coordinates, of all that the cameras of the images and of the render path see."""
+        """Box [2, 3] in ray coordinates of everything that the images' and the render path's cameras see."""
         return self.space.seen_box(self.cameras, self.render_cameras)
 
     def fingerprint(self) -> int:
-        """A checksum of all that training sees of the scene."""
+        """Checksum of everything in the scene that decides training."""
         images, cameras = self.images.take(self.i_train), self.training_cameras
-        numbers = [*self.space.numbers(), self.white_bkgd]
-        numbers += [cameras.within] * (cameras.within != 0.0)
-        parts = [images.pixels, cameras.poses]
+        parts, numbers = [images.pixels, cameras.poses], [*self.space.numbers(), self.white_bkgd]
+        if cameras.within:  # rays of the first checkpoints went through the pixels' corners
+            numbers.append(cameras.within)
         fx, fy, cx, cy = cameras.intrinsics[0].tolist()
         if cameras.one_size() and bool((cameras.intrinsics == cameras.intrinsics[0]).all()):
             numbers = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0, *numbers]  # one K, as in the first checkpoints
@@ -115,31 +125,46 @@ class Scene:
         return checksum
 
     def background(self, i: int) -> np.ndarray:
-        """What of `target` is the light of a white background: [H, W, 1] float32."""
+        """Share of the white background in `target` [H, W, 1] float32, 0 without one."""
         alpha = self.images[i][..., 3:].astype(np.float32) / 255.0
         return 1.0 - alpha if self.white_bkgd and alpha.shape[-1] else np.zeros((*alpha.shape[:2], 1), np.float32)
 
     def target(self, i: int) -> np.ndarray:
-        """What image i should render to: [H, W, 3] float32 in [0, 1]."""
+        """Colours [H, W, 3] float32 in [0, 1] that image i should render to."""
         return target_colours(torch.from_numpy(self.images[i]), self.white_bkgd).numpy()
 
 
 def target_colours(pixels: Tensor, white_bkgd: bool) -> Tensor:
-    """Pixels [..., 3 or 4] uint8 to colours [..., 3] float32; on white where asked and there is an alpha channel."""
+    """Colours [..., 3] float32 of pixels [..., 3 or 4] uint8, with `white_bkgd` on white."""
     colours = pixels.float() / 255.0
     rgb, alpha = colours[..., :3], colours[..., 3:]
     return rgb * alpha + (1.0 - alpha) if white_bkgd and alpha.shape[-1] else rgb
 
 
+def camera_at(scene: Scene, pose: np.ndarray) -> int | None:
+    """Index of a training image whose camera has a pose [3, 4] up to rounding (`SAME_TURN`, `SAME_PLACE`), or None."""
+    poses = scene.training_cameras.poses.double().numpy()
+    turned = np.abs(poses[:, :, :3] - pose[:, :3]).max((1, 2))
+    shifted = np.linalg.norm(poses[:, :, 3] - pose[:, 3], axis=1) / scene.space.looking_distance(pose)
+    there = np.flatnonzero((turned < SAME_TURN) & (shifted < SAME_PLACE))
+    return int(scene.i_train[there[0]]) if len(there) else None
+
+
 def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
-    """[3, 3] of a camera whose axis goes through the image's centre."""
+    """Intrinsics [3, 3] of a camera whose axis goes through the image's centre."""
     return np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
 
 
-def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int) -> Scene:
-    """The NeRF paper's synthetic scenes: cameras 4 away from an object at the origin, seen from 2 to 6."""
-    from load_blender import load_blender_data
+# Formats
 
+
+def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int) -> Scene:
+    """The NeRF paper's synthetic scenes: cameras at distance 4 from an object at the origin, rays from 2 to 6.
+
+    Args:
+        datadir, half_res, testskip: as for `load_blender_data`.
+        white_bkgd: transparent pixels are white.
+    """
     images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
         datadir, half_res, testskip)
     cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
@@ -149,16 +174,18 @@ def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int)
 
 def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool,
                unbounded: bool) -> Scene:
-    """Photographs from one side, or with spherify all around.
+    """Photographs from one side or, with `spherify`, all around.
 
     Args:
-        datadir, white_bkgd, factor, spherify: as of `load_llff_data`.
-        llffhold: every llffhold-th is a test image; 0: only that nearest to the mean camera.
-        ndc: they are in normalised device coordinates.
-        unbounded: without `ndc`, the space has no bounds.
-    """
-    from load_llff import held_out, load_llff_data
+        datadir, factor, spherify: as for `load_llff_data`.
+        white_bkgd: transparent pixels are white.
+        llffhold: as for `held_out`.
+        ndc: the space is NDC.
+        unbounded: without `ndc`, the space is unbounded.
 
+    Raises:
+        UserError: the scene is broken, or has no NDC.
+    """
     if spherify and ndc:
         raise UserError(f'{datadir}: spherify is for captures all around an object, which normalised device '
                         'coordinates cannot hold; set no_ndc too (and lindisp, as is usual)')
@@ -175,40 +202,13 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
     return scene
 
 
-def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
-               unbounded: bool) -> Space:
-    """The space of photographs, which see the world behind their subject too.
+def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
+    """Cameras around an object at the origin, rays from 1 before it to 1 behind it; the path is the test views.
 
     Args:
-        cameras: of all images.
-        near, far: depths of the nearest and the farthest thing.
-        surrounded: cameras surround the origin.
-        ndc: in normalised device coordinates, of the first camera.
-        unbounded: without `ndc`, space is contracted instead of cut off at the far bound.
+        datadir, shape, testskip: as basedir, scene and testskip of `load_dv_data`.
+        white_bkgd: transparent pixels are white.
     """
-    if ndc:
-        height, width = cameras.size(0)
-        return NDC(height=height, width=width, focal=float(cameras.intrinsics[0, 0]), farthest=far)
-    if unbounded:
-        return Unbounded.around(cameras.take(i_train), near, far, surrounded)
-    return Bounded(near, far, surrounded)
-
-
-def check_forward_facing(scene: Scene, datadir: str) -> None:
-    """Raises UserError where a pixel's ray does not go forward, to -z: it has no normalised device coordinates."""
-    if len(sideways := looking_sideways(scene.cameras)):
-        raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
-                        'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
-                        'object)')
-    if len(sideways := looking_sideways(scene.render_cameras)):
-        print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
-              'coordinates end; their pictures will make no sense', file=sys.stderr)
-
-
-def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
-    """Cameras around an object at the origin, seen from 1 before it to 1 behind; the path is that of the test views."""
-    from load_deepvoxels import load_dv_data, load_intrinsics
-
     images, poses, render_poses, (H, W, _), (i_train, i_val, i_test) = load_dv_data(shape, datadir, testskip)
     distance = float(np.linalg.norm(poses[:, :, 3], axis=-1).mean())
     if distance <= 1.0:
@@ -223,15 +223,49 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
     """Photographs with lenses and sizes of their own, placed by `place`.
 
     Args:
-        ndc: forward-facing ones are in normalised device coordinates.
-        unbounded: all others have no bounds; else rays end at their far bound.
+        capture: photographs and their cameras.
+        white_bkgd: transparent pixels are white.
+        ndc: the space of a forward-facing capture is NDC.
+        unbounded: the space of any other capture is unbounded; otherwise rays end at their far bound.
     """
     placement = place(capture)
     ndc = ndc and placement.forward_facing
-    cameras = cameras_of(capture, placement.poses, None if ndc else placement.bounds)
-    path = path_capture(capture, placement.render_poses)
-    path = cameras_of(path, path.poses, None if ndc else placement.render_bounds)
+    cameras = at_poses(capture.cameras, placement.poses, None if ndc else placement.bounds)
+    path = path_of(capture, placement.render_poses)
+    path = at_poses(path, placement.render_poses, None if ndc else placement.render_bounds)
     near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
     space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
     return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
                  capture.i_val, capture.i_test, placement=placement)
+
+
+def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
+               unbounded: bool) -> Space:
+    """Space of photographs, which show the world behind their subject too.
+
+    Args:
+        cameras: cameras of all images.
+        i_train: indices of the training images.
+        near, far: depths of the nearest and the farthest thing, in scene units.
+        surrounded: the cameras surround the origin.
+        ndc: the space is NDC, of the first camera.
+        unbounded: without `ndc`, the space is unbounded; otherwise it ends at `far`.
+    """
+    if ndc:
+        height, width = cameras.size(0)
+        return NDC(height=height, width=width, focal=float(cameras.intrinsics[0, 0]), farthest=far)
+    if unbounded:
+        return Unbounded.around(cameras.take(i_train), near, far, surrounded)
+    return Bounded(near, far, surrounded)
+
+
+def check_forward_facing(scene: Scene, datadir: str) -> None:
+    """Raises UserError if an image has a ray that does not go forward, to -z, and so is not in NDC; warns of the path.
+    """
+    if len(sideways := looking_sideways(scene.cameras)):
+        raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
+                        'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '
+                        'object)')
+    if len(sideways := looking_sideways(scene.render_cameras)):
+        print(f'warning: {datadir}: {len(sideways)} views of the render path look sideways, where normalised device '
+              'coordinates end; their pictures will make no sense', file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Makes a small capture of which the truth is known: PYTHONPATH=. python tests/make_capture.py FOLDER
+"""Synthetic capture with known cameras: PYTHONPATH=. python tests/make_capture.py FOLDER
 
-The toy chair stands in a room with noise on its walls, and a camera with a strong lens photographs it from places all
-around: FOLDER/images/000.jpg ... with EXIF, and FOLDER/true_transforms.json with the camera's true lens and poses.
-Nothing depends on chance. COLMAP finds its features on the walls and the floor; the chair has few.
+A camera with a strong lens photographs the toy chair from all around, in a room with noise on its walls. The script
+writes FOLDER/images/000.jpg, ... with EXIF, and FOLDER/true_transforms.json with the true lens and poses. Its results
+are the same each time. COLMAP finds features on walls and floor, and few on the chair.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nerf.cameras import Cameras
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT, FOCAL = 400, 300, 340.0
 LENS = {'k1': -0.16, 'k2': 0.05, 'p1': 0.001, 'p2': -0.001}
-FOCAL_35 = 28  # mm, what EXIF says: 320 pixels, 6% off
+FOCAL_35 = 28  # mm by EXIF: 320 pixels, 6% off
 SUPER = 2  # rays per pixel along both sides
 ROOM = np.array([[-4.0, -4.0, -0.9], [4.0, 4.0, 4.0]])  # the chair stands on its floor
 TEXELS = 128  # along the side of a wall
 
 
 def make_capture(folder: Path, count: int = 20) -> Path:
-    """Writes the capture; returns `folder`."""
+    """Writes a capture of `count` photographs into `folder`, which it returns."""
     (folder / 'images').mkdir(parents=True)
     mesh = trimesh.load(ROOT / 'data' / 'toy_chair' / 'toy_chair.ply', process=False)
     triangles, colours = mesh.triangles, mesh.visual.vertex_colors[mesh.faces][..., :3].astype(np.float64)
@@ -54,7 +54,7 @@ def make_capture(folder: Path, count: int = 20) -> Path:
 
 
 def pose_of(i: int, count: int) -> np.ndarray:
-    """[3, 4] camera-to-world of photograph i: on a circle, by turns higher and lower, looking at the chair."""
+    """Pose [3, 4] of photograph i: on a circle, by turns higher and lower, looking at the chair."""
     azimuth, elevation = 2.0 * math.pi * i / count, math.radians((20.0, 35.0)[i % 2])
     away = np.array([math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation),
                      math.sin(elevation)])
@@ -63,7 +63,7 @@ def pose_of(i: int, count: int) -> np.ndarray:
 
 
 def noise() -> np.ndarray:
-    """[6, TEXELS, TEXELS, 3] in [0, 255]: coloured noise of several sizes for each wall."""
+    """Coloured noise of several sizes for each wall: [6, TEXELS, TEXELS, 3] in [0, 255]."""
     generator, total = np.random.default_rng(0), 0.0
     for cells, weight in ((16, 0.2), (64, 0.25), (128, 0.1)):
         grid = generator.random((6, cells, cells, 3), dtype=np.float32) - 0.5
@@ -73,7 +73,7 @@ def noise() -> np.ndarray:
 
 def photograph(pose: np.ndarray, directions: np.ndarray, triangles: np.ndarray, colours: np.ndarray,
                walls: np.ndarray) -> np.ndarray:
-    """[HEIGHT, WIDTH, 3] uint8 of the rays `directions` [R, 3] in the axes of the camera at `pose`."""
+    """Picture [HEIGHT, WIDTH, 3] uint8 of rays `directions` [R, 3] in the axes of a camera at `pose`."""
     colour = wall_colours(pose[:, 3], directions @ pose[:, :3].T, walls)
     ray, face, weights = nearest_hits((triangles - pose[:, 3]) @ pose[:, :3], directions)
     colour[ray] = np.einsum('nk,nkc->nc', weights, colours[face])
@@ -82,7 +82,7 @@ def photograph(pose: np.ndarray, directions: np.ndarray, triangles: np.ndarray, 
 
 
 def wall_colours(origin: np.ndarray, directions: np.ndarray, walls: np.ndarray) -> np.ndarray:
-    """[R, 3] of the walls where rays from inside the room leave it."""
+    """Colours [R, 3] of the walls where rays from inside the room leave it."""
     with np.errstate(divide='ignore'):
         distance = np.where(directions > 0, ROOM[1] - origin, ROOM[0] - origin) / directions  # [R, 3 axes]
     axis = distance.argmin(1)
@@ -95,14 +95,14 @@ def wall_colours(origin: np.ndarray, directions: np.ndarray, walls: np.ndarray) 
 
 
 def nearest_hits(triangles: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays from the origin hit closed meshes first.
+    """First hits of rays from the origin with closed meshes.
 
     Args:
         triangles: [F, 3 corners, 3] in the camera's axes, small enough that the lens hardly bends their sides.
-        directions: [R, 3] of all rays, row by row.
+        directions: [R, 3], row by row.
 
     Returns:
-        ray: [N] that hit something, face: [N] that each hits, weights: [N, 3] of its corners.
+        ray: [N] rays that hit a face; face: [N] faces; weights: [N, 3] of their corners.
     """
     a, b, c = triangles.transpose(1, 0, 2)
     planes = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], 1)
@@ -120,13 +120,13 @@ def nearest_hits(triangles: np.ndarray, directions: np.ndarray) -> tuple[np.ndar
     inside = np.flatnonzero((weights >= 0).all(1))
     order = inside[np.argsort(weights[inside].sum(1), kind='stable')]  # by 1 / depth
     nearest = np.full(len(directions), -1)
-    nearest[ray[order]] = order  # of several the last and nearest stays
+    nearest[ray[order]] = order  # the last value stays, which is the nearest
     hit = nearest[nearest >= 0]
     return ray[hit], front[face[hit]], weights[hit] / weights[hit].sum(1, keepdims=True)
 
 
 def project(points: np.ndarray) -> np.ndarray:
-    """[..., 2] pixels of points [..., 3] in the camera's axes, through the lens."""
+    """Pixels [..., 2] of points [..., 3] in the camera's axes, through the lens."""
     k1, k2, p1, p2 = LENS.values()
     x, y = points[..., 0] / -points[..., 2], points[..., 1] / points[..., 2]
     r2 = x * x + y * y

@@ -12,6 +12,7 @@ from PIL import Image
 from load_blender import load_blender_data, pose_spherical
 from nerf.runtime.errors import UserError
 from nerf.scene import blender_scene
+from nerf.space import Bounded
 
 # Against the reference code
 
@@ -24,6 +25,7 @@ def lego(shared):
     return load_blender_data(folder, half_res=False, testskip=8)
 
 
+@pytest.mark.slow
 def test_lego_agrees_with_the_reference(golden, lego):
     images, poses, render_poses, hwf, i_split = lego
     np.testing.assert_allclose(poses, golden['lego_poses'], atol=1e-6)
@@ -36,6 +38,7 @@ def test_lego_agrees_with_the_reference(golden, lego):
     np.testing.assert_allclose(means, golden['lego_image_means'], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_size_lego_agrees_with_the_reference_to_half_a_level(golden, shared, lego):
     images, poses, _, hwf, _ = load_blender_data(shared / 'data' / 'nerf_synthetic' / 'lego', True, testskip=1000)
     np.testing.assert_allclose(hwf, golden['lego_half_hwf'], rtol=1e-7)
@@ -130,7 +133,8 @@ def test_the_scene_has_the_loaders_images_and_cameras_and_the_papers_bounds(tiny
     folder = tiny_scene(tmp_path, size=(24, 40), counts=(4, 3, 5))
     images, poses, render_poses, hwf, i_split = load_blender_data(folder, half_res, testskip=2)
     scene = blender_scene(str(folder), white, half_res, testskip=2)
-    assert (scene.near, scene.far, scene.ndc, scene.white_bkgd, scene.around) == (2.0, 6.0, False, white, True)
+    assert scene.space == Bounded(2.0, 6.0, surrounded=True)
+    assert scene.white_bkgd is white
     assert len(scene.images) == len(images) == 9
     assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(images))
     for ours, part in zip((scene.i_train, scene.i_val, scene.i_test), i_split):

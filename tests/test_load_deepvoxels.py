@@ -11,10 +11,9 @@ from PIL import Image
 
 import run_nerf
 from load_deepvoxels import load_dv_data, load_intrinsics
-from nerf.flags import parse_flags
 from nerf.runtime.errors import UserError
-from nerf.scene import Scene
-from run_nerf import load_scene
+from nerf.scene import Scene, deepvoxels_scene
+from nerf.space import Bounded
 
 SPLITS = ('train', 'validation', 'test')
 CAMERA = '525. 256. 256. 0.\n0. 0. 0.\n1.\n1.\n512 512\n'  # f cx cy 0, a grid's centre, near and scale, height width
@@ -79,8 +78,8 @@ def flags_of(datadir: Path, *extra: str) -> list[str]:
     return [*SMALL, '--datadir', str(datadir), '--expname', 'run', *extra]
 
 
-def scene_of(datadir: Path, *extra: str) -> Scene:
-    return load_scene(parse_flags(flags_of(datadir, *extra)))
+def scene_of(datadir: Path, testskip: int = 8, white_bkgd: bool = True) -> Scene:
+    return deepvoxels_scene(str(datadir), white_bkgd, 'cube', testskip)
 
 
 # Poses and images
@@ -152,7 +151,7 @@ def test_views_are_paired_and_ordered_by_name(write_scene):
     (0, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11]]), (1, [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11]]),
     (2, [[0, 1, 2, 3], [4, 6], [7, 9, 11]]), (8, [[0, 1, 2, 3], [4], [7]])])
 def test_testskip_thins_the_last_two_splits_and_the_render_path(write_scene, testskip, kept):
-    scene = scene_of(write_scene(), '--testskip', str(testskip))
+    scene = scene_of(write_scene(), testskip)
     i_split = scene.i_train, scene.i_val, scene.i_test
     assert [[int(scene.images[i][0, 0, 0]) for i in part] for part in i_split] == kept
     assert np.concatenate(i_split).tolist() == list(range(len(scene.images)))
@@ -185,10 +184,10 @@ def test_intrinsics_are_scaled_from_the_files_size_to_the_images(write_scene, li
 def test_splits_without_intrinsics_have_those_of_train(write_scene, world_to_camera):
     datadir = write_scene(camera=f'500. 330. 230. 0.\n0 0 0\n1\n1\n480 640\n{int(world_to_camera)}\n', size=(24, 32),
                           world_to_camera=world_to_camera)
-    with_all = scene_of(datadir, '--testskip', '1')
+    with_all = scene_of(datadir, 1)
     for split in ('validation', 'test'):
         (datadir / split / 'cube' / 'intrinsics.txt').unlink()
-    scene = scene_of(datadir, '--testskip', '1')
+    scene = scene_of(datadir, 1)
     np.testing.assert_allclose(scene.cameras.intrinsics, [[25, 25, 16.5, 11.5]] * 12, rtol=1e-12)
     assert np.array_equal(scene.cameras.poses, with_all.cameras.poses)
     np.testing.assert_allclose(scene.cameras.poses, np.stack(default_cameras((4, 3, 5)))[:, :3], rtol=0, atol=1e-6)
@@ -231,7 +230,7 @@ def test_a_point_is_on_the_ray_of_the_pixel_that_it_shows_in_by_hand(write_scene
 def test_the_points_of_every_ray_project_to_its_pixel(write_scene, size, world_to_camera):
     datadir = write_scene(counts=(2, 1, 2), size=size, camera=OFF_CENTRE + f'{int(world_to_camera)}\n',
                           world_to_camera=world_to_camera)
-    scene = scene_of(datadir, '--testskip', '1')
+    scene = scene_of(datadir, 1)
     paths = [path for split in SPLITS for path in sorted((datadir / split / 'cube' / 'pose').iterdir())]
     assert len(paths) == len(scene.cameras)
     for view, path in enumerate(paths):
@@ -260,15 +259,13 @@ def at_distances(*distances: float) -> list[np.ndarray]:
 
 def test_bounds_are_one_before_and_one_behind_the_mean_distance_of_the_cameras(write_scene):
     scene = scene_of(write_scene(counts=(2, 1, 2), cameras=at_distances(2, 3, 7, 8, 100)))
-    assert (scene.near, scene.far) == pytest.approx((4.0, 6.0), abs=1e-6)  # testskip leaves all but 100: 5 in the mean
-    assert not scene.ndc
+    assert isinstance(scene.space, Bounded)
+    assert (scene.space.near, scene.space.far) == pytest.approx((4.0, 6.0), abs=1e-6)  # testskip leaves all but 100
 
 
 @pytest.mark.parametrize('white', [True, False])
 def test_white_bkgd_shows_white_through_what_is_transparent(write_scene, white):
-    args = parse_flags(flags_of(write_scene(channels=4)))
-    args.white_bkgd = white
-    scene = load_scene(args)
+    scene = scene_of(write_scene(channels=4), white_bkgd=white)
     assert scene.images.pixels.shape == (6 * 24 * 24, 4)
     assert scene.white_bkgd == white
     np.testing.assert_allclose(scene.target(3), 1.0 if white else 3 / 255, atol=1e-6)
@@ -421,12 +418,6 @@ def test_an_image_of_another_size_is_an_error(write_scene):
     assert_refused(datadir, f'{path} is 24x12', f'{datadir / "train" / "cube" / "rgb" / "000000.png"} is 24x24')
 
 
-@pytest.mark.parametrize('size', [(10, 24), (24, 10)])
-def test_images_too_small_for_the_metrics_are_an_error(write_scene, size):
-    datadir = write_scene(size=size)
-    assert_refused(datadir, str(datadir), f'{size[1]}x{size[0]}', '11x11')
-
-
 def test_cameras_closer_than_1_to_the_origin_are_an_error(write_scene):
     datadir = write_scene(counts=(2, 1, 1), cameras=at_distances(0.5, 0.25, 1.5, 0.75))
     assert_refused(datadir, str(datadir), 'cube are 0.75 from the origin')
@@ -435,8 +426,8 @@ def test_cameras_closer_than_1_to_the_origin_are_an_error(write_scene):
 @pytest.fixture
 def fails(write_scene, tmp_path, capsys):
     """Breaks a scene, starts a run on it and asserts one line on stderr, exit code 1 and no run folder."""
-    def check(break_scene, *words: str) -> None:
-        datadir = write_scene(counts=(2, 1, 1))
+    def check(break_scene, *words: str, size=(24, 24)) -> None:
+        datadir = write_scene(counts=(2, 1, 1), size=size)
         break_scene(datadir)
         assert run_nerf.main(flags_of(datadir, '--basedir', str(tmp_path / 'logs'))) == 1
         streams = capsys.readouterr()
@@ -460,9 +451,15 @@ def test_a_run_on_a_missing_shape_ends_with_one_line_and_leaves_nothing(fails):
     fails(lambda datadir: (datadir / 'train' / 'cube').rename(datadir / 'train' / 'vase'), 'train/cube', 'https://')
 
 
+@pytest.mark.parametrize('size', [(10, 24), (24, 10)])
+def test_a_run_on_images_too_small_for_the_metrics_ends_with_one_line(fails, size):
+    fails(lambda datadir: None, f'{size[1]}x{size[0]}', '11x11', size=size)
+
+
 # The whole run
 
 
+@pytest.mark.slow
 def test_a_run_trains_resumes_and_renders_its_test_views(write_scene, tmp_path, capsys):
     flags = flags_of(write_scene(size=(16, 20), camera=OFF_CENTRE), '--testskip', '2', '--basedir',
                      str(tmp_path / 'logs'))
@@ -484,5 +481,5 @@ def test_a_run_trains_resumes_and_renders_its_test_views(write_scene, tmp_path, 
     for row, level in zip(metrics['images'], (7, 9, 11)):  # the path is the test views, and those are the images' grey
         shown = np.asarray(Image.open(test / row['file']), np.float64)
         assert shown.shape == (16, 20, 3)
-        assert np.array_equal(shown, np.asarray(Image.open(path / row['file'])))
+        assert np.abs(shown - np.asarray(Image.open(path / row['file']))).max() <= 2  # by another sampler
         assert row['psnr'] == pytest.approx(-10 * np.log10((((shown - level) / 255) ** 2).mean()), abs=1e-3)

@@ -1,4 +1,4 @@
-"""load_llff.py and what run_nerf.py makes of its scenes: holdout, bounds, normalised device coordinates."""
+"""load_llff.py and the scenes that are made of its data: holdout, bounds, normalised device coordinates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 import run_nerf
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.fields.paper.model import PaperModel
-from nerf.flags import parse_flags
-from nerf.ray_batcher import RayBatcher
+from nerf.fields.interface import Field, Sampler
 from nerf.rendering import render_path
 from nerf.runtime.errors import UserError
-from nerf.scene import Images, Scene, centred_intrinsics, check_forward_facing
-from run_nerf import create_model
-from run_nerf_helpers import Sampling, bundle_rays, get_rays, pixel_rays
+from nerf.scene import Images, Scene, centred_intrinsics, check_forward_facing, llff_scene
+from nerf.space import NDC, Bounded, Unbounded
+from run_nerf_helpers import (
+    Rays, RenderResult, composite, get_rays, ndc_rays, pixel_rays, ray_points, stratified_z,
+)
 
 # Against the reference code
 
@@ -592,39 +592,39 @@ def flags_of(folder: Path, logs: Path, *extra: str) -> list[str]:
     return [*FLAGS, '--datadir', str(folder), '--basedir', str(logs), '--expname', 'run', *extra]
 
 
-def scene_of(folder: Path, *flags: str) -> Scene:
-    return run_nerf.load_scene(parse_flags(flags_of(folder, folder / 'logs', *flags)))
+def scene_of(folder: Path, **changes) -> Scene:
+    values = dict(white_bkgd=False, factor=2, spherify=False, llffhold=8, ndc=True, unbounded=False)
+    return llff_scene(str(folder), **values | changes)
 
 
-@pytest.mark.parametrize(('flags', 'held_out'), [
-    ([], [0, 8]), (['--llffhold', '3'], [0, 3, 6, 9]), (['--llffhold', '10'], [0]), (['--llffhold', '0'], [6])])
-def test_every_nth_image_is_held_out_or_the_one_nearest_to_the_mean(tiny_llff, tmp_path, flags, held_out):
+@pytest.mark.parametrize(('llffhold', 'held_out'), [(8, [0, 8]), (3, [0, 3, 6, 9]), (10, [0]), (0, [6])])
+def test_every_nth_image_is_held_out_or_the_one_nearest_to_the_mean(tiny_llff, tmp_path, llffhold, held_out):
     cameras = forward_cameras(10)
     cameras[6, :, 3] = cameras[:, :, 3].mean(0)
-    scene = scene_of(tiny_llff(tmp_path, cameras), *flags)
+    scene = scene_of(tiny_llff(tmp_path, cameras), llffhold=llffhold)
     assert scene.i_test.tolist() == held_out
     assert scene.i_val.tolist() == held_out
     assert scene.i_train.tolist() == [i for i in range(10) if i not in held_out]
 
 
-@pytest.mark.parametrize(('flags', 'ndc', 'near', 'far', 'lindisp'), [
-    ([], True, 0.0, 1.0, False), (['--lindisp'], True, 0.0, 1.0, False),
-    (['--no_ndc'], False, 0.9 * 4 / 3, 30 * 2 / 3, False), (['--no_ndc', '--lindisp'], False, 1.2, 20.0, True)])
-def test_bounds_and_sampling_follow_ndc(tiny_llff, tmp_path, flags, ndc, near, far, lindisp):
-    bounds = [[3.0, 20.0], [2.0, 25.0], [2.5, 30.0], [3.5, 10.0], [4.0, 12.0]]
-    scene = scene_of(tiny_llff(tmp_path, bounds=bounds), *flags)
-    assert scene.ndc is ndc
-    assert (scene.near, scene.far) == pytest.approx((near, far), rel=1e-6)
-    assert scene.ndc_camera == ((12, 16, 20.0) if ndc else None)
-    args = parse_flags(flags_of(tmp_path, tmp_path, *flags))
-    model = create_model(args, scene, torch.device('cpu'), torch.float32)
-    assert model.sampling.lindisp is lindisp
+def test_bounds_follow_the_kind_of_space(tiny_llff, tmp_path):
+    folder = tiny_llff(tmp_path, bounds=[[3.0, 20.0], [2.0, 25.0], [2.5, 30.0], [3.5, 10.0], [4.0, 12.0]])
+    space = scene_of(folder).space
+    assert isinstance(space, NDC)
+    assert (space.camera, space.near, space.far) == ((12, 16, 20.0), 0.0, 1.0)
+    assert space.farthest == pytest.approx(30 * 2 / 3)
+    for unbounded, kind in ((False, Bounded), (True, Unbounded)):
+        space = scene_of(folder, ndc=False, unbounded=unbounded).space
+        assert isinstance(space, kind)
+        assert not space.surrounded
+        assert (space.near, space.far) == pytest.approx((0.9 * 4 / 3, 30 * 2 / 3), rel=1e-6)
+    assert isinstance(scene_of(folder, unbounded=True).space, NDC)
 
 
 def test_the_scene_has_the_loaders_cameras_and_a_principal_point_in_the_middle(tiny_llff, tmp_path):
     folder = tiny_llff(tmp_path)
     images, poses, _, render_poses, _ = load_llff_data(folder, 2)
-    scene = scene_of(folder, '--white_bkgd')
+    scene = scene_of(folder, white_bkgd=True)
     assert scene.white_bkgd
     assert len(scene.images) == len(images)
     assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(images))
@@ -635,10 +635,11 @@ def test_the_scene_has_the_loaders_cameras_and_a_principal_point_in_the_middle(t
 
 
 def test_spherify_reaches_the_scene(tiny_llff, tmp_path):
-    scene = scene_of(tiny_llff(tmp_path, ring(), bounds=(2.0, 9.0)), '--no_ndc', '--spherify')
+    scene = scene_of(tiny_llff(tmp_path, ring(), bounds=(2.0, 9.0)), ndc=False, spherify=True)
     size = rms(ring()[:, :, 3] - [3.0, -2.0, 5.0])
     assert rms(scene.cameras.poses[:, :, 3].numpy()) == pytest.approx(1.0, abs=1e-6)
-    assert (scene.near, scene.far) == pytest.approx((0.9 * 2.0 / size, 9.0 / size), rel=1e-5)
+    assert scene.space.surrounded
+    assert (scene.space.near, scene.space.far) == pytest.approx((0.9 * 2.0 / size, 9.0 / size), rel=1e-5)
 
 
 # Normalised device coordinates
@@ -653,13 +654,13 @@ def test_a_camera_that_looks_sideways_is_refused_unless_no_ndc_is_set(tiny_llff,
     for word in (str(folder), 'image 5', 'no_ndc', 'spherify'):
         assert word in str(error.value)
     assert '\n' not in str(error.value)
-    assert len(scene_of(folder, '--no_ndc').images) == 9
+    assert len(scene_of(folder, ndc=False).images) == 9
 
 
 def test_spherify_without_no_ndc_is_refused(tiny_llff, tmp_path):
     folder = tiny_llff(tmp_path, ring())
     with pytest.raises(UserError, match=f'{folder}: spherify .* set no_ndc'):
-        scene_of(folder, '--spherify')
+        scene_of(folder, spherify=True)
 
 
 def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path, capsys):
@@ -676,8 +677,8 @@ def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path,
 def ndc_scene(poses, H: int, W: int, focal: float) -> Scene:
     cameras, index = Cameras.of_one_kind(poses, centred_intrinsics(H, W, focal), H, W), np.arange(len(poses))
     return Scene(images=Images.of_one_size(np.zeros((len(poses), H, W, 3), np.uint8)), cameras=cameras,
-                 render_cameras=cameras, near=0.0, far=1.0, ndc=True, white_bkgd=False, i_train=index, i_val=index,
-                 i_test=index)
+                 render_cameras=cameras, space=NDC(height=H, width=W, focal=focal), white_bkgd=False, i_train=index,
+                 i_val=index, i_test=index)
 
 
 @pytest.mark.parametrize('axis', [(1, 1, 0), (1, -1, 0), (-1, 1, 0), (-1, -1, 0)])
@@ -691,17 +692,16 @@ def test_a_camera_is_sideways_where_one_corner_of_its_picture_is(axis):
         check_forward_facing(scene_turned(45.5), 'here')
 
 
-class Walls(torch.nn.Module):
+class Walls(Field):
     """Two opaque walls across the world's z axis, in NDC: at depth 1.5 left of x = -0.15 z, at depth 10 elsewhere."""
 
-    dtype = torch.float32
+    device = torch.device('cpu')
 
     def __init__(self, W: int, focal: float):
         super().__init__()
         self.edge = -0.15 * focal / (W / 2)
-        self.network = torch.nn.Linear(1, 1)  # unused, but a model's device is its parameters'
 
-    def forward(self, points, viewdirs, noise=None):
+    def radiance(self, points, viewdirs):
         return torch.ones_like(points), self.density(points)
 
     def density(self, points):
@@ -710,13 +710,21 @@ class Walls(torch.nn.Module):
         return torch.where(behind, 500.0, 0.0)
 
 
+class Even(Sampler):
+    """Samples spread evenly over the rays."""
+
+    def render(self, rays: Rays) -> RenderResult:
+        z = stratified_z(rays.near, rays.far, 1024)
+        rgb, density = self.field.radiance(ray_points(rays, z), rays.viewdirs)
+        return RenderResult(composite(rgb, density, z, rays.directions, False), None, None)
+
+
 @pytest.mark.parametrize('factor', [0, 2])
 def test_views_in_ndc_have_the_disparity_of_the_world_near_and_far(factor):
     H, W, focal = 12, 18, 16.0
     scene = ndc_scene([np.column_stack([turn([0.2, 1.0, 0.1], 3.0), [0.0, -0.1, 0.4]])], H, W, focal)
-    walls = Walls(W, focal)
     cameras = scene.cameras.scaled(factor)
-    _, disps, accs = render_path(PaperModel(walls, walls, Sampling(64, 64), chunk=100), scene, cameras)
+    _, disps, accs = render_path(Even(Walls(W, focal), tile=100), scene.space, cameras)
 
     origins, directions = cameras.view_rays(0)
     assert disps[0].shape == origins.shape[:2] == ((12, 18) if factor == 0 else (6, 9))
@@ -727,18 +735,16 @@ def test_views_in_ndc_have_the_disparity_of_the_world_near_and_far(factor):
     np.testing.assert_allclose(accs, 1.0, atol=1e-3)
 
 
-def test_training_rays_of_a_forward_facing_scene_are_in_ndc(tiny_llff, tmp_path):
-    scene = scene_of(tiny_llff(tmp_path))
-    rays, target = RayBatcher(scene, 50, False, 0, 0.5, torch.Generator()).next(1)
-    images = torch.from_numpy(np.stack([scene.images[i] for i in range(5)])) / 255.0
-    K = centred_intrinsics(12, 16, 20.0)
-    for i in range(50):
-        n, row, column = (images == target[i]).all(-1).nonzero()[0].tolist()  # each colour is in one place only
-        assert n in scene.i_train
-        origins, directions = get_rays(12, 16, K, scene.cameras.poses[n])
-        expected = bundle_rays(origins[row, column], directions[row, column], 0.0, 1.0, ndc=(12, 16, 20.0))
-        for ours, theirs in zip(rays.part(slice(i, i + 1)), expected):
-            torch.testing.assert_close(ours, theirs)
+def test_rays_of_a_forward_facing_scene_are_in_ndc(tiny_llff, tmp_path):
+    scene, K = scene_of(tiny_llff(tmp_path)), centred_intrinsics(12, 16, 20.0)
+    for view in range(5):
+        origins, directions = (part.reshape(-1, 3) for part in get_rays(12, 16, K, scene.cameras.poses[view]))
+        rays = scene.rays(*scene.cameras.view_rays(view))
+        for ours, expected in zip((rays.origins, rays.directions), ndc_rays(12, 16, 20.0, 1.0, origins, directions)):
+            torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(rays.viewdirs, torch.nn.functional.normalize(directions, dim=-1))  # of the world
+        assert (rays.near == 0.0).all()
+        assert (rays.far == 1.0).all()
 
 
 # The program
@@ -754,6 +760,7 @@ def lines_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_in_ndc_trains_resumes_and_renders(tiny_llff, tmp_path, capsys):
     scene = tiny_llff(tmp_path / 'scene', forward_cameras(6))
 
@@ -791,6 +798,7 @@ def test_a_run_in_ndc_trains_resumes_and_renders(tiny_llff, tmp_path, capsys):
         assert row['psnr'] == pytest.approx(-10 * np.log10(((shown - truth) ** 2).mean()), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_around_an_object_without_ndc_trains_and_renders(tiny_llff, tmp_path, capsys):
     flags = flags_of(tiny_llff(tmp_path / 'scene', ring(), bounds=(2.0, 9.0)), tmp_path, '--no_ndc', '--spherify',
                      '--lindisp', '--N_iters', '20', '--i_print', '10')
@@ -805,28 +813,7 @@ def test_a_run_around_an_object_without_ndc_trains_and_renders(tiny_llff, tmp_pa
     assert metrics['mean']['psnr'] > 3.0
 
 
-# Without bounds, contracted
-
-
-@pytest.mark.parametrize(('flags', 'contracted'), [
-    ([], False), (['--contract', 'on'], False), (['--no_ndc'], False), (['--no_ndc', '--contract', 'off'], False),
-    (['--no_ndc', '--contract', 'on'], True), (['--no_ndc', '--spherify', '--contract', 'on'], True)])
-def test_the_networks_see_contracted_space_where_it_is_asked_for_and_has_no_bounds(tiny_llff, tmp_path, flags,
-                                                                                   contracted):
-    args = parse_flags(flags_of(tiny_llff(tmp_path, ring() if '--spherify' in flags else None), tmp_path, *flags))
-    scene = run_nerf.load_scene(args)
-    model = run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32)
-    assert model.sampling.to_infinity is contracted
-    assert model.coarse.contraction == model.fine.contraction == (scene.contraction if contracted else None)
-
-
-def test_captures_of_other_formats_are_contracted_by_default(tiny_llff, tmp_path):
-    args = parse_flags(flags_of(tiny_llff(tmp_path), tmp_path, '--no_ndc'))
-    scene = run_nerf.load_scene(args)
-    args.dataset_type = 'photos'
-    assert run_nerf.create_model(args, scene, torch.device('cpu'), torch.float32).sampling.to_infinity
-
-
+@pytest.mark.slow
 def test_a_contracted_run_learns_goes_on_bit_for_bit_renders_and_is_meshed(tiny_llff, tmp_path, capsys):
     flags = flags_of(tiny_llff(tmp_path / 'scene', ring(), bounds=(2.0, 9.0)), tmp_path, '--no_ndc', '--spherify',
                      '--contract', 'on', '--occupancy', '--N_iters', '60', '--i_print', '10', '--i_weights', '40')

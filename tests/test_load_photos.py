@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_RUN, look_at_origin, turn
+import torch
+from captured import change, refused
+from conftest import SMALL_RUN, look_at_origin
 from PIL import Image
 
 import run_nerf
-from load_photos import Capture, load_colmap, load_transforms
-from nerf.runtime.errors import UserError
-
-
-def change(folder: Path, *frames: dict, **top) -> None:
-    """Changes values of transforms.json, and of its first frames; None removes one."""
-    path = folder / 'transforms.json'
-    meta = json.loads(path.read_text()) | top
-    for frame, values in zip(meta['frames'], frames):
-        frame |= values
-    for part in (meta, *meta['frames']):
-        for key in [key for key, value in part.items() if value is None]:
-            del part[key]
-    path.write_text(json.dumps(meta))
+from load_photos import load_colmap, load_transforms
+from nerf.captures.capture import Capture
 
 
 def names(capture: Capture) -> list[str]:
     return [path.name for path in capture.paths]
-
-
-def refused(job, *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        job()
-    for word in words:
-        assert word in str(error.value)
 
 
 # transforms.json: the whole capture
@@ -47,10 +29,12 @@ def test_a_capture_has_what_the_file_says(tiny_transforms, tmp_path):
     assert names(capture) == [f'c_{i}.png' for i in range(6)]
     assert [image[0, 0].tolist() for image in capture.images] == [[0, 0, 10 * i] for i in range(6)]
     assert capture.images[0].shape == (24, 32, 3)
-    assert capture.masks is capture.fisheye is capture.points is capture.seen is None
-    np.testing.assert_allclose(capture.poses[1], look_at_origin(np.pi / 3, 0.4, 4.0)[:3], atol=1e-12)
-    np.testing.assert_allclose(capture.intrinsics, np.tile([38.4, 35.2, 17.0, 11.0], (6, 1)), atol=1e-12)
-    assert (capture.distortion == [0.1, -0.02, 0.003, -0.004, 0, 0, 0, 0]).all()
+    assert capture.masks is capture.cameras.fisheye is capture.points is capture.seen is None
+    assert capture.cameras.poses.dtype == torch.float64
+    np.testing.assert_allclose(capture.cameras.poses[1], look_at_origin(np.pi / 3, 0.4, 4.0)[:3], atol=1e-12)
+    np.testing.assert_allclose(capture.cameras.intrinsics, np.tile([38.4, 35.2, 17.0, 11.0], (6, 1)), atol=1e-12)
+    np.testing.assert_allclose(capture.cameras.distortion, np.tile([0.1, -0.02, 0.003, -0.004, 0, 0, 0, 0], (6, 1)),
+                               rtol=1e-6)
     assert capture.i_train.tolist() == [1, 2, 3, 4, 5]
     assert capture.i_val.tolist() == capture.i_test.tolist() == [0]
 
@@ -65,13 +49,14 @@ def test_the_fox_has_instant_ngps_cameras(shared, tmp_path):
     capture = load_transforms(tmp_path, outside_files=True)
     assert len(capture.images) == 25
     assert {image.shape for image in capture.images} == {(960, 540, 3)}
-    assert capture.intrinsics[0].tolist() == [687.76, 687.245, 277.279, 482.634]
+    assert capture.cameras.intrinsics[0].tolist() == [687.76, 687.245, 277.279, 482.634]
     assert capture.i_test.tolist() == [0, 8, 16, 24]
-    assert capture.poses[0, :, 3].tolist() == [3.168359405609479, -5.4794898611466945, -0.9791660699008925]
-    away = -capture.poses[:, :, 2]  # the cameras look at one place, well in front of them
+    assert capture.cameras.poses[0, :, 3].tolist() == [3.168359405609479, -5.4794898611466945, -0.9791660699008925]
+    poses = capture.cameras.poses.numpy()
+    away = -poses[:, :, 2]  # the cameras look at one place, well in front of them
     across = np.eye(3) - away[:, :, None] * away[:, None]
-    centre = np.linalg.solve(across.sum(0), (across @ capture.poses[:, :, 3:]).sum(0))[:, 0]
-    towards = centre - capture.poses[:, :, 3]
+    centre = np.linalg.solve(across.sum(0), (across @ poses[:, :, 3:]).sum(0))[:, 0]
+    towards = centre - poses[:, :, 3]
     assert ((towards * away).sum(-1) / np.linalg.norm(towards, axis=-1)).min() > 0.9
 
 
@@ -130,17 +115,21 @@ def test_images_of_different_sizes_keep_them_and_each_has_a_lens_for_its_own(tin
     change(folder, {}, {}, {}, {}, {'w': 30, 'h': 50, 'fl_x': 40, 'fl_y': 41, 'cx': 16, 'cy': 26, 'k1': 0.2})
     capture = load_transforms(folder)
     assert [image.shape[:2] for image in capture.images][1:5] == [(24, 32), (48, 64), (24, 32), (50, 30)]
-    np.testing.assert_allclose(capture.intrinsics[1:5], [
+    np.testing.assert_allclose(capture.cameras.intrinsics[1:5], [
         [38.4, 35.2, 17, 11], [76.8, 70.4, 34, 22], [38.4, 35.2, 17, 11], [40, 41, 16, 26]])
-    assert capture.distortion[:, 0].tolist() == [0, 0, 0, 0, 0.2, 0]
+    assert capture.cameras.distortion[:, 0].tolist() == pytest.approx([0, 0, 0, 0, 0.2, 0])
 
 
 def test_one_fisheye_among_others_is_one_without_coefficients_too(tiny_transforms, tmp_path):
     folder = tiny_transforms(tmp_path, 3)
     change(folder, {}, {'camera_model': 'OPENCV_FISHEYE'})
     capture = load_transforms(folder)
-    assert capture.fisheye.tolist() == [False, True, False]
-    assert (capture.distortion == np.zeros((3, 8))).all()
+    assert capture.cameras.fisheye.tolist() == [False, True, False]
+    assert not capture.cameras.distortion.any()
+    pixel = torch.tensor(0)
+    lengths = [float(capture.cameras.rays(torch.tensor(view), pixel, pixel)[1].norm()) for view in range(2)]
+    assert lengths[0] > 1.1
+    assert lengths[1] == pytest.approx(1.0, rel=1e-5)  # only a fisheye's directions have length 1
 
 
 def test_a_size_of_other_proportions_than_the_pictures_is_an_error(tiny_transforms, tmp_path):
@@ -159,7 +148,7 @@ def test_reduced_images_are_made_once_and_lenses_fit_them(tiny_transforms, tmp_p
         assert {image.shape for image in capture.images} == {(height, width, 3)}
         assert capture.paths[0] == folder / f'images_{factor}/c_0.png'
         share = [width / 32, height / 25] * 2
-        np.testing.assert_allclose(capture.intrinsics, full.intrinsics * share, rtol=1e-12)
+        np.testing.assert_allclose(capture.cameras.intrinsics, full.cameras.intrinsics.numpy() * share, rtol=1e-12)
     assert np.abs(capture.images[0].mean((0, 1)) - full.images[0].mean((0, 1))).max() < 4
     Image.new('RGB', (width, height), (9, 9, 9)).save(folder / f'images_{factor}/c_1.png')
     assert (load_transforms(folder, factor).images[1] == 9).all()
@@ -214,17 +203,17 @@ def test_colmaps_cameras_are_ours(tiny_colmap, tmp_path, text):
     for i, name in enumerate(order):
         number = int(name[-5])
         assert capture.images[i][0, 0].tolist() == [10 * number, 100, 100]
-        np.testing.assert_allclose(capture.poses[i], look_at_origin(1.1 * number, 0.2 + 0.1 * (number % 3), 4.0)[:3],
-                                   atol=1e-12)
+        pose = look_at_origin(1.1 * number, 0.2 + 0.1 * (number % 3), 4.0)[:3]
+        np.testing.assert_allclose(capture.cameras.poses[i], pose, atol=1e-12)
         image = expected.find_image_with_name(name)
         seen = {tuple(np.round(expected.points3D[point.point3D_id].xyz, 6)) for point in image.points2D
                 if point.has_point3D()} - {tuple(np.round(expected.points3D[j + 1].xyz, 6)) for j in (20, 21)}
         assert {tuple(np.round(point, 6)) for point in capture.points[capture.seen[i]]} == seen
         assert len(capture.seen[i]) == 19
     assert len(capture.points) == 20
-    assert (capture.intrinsics == [[40, 41, 17, 11]] * 3 + [[42, 43, 15, 13]] * 3).all()
-    assert capture.distortion[:, 0].tolist() == [0.05] * 3 + [0] * 3
-    assert capture.fisheye is None
+    assert capture.cameras.intrinsics.tolist() == [[40, 41, 17, 11]] * 3 + [[42, 43, 15, 13]] * 3
+    assert capture.cameras.distortion[:, 0].tolist() == pytest.approx([0.05] * 3 + [0] * 3)
+    assert capture.cameras.fisheye is None
     assert capture.i_test.tolist() == [0, 4]
     assert capture.i_train.tolist() == [1, 2, 3, 5]
 
@@ -239,7 +228,7 @@ def test_reduced_images_of_a_colmap_scene_are_used_with_lenses_of_their_true_siz
     (folder / 'images').rename(folder / 'elsewhere')
     capture = load_colmap(folder, 4)
     assert {image.shape for image in capture.images} == {(7, 9, 3)}
-    np.testing.assert_allclose(capture.intrinsics, full.intrinsics * ([9 / 32, 7 / 24] * 2))
+    np.testing.assert_allclose(capture.cameras.intrinsics, full.cameras.intrinsics.numpy() * ([9 / 32, 7 / 24] * 2))
     refused(lambda: load_colmap(folder, 2), '6 of 6 photographs are missing', 'images/0.png')
 
 
@@ -301,8 +290,8 @@ def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
 
     good = '1 1 0 0 0 1 2 3 1 a.png'
     capture = load(good, '2 -2 0 0 0 1 2 3 1 b.png')
-    assert capture.poses[1].tolist() == [[1, 0, 0, -1], [0, -1, 0, -2], [0, 0, -1, -3]]
-    assert capture.distortion is capture.points is capture.seen is None
+    assert capture.cameras.poses[1].tolist() == [[1, 0, 0, -1], [0, -1, 0, -2], [0, 0, -1, -3]]
+    assert capture.cameras.distortion is capture.points is capture.seen is None
     refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 ../outside.png'), "'../outside.png'", 'not in the folder')
     refused(lambda: load(good, f'2 1 0 0 0 1 2 3 1 {tmp_path}/outside.png'), 'not in the folder')
     refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 .'), 'not in the folder')
@@ -316,28 +305,19 @@ def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
     refused(lambda: load(good), 'llffhold 8 takes all 1')
 
 
-def test_a_camera_turned_in_all_directions_looks_where_colmap_has_it(tmp_path):
-    """Rotations by hand: R turns world to camera, so that the camera's axes are the rows of R."""
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
-    half = np.radians(50.0) / 2
-    axis = np.array([1.0, -2.0, 0.5]) / np.linalg.norm([1.0, -2.0, 0.5])
-    quaternion = [np.cos(half), *(np.sin(half) * axis)]
-    for name in 'ab':
-        Image.new('RGB', (20, 10)).save(tmp_path / f'images/{name}.png')
-    (tmp_path / 'images.txt').write_text(''.join(
-        f'1 {" ".join(map(str, quaternion))} 0.5 -1 2 1 {name}.png\n\n' for name in 'ab'))
-    rotation = turn(axis, 50.0)
-    pose = load_colmap(tmp_path).poses[0]
-    np.testing.assert_allclose(pose[:, 0], rotation[0], atol=1e-12)  # right
-    np.testing.assert_allclose(pose[:, 1], -rotation[1], atol=1e-12)  # up, where COLMAP has down
-    np.testing.assert_allclose(pose[:, 2], -rotation[2], atol=1e-12)  # backwards, where COLMAP has forwards
-    np.testing.assert_allclose(rotation @ pose[:, 3] + [0.5, -1, 2], 0, atol=1e-12)
+def test_names_that_lead_out_of_the_scene_and_back_are_inside(tiny_transforms, tmp_path, monkeypatch):
+    folder = tiny_transforms(tmp_path / 'scene', count=2)
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    assert len(load_transforms('../scene').images) == 2
+    change(folder, {'file_path': '../scene/images/c_0.png'})
+    assert len(load_transforms(folder).images) == 2
 
 
 # Runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'field'), [('transforms', 'mlp'), ('colmap', 'grid')])
 def test_a_run_trains_on_photographs_of_several_lenses(tiny_transforms, tiny_colmap, tmp_path, capsys, kind, field):
     scene = tmp_path / 'scene'

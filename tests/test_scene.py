@@ -1,25 +1,24 @@
-"""nerf/scene.py: images of any sizes, targets, the box that cameras see, and the checksum by which a run knows it."""
+"""nerf/scene.py: images of any sizes, targets, rays, and the checksum by which a run knows its scene."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from captured import capture_of
 from conftest import forward_cameras, look_at_origin, turn
 
-from load_blender import pose_spherical
-from load_photos import Capture
 from nerf.cameras import Cameras
-from nerf.contraction import Contraction
-from nerf.ray_batcher import RayBatcher
-from nerf.scene import Images, Scene, centred_intrinsics, photographs_scene, target_colours
+from nerf.captures.capture import Capture
+from nerf.scene import Images, Scene, camera_at, centred_intrinsics, open_space, photographs_scene, target_colours
+from nerf.space import NDC, Bounded, Unbounded
 from run_nerf_helpers import ndc_points, ndc_rays
 
 SIZES = [(4, 6), (5, 3), (1, 7)]
+NDC_SPACE = NDC(height=12, width=16, focal=20.0)
 OF_FIRST_CHECKPOINTS = 352494364  # the fingerprint of one scene, by the code that wrote them
 
 
@@ -131,7 +130,7 @@ def a_scene(images: Images | None = None, sizes=None, **changes) -> Scene:
     cameras = Cameras.of_one_kind(forward_cameras(3), centred_intrinsics(12, 16, 20.0), 12, 16)
     if sizes is not None:
         cameras = replace(cameras, sizes=torch.tensor(sizes))
-    scene = Scene(images=images, cameras=cameras, render_cameras=cameras.take([0]), near=2.0, far=6.0, ndc=False,
+    scene = Scene(images=images, cameras=cameras, render_cameras=cameras.take([0]), space=Bounded(2.0, 6.0),
                   white_bkgd=False, i_train=np.array([0, 2]), i_val=np.array([1]), i_test=np.array([1]))
     return replace(scene, **changes)
 
@@ -140,7 +139,6 @@ def test_rays_have_the_scenes_bounds_and_stay_in_the_world_without_ndc():
     scene = a_scene()
     origins, directions = scene.cameras.view_rays(1)
     rays = scene.rays(origins, directions)
-    assert scene.ndc_camera is None
     assert torch.equal(rays.origins, origins.reshape(-1, 3))
     assert torch.equal(rays.directions, directions.reshape(-1, 3))
     assert (rays.near == 2.0).all()
@@ -155,152 +153,68 @@ def test_rays_have_the_bounds_of_their_view_where_it_has_any():
     rays = scene.spread_rays(np.array([2, 0]), 3)
     assert rays.near.tolist() == [[3.0]] * 9 + [[1.0]] * 9
     assert rays.far.tolist() == [[9.0]] * 9 + [[5.0]] * 9
-    batcher = RayBatcher(scene, 30, False, 0, 0.5, torch.Generator())
-    image, row, column = batcher.pixels(1)
-    drawn, _ = batcher.rays(image, row, column)
-    assert torch.equal(drawn.near[:, 0], bounds[[0, 2]][image, 0])  # of the training views
-    assert torch.equal(drawn.far[:, 0], bounds[[0, 2]][image, 1])
     own = scene.cameras.take([1])
     shown = scene.rays(*own.view_rays(0), own.bounds)
     assert shown.near.tolist() == [[2.0]] * 12 * 16
     assert scene.cameras.posed(forward_cameras(2)).bounds is None  # nobody knows what they see
-    assert (scene.rays(*own.view_rays(0)).near == scene.near).all()
-    ndc = replace(scene, ndc=True, near=0.0, far=1.0)
+    assert (scene.rays(*own.view_rays(0)).near == 2.0).all()
+    ndc = replace(scene, space=NDC(height=12, width=16, focal=20.0))
     assert (ndc.spread_rays(np.array([2]), 3).near == 0.0).all()
 
 
 def test_rays_are_in_ndc_where_the_scene_is():
-    scene = a_scene(ndc=True, near=0.0, far=1.0)
-    assert scene.ndc_camera == (12, 16, 20.0)
+    scene = a_scene(space=NDC(height=12, width=16, focal=20.0))
     origins, directions = torch.zeros(5, 3), torch.tensor([[0.1, -0.2, -1.0]]).expand(5, 3)
     rays = scene.rays(origins, directions)
     for ours, expected in zip(rays, ndc_rays(12, 16, 20.0, 1.0, origins, directions)):
         torch.testing.assert_close(ours, expected)
 
 
-# The box
+def test_rays_within_go_through_another_point_of_all_pixels():
+    scene = a_scene().rays_within(0.5)
+    assert scene.cameras.within == scene.render_cameras.within == scene.training_cameras.within == 0.5
+    _, corner = a_scene().cameras.rays(torch.tensor(0), torch.tensor(0.5), torch.tensor(0.5))
+    _, centre = scene.cameras.rays(torch.tensor(0), torch.tensor(0), torch.tensor(0))
+    torch.testing.assert_close(centre, corner)
 
 
-def orbit(poses: np.ndarray | None = None, **changes) -> Scene:
-    """Three cameras, of which the last is not a training camera."""
-    poses = np.stack([pose_spherical(a, -30.0, 4.0)[:3] for a in (0, 120, 240)]) if poses is None else poses
-    cameras = Cameras.of_one_kind(poses, centred_intrinsics(60, 80, 50.0), 60, 80)
-    images = Images.of_one_size(np.zeros((len(poses), 60, 80, 3), np.uint8))
-    values = dict(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
-                  white_bkgd=False, i_train=np.array([0, 1]), i_val=np.array([2]), i_test=np.array([2]))
-    return Scene(**values | changes)
+def test_the_seen_box_is_that_of_the_images_and_the_path():
+    scene = a_scene()
+    poses = scene.cameras.poses + torch.tensor([0.0, 0.0, 0.0, 7.0])
+    moved = replace(scene, render_cameras=scene.cameras.posed(poses))
+    np.testing.assert_allclose(moved.seen_box()[1], scene.seen_box()[1] + 7.0, atol=1e-5)
+    np.testing.assert_allclose(moved.seen_box()[0], scene.seen_box()[0], atol=1e-5)
 
 
-def test_the_box_of_cameras_around_the_origin_is_the_cube_inside_them():
-    np.testing.assert_allclose(orbit().box(), [[-2, -2, -2], [2, 2, 2]], atol=1e-6)
+def test_a_pose_is_that_of_a_training_camera_up_to_rounding():
+    poses = np.stack([look_at_origin(2.0 * i, 0.4, 4.0)[:3] for i in range(3)])
+    scene = a_scene(cameras=Cameras.of_one_kind(poses, centred_intrinsics(12, 16, 20.0), 12, 16))  # trained on 0 and 2
+    pose = scene.cameras.poses[2].double().numpy()
+    assert camera_at(scene, pose + 1e-5) == 2
+    assert camera_at(scene, scene.cameras.poses[1].double().numpy()) is None
+    assert camera_at(scene, np.column_stack([turn([0, 0, 1], 1.0) @ pose[:, :3], pose[:, 3]])) is None
+    assert camera_at(scene, pose + np.column_stack([np.zeros((3, 3)), [0.02, 0, 0]])) is None
 
 
-def test_the_cube_ends_where_the_rays_of_a_training_camera_in_the_mean_begin():
-    poses = np.stack([pose_spherical(30.0 * radius, -30.0, radius)[:3] for radius in (3.0, 5.0, 90.0)])
-    np.testing.assert_allclose(orbit(poses, near=2.5).box(), [[-1.5] * 3, [1.5] * 3], atol=1e-6)
-
-
-def test_the_box_of_cameras_whose_rays_begin_behind_the_origin_holds_what_they_see():
-    poses = np.eye(4)[None, :3].repeat(3, 0)  # at the origin
-    np.testing.assert_allclose(orbit(poses, around=True).box(), orbit(poses, around=False).box())
-    np.testing.assert_allclose(orbit(poses).box(), [[-4.8, -29 / 50 * 6, -6], [39 / 50 * 6, 3.6, -2]], rtol=1e-6)
-
-
-def test_the_box_in_front_of_cameras_holds_the_corners_of_what_they_see():
-    shifted = np.eye(4)[None, :3].repeat(3, 0)
-    shifted[1, 0, 3], shifted[2, 0, 3] = 0.5, 9.0  # the last is not a training camera
-    scene = orbit(poses=shifted.astype(np.float32), around=False)
-    # From pixel 0 to pixel 79 and 0 to 59, at depth 6.
-    np.testing.assert_allclose(scene.box(), [[-4.8, -29 / 50 * 6, -6], [0.5 + 39 / 50 * 6, 3.6, -2]], rtol=1e-6)
-
-
-def test_the_box_in_ndc_ends_at_the_farthest_thing():
-    shifted = np.eye(4)[None, :3].repeat(3, 0).astype(np.float32)
-    scene = orbit(poses=shifted, around=False, ndc=True, near=0.0, far=1.0, farthest=10.0)
-    expected = ndc_points(60, 80, 50.0, 1.0, torch.tensor([[-8.0, -29 / 5, -10.0], [39 / 5, 6.0, -1.0]]))
-    box = scene.box()
-    np.testing.assert_allclose(box[:, 2], [-1.0, 0.8], atol=1e-6)
-    np.testing.assert_allclose(box[0, :2], expected[0, :2], atol=1e-6)
-
-
-def test_the_box_in_ndc_reaches_to_infinity_where_asked():
-    shifted = np.eye(4)[None, :3].repeat(3, 0).astype(np.float32)
-    box = orbit(poses=shifted, around=False, ndc=True, near=0.0, far=1.0, farthest=10.0).box(to_infinity=True)
-    # Seen from the origin a direction has one place in NDC: 2 * 50 / 80 * x / depth and 2 * 50 / 60 * y / depth.
-    np.testing.assert_allclose(box, [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]], atol=1e-6)
-    world = orbit(poses=shifted, around=False)
-    np.testing.assert_array_equal(world.box(to_infinity=True), world.box())
-
-
-# Scenes without bounds
-
-
-def test_a_scene_with_bounds_has_no_contraction():
-    assert orbit().contraction is None
-
-
-def test_cameras_around_the_origin_are_just_inside_the_unit_ball():
-    poses = np.stack([pose_spherical(30.0 * radius, -30.0, radius)[:3] for radius in (3.0, 5.0, 90.0)])
-    centre, radius = orbit(poses, bounded=False).contraction
-    assert centre == (0.0, 0.0, 0.0)
-    assert radius == pytest.approx(5.05)  # the last is not a training camera
-
-
-def test_cameras_that_look_forward_have_the_ball_around_their_mean_and_what_is_near_in_it():
-    shifted = np.eye(4)[None, :3].repeat(3, 0)
-    shifted[:, 0, 3] = 3.0, 4.0, 99.0
-    scene = orbit(shifted, around=False, bounded=False)
-    assert scene.contraction == Contraction((3.5, 0.0, 0.0), 2.5)  # 0.5 to a camera, 2 to its near bound
-
-
-def test_the_contracted_box_holds_what_is_seen_up_to_infinity():
-    poses = np.eye(4)[None, :3].repeat(3, 0)  # at the origin
-    box = orbit(poses, around=False, bounded=False).contracted_box()  # the ball reaches to the near bound, 2
-
-    def edge(*direction: float) -> np.ndarray:
-        """Where a ray from the centre is at infinity."""
-        return 2.0 * np.array(direction) / np.linalg.norm(direction)
-    expected = [edge(-0.8, 0.0, -1.0)[0], edge(0.0, -0.58, -1.0)[1], -2.0], [edge(0.78, 0.0, -1.0)[0],
-                                                                              edge(0.0, 0.6, -1.0)[1], 0.0]
-    np.testing.assert_allclose(box[:, :2], np.array(expected)[:, :2], atol=0.01)
-    assert box[0, 2] == pytest.approx(-2.0, abs=0.01)
-    assert box[1, 2] == pytest.approx(-1.0 / np.sqrt(1.0 + 0.8 ** 2 + 0.6 ** 2), abs=0.01)  # a corner's near bound
-
-
-def test_what_all_cameras_see_is_more_than_the_cube_and_holds_the_views_of_the_render_path_too():
-    scene = orbit()
-    for cameras in (scene.cameras, scene.render_cameras):
-        for i in range(len(cameras)):
-            rays = scene.rays(*cameras.view_rays(i))
-            for t in (scene.near, 4.0, scene.far):
-                points = (rays.origins + t * rays.directions).numpy()
-                assert (points >= scene.seen_box()[0] - 1e-5).all()
-                assert (points <= scene.seen_box()[1] + 1e-5).all()
-    turned = replace(scene, render_cameras=scene.cameras.posed(scene.cameras.poses + torch.tensor([0, 0, 0, 7.0])))
-    np.testing.assert_allclose(turned.seen_box()[1], scene.seen_box()[1] + 7.0, atol=1e-5)
-    np.testing.assert_allclose(turned.seen_box()[0], scene.seen_box()[0], atol=1e-5)
-
-
-def test_the_box_holds_what_each_camera_sees_by_its_own_intrinsics_and_size():
-    cameras = orbit(np.eye(4)[None, :3].repeat(3, 0)).cameras
-    cameras.sizes[1] = torch.tensor([20, 60])
-    cameras.intrinsics[1] = torch.tensor([10.0, 50.0, 20.0, 10.0])  # fx, fy, cx, cy: from -2 to 3.9 in x / depth
-    cameras.intrinsics[2, 0] = 1.0  # not a training camera
-    box = orbit(cameras=cameras, around=False).box()
-    np.testing.assert_allclose(box, [[-12, -29 / 50 * 6, -6], [3.9 * 6, 3.6, -2]], rtol=1e-6)
+@pytest.mark.parametrize(('ndc', 'unbounded', 'kind'), [
+    (True, False, NDC), (True, True, NDC), (False, True, Unbounded), (False, False, Bounded)])
+def test_the_space_of_photographs_is_what_is_asked_for(ndc, unbounded, kind):
+    cameras = Cameras.of_one_kind(np.tile(np.eye(3, 4), (2, 1, 1)), centred_intrinsics(12, 16, 20.0), 12, 16)
+    space = open_space(cameras, np.array([1]), 2.0, 30.0, False, ndc, unbounded)
+    assert type(space) is kind
+    assert space.world_bounds == ((1.0 if ndc else 2.0), 30.0)
+    assert not space.surrounded
 
 
 # Scenes of photographs
 
 
 def a_capture(poses: np.ndarray, sizes=((30, 40),) * 4, **changes) -> Capture:
-    everything, generator = np.arange(len(poses)), np.random.default_rng(0)
+    """Photographs of some sizes and focal lengths."""
+    generator = np.random.default_rng(0)
     intrinsics = np.array([[40.0 + i, 41.0 + i, width / 2, height / 2] for i, (height, width) in enumerate(sizes)])
-    capture = Capture(paths=[Path(f'{i}.png') for i in everything],
-                      images=[generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes], masks=None,
-                      poses=np.asarray(poses, np.float64), intrinsics=intrinsics, distortion=None, fisheye=None,
-                      i_train=everything[1:], i_val=everything[:1], i_test=everything[:1])
-    return replace(capture, **changes)
+    images = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    return capture_of(poses, images, intrinsics, **changes)
 
 
 def around(count: int = 4) -> np.ndarray:
@@ -322,55 +236,45 @@ def test_photographs_from_all_around_are_a_scene_without_bounds_with_lenses_and_
     lens[0, 0], lens[2, 3] = -0.1, 0.02
     masks = [np.ones(size, bool) for size in sizes]
     masks[1][:5] = False
-    capture = a_capture(around(), sizes, distortion=lens, fisheye=np.array([False, False, True, False]), masks=masks)
+    capture = a_capture(around(), sizes, distortion=lens, fisheye=[False, False, True, False], masks=masks)
     scene = photographs_scene(capture, white_bkgd=False, ndc=True)
-    assert (scene.ndc, scene.bounded, scene.around) == (False, False, True)
+    assert isinstance(scene.space, Unbounded)
+    assert scene.space.surrounded
     assert scene.images.sizes.tolist() == [list(size) for size in sizes]
     assert all(np.array_equal(scene.images[i], image) for i, image in enumerate(capture.images))
     assert np.array_equal(scene.images.masks, np.concatenate([mask.ravel() for mask in masks]))
     assert scene.cameras.sizes.tolist() == [list(size) for size in sizes]
-    assert np.array_equal(scene.cameras.intrinsics, capture.intrinsics)
+    assert torch.equal(scene.cameras.intrinsics, capture.cameras.intrinsics)
+    assert scene.cameras.poses.dtype == scene.cameras.bounds.dtype == torch.float32
     np.testing.assert_allclose(scene.cameras.distortion, lens, rtol=1e-6)
     assert scene.cameras.fisheye.tolist() == [False, False, True, False]
     np.testing.assert_allclose(scene.cameras.poses, scene.placement.poses, atol=1e-6)
     np.testing.assert_allclose(scene.cameras.poses[:, :, 3].norm(dim=1), 4.0, rtol=1e-4)
     np.testing.assert_allclose(scene.cameras.bounds, scene.placement.bounds, rtol=1e-6)
-    assert scene.near == pytest.approx(scene.placement.bounds[:, 0].min())
-    assert scene.far == pytest.approx(scene.placement.bounds[:, 1].max())
-    assert scene.contraction.centre == (0.0, 0.0, 0.0)
-    assert scene.contraction.radius == pytest.approx(4.04, rel=1e-4)
+    assert scene.space.near == pytest.approx(scene.placement.bounds[:, 0].min())
+    assert scene.space.far == pytest.approx(scene.placement.bounds[:, 1].max())
+    assert scene.space.centre == (0.0, 0.0, 0.0)
+    assert scene.space.radius == pytest.approx(4.04, rel=1e-4)
+    cut_off = photographs_scene(capture, white_bkgd=False, ndc=True, unbounded=False)
+    assert cut_off.space == Bounded(scene.space.near, scene.space.far, surrounded=True)
     path = scene.render_cameras
     assert len(path) == 120
     assert path.distortion is None
     assert path.fisheye is None
     assert path.one_size() == (40, 30)  # that of the first training view
-    assert path.intrinsics[7].tolist() == capture.intrinsics[1].tolist()
+    assert path.intrinsics[7].tolist() == capture.cameras.intrinsics[1].tolist()
     assert path.bounds is None
     points = np.random.default_rng(0).normal(size=(500, 3))
     known = photographs_scene(replace(capture, points=points), white_bkgd=False, ndc=True)
     np.testing.assert_allclose(known.render_cameras.bounds, known.placement.render_bounds, rtol=1e-6)
 
 
-def test_a_fisheye_without_a_lens_is_still_a_fisheye():
-    cameras = photographs_scene(a_capture(around(), fisheye=np.array([True, False, False, False])), False, True).cameras
-    corner = torch.tensor(0)
-    for view, length in ((0, 1.0), (1, None)):
-        _, direction = cameras.rays(torch.tensor(view), corner, corner)
-        if length:
-            assert float(direction.norm()) == pytest.approx(length, rel=1e-5)
-        else:
-            assert float(direction.norm()) > 1.1
-
-
 def test_forward_facing_photographs_are_in_ndc_unless_it_is_turned_off():
     sizes = [(30, 40), (40, 30), (12, 16), (30, 40)]
     capture = a_capture(in_front(), sizes)
     scene = photographs_scene(capture, white_bkgd=False, ndc=True)
-    assert (scene.ndc, scene.bounded, scene.around, scene.near, scene.far) == (True, True, False, 0.0, 1.0)
-    assert scene.ndc_camera == (30, 40, 40.0)
-    assert scene.cameras.bounds is None
-    assert scene.contraction is None
-    assert scene.farthest == pytest.approx(scene.placement.bounds[:, 1].max())
+    assert scene.space == NDC(height=30, width=40, focal=40.0, farthest=scene.placement.bounds[:, 1].max())
+    assert scene.cameras.bounds is scene.render_cameras.bounds is None
     for view, (height, width) in enumerate(sizes):  # rays of all sizes go from the near plane to infinity, as they see
         origins, directions = scene.cameras.take([view]).view_rays(0)
         rays, depth = scene.rays(origins, directions), torch.tensor(7.0)
@@ -380,17 +284,9 @@ def test_forward_facing_photographs_are_in_ndc_unless_it_is_turned_off():
         t = (expected - rays.origins)[:, 2] / rays.directions[:, 2]
         torch.testing.assert_close(rays.origins + t[:, None] * rays.directions, expected, rtol=1e-4, atol=1e-4)
     plain = photographs_scene(capture, white_bkgd=False, ndc=False)
-    assert (plain.ndc, plain.bounded, plain.around, plain.ndc_camera) == (False, False, False, None)
-    assert plain.near == pytest.approx(0.9 / 0.75)
-    assert plain.contraction.radius > 0.0
-
-
-def test_the_contracted_box_begins_at_the_bounds_of_each_view():
-    scene = photographs_scene(a_capture(around()), False, True)
-    far_off = replace(scene.cameras, bounds=torch.tensor([[1e4, 1e6]]).repeat(4, 1))
-    whole, beyond = scene.contracted_box(), replace(scene, cameras=far_off).contracted_box()
-    assert (beyond[0] >= whole[0] - 1e-6).all()
-    assert np.abs(whole[1] - beyond[1]).max() > 1e-3
+    assert isinstance(plain.space, Unbounded)
+    assert not plain.space.surrounded
+    assert plain.space.near == pytest.approx(0.9 / 0.75)
 
 
 # The checksum
@@ -406,7 +302,8 @@ def test_the_fingerprint_of_a_scene_of_one_size_is_that_of_the_first_checkpoints
     array = random_pixels(3, 12, 16, channels)
     K = np.array([[21.5, 0.0, 7.75], [0.0, 20.25, 6.5], [0.0, 0.0, 1.0]])
     cameras = Cameras.of_one_kind(forward_cameras(3), K, 12, 16)
-    scene = a_scene(Images.of_one_size(array), cameras=cameras, ndc=ndc, white_bkgd=channels == 4)
+    scene = a_scene(Images.of_one_size(array), cameras=cameras, white_bkgd=channels == 4,
+                    space=replace(NDC_SPACE, near=2.0, far=6.0) if ndc else Bounded(2.0, 6.0))
     poses = forward_cameras(3).astype(np.float32)
     numbers = np.array([*K.ravel(), 2.0, 6.0, ndc, channels == 4], np.float64)
     assert scene.fingerprint() == checksum(array[[0, 2]], poses[[0, 2]], numbers)
@@ -481,9 +378,9 @@ CHANGES = {
     'the shape of another image': lambda scene: with_size(scene, 0, (16, 12)),
     'the bounds of one camera': lambda scene: with_bounds(scene, 2),
     'the bounds of another camera': lambda scene: with_bounds(scene, 0),
-    'near': lambda scene: replace(scene, near=2.5),
-    'far': lambda scene: replace(scene, far=6.5),
-    'ndc': lambda scene: replace(scene, ndc=True),
+    'near': lambda scene: replace(scene, space=Bounded(2.5, 6.0)),
+    'far': lambda scene: replace(scene, space=Bounded(2.0, 6.5)),
+    'ndc': lambda scene: replace(scene, space=replace(NDC_SPACE, near=2.0, far=6.0)),
     'the background': lambda scene: replace(scene, white_bkgd=True),
     'the images to train on': lambda scene: replace(scene, i_train=np.array([0])),
     'the order of the images': lambda scene: replace(scene, i_train=np.array([2, 0])),
@@ -517,13 +414,3 @@ def test_the_fingerprint_of_masks_and_lenses_beside_other_sizes_changes_too():
         replace(scene, images=Images.of_any_size(several_sizes())),
         replace(scene, images=Images.of_any_size(several_sizes(), [~mask for mask in some_masks()])))]
     assert len(set(fingerprints)) == len(fingerprints)
-
-
-def test_a_pixel_at_the_origin_is_as_large_as_the_cameras_distance_over_the_focal_length():
-    scene = a_scene()
-    cameras = scene.cameras.take(scene.i_train)
-    sizes = [float(pose[:, 3].norm()) / float(intrinsics[0]) for pose, intrinsics in zip(cameras.poses,
-                                                                                          cameras.intrinsics)]
-    assert scene.pixel_size() == pytest.approx(np.median(sizes), rel=0.3)
-    far = replace(scene, cameras=replace(scene.cameras, poses=scene.cameras.poses * 2.0))
-    assert far.pixel_size() == pytest.approx(2.0 * scene.pixel_size())

@@ -1,58 +1,74 @@
-"""COLMAP's sparse models: cameras, images and points of a folder, in its binary and its text format.
+"""Sparse models of COLMAP: cameras, images and points of a folder, in COLMAP's binary and text format.
 
-Both formats are described at https://colmap.github.io/format.html. A file is read as it goes on: what it says of
-numbers of things takes no memory.
+Both formats are described at https://colmap.github.io/format.html. Files are read record by record, so that a broken
+count of records cannot allocate memory.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from nerf.captures.capture import PosedPhotograph
 from nerf.captures.lenses import NUMBERS, PARAMETERS, Lens, lens_of
+from nerf.captures.rules import POINTS, PointRules
+from nerf.files.scene_files import is_inside
+from nerf.poses import FARTHEST, colmap_pose, rigid, rotation_matrix
 from nerf.runtime.errors import UserError
 
-FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, where models are looked for
+FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, in which a model is looked for
 CAMERA, IMAGE, POINT = struct.Struct('<IiQQ'), struct.Struct('<I7dI'), struct.Struct('<Q3d3xdQ')
 COUNT = struct.Struct('<Q')
+FEATURE = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
 
 
-class Camera(NamedTuple):
+class ColmapCamera(NamedTuple):
+    """Camera of one or more images."""
+
     lens: Lens
     size: tuple[int, int]  # width, height in pixels
 
 
-class Image(NamedTuple):
+class ColmapImage(NamedTuple):
+    """Pose of an image and the points that it observes."""
+
     name: str  # relative to the folder of the images
     camera_id: int
     quaternion: np.ndarray  # [4] float64: w, x, y, z of the rotation from world to camera, OpenCV axes
     translation: np.ndarray  # [3] float64 from world to camera
-    point_ids: np.ndarray  # [K] int64, of the points that its K features show; -1: of none
+    point_ids: np.ndarray  # [K] int64, of the point that each feature observes; -1: no point
 
 
-class Points(NamedTuple):
+class ColmapPoints(NamedTuple):
+    """Sparse points of a model."""
+
     ids: np.ndarray  # [P] int64
     places: np.ndarray  # [P, 3] float64
-    errors: np.ndarray  # [P] float64 mean reprojection error in pixels; -1: not known
-    tracks: np.ndarray  # [P] int64: how many features show it
+    errors: np.ndarray  # [P] float64 mean reprojection error in pixels; -1: unknown
+    tracks: np.ndarray  # [P] int64: features that observe the point
 
 
-class Model(NamedTuple):
+class ColmapModel(NamedTuple):
+    """Content of a model's folder."""
+
     folder: Path
-    cameras: dict[int, Camera]
-    images: list[Image]
-    points: Points | None  # None: it has no file of them
+    cameras: dict[int, ColmapCamera]
+    images: list[ColmapImage]
+    points: ColmapPoints | None  # None: the folder has no file of points
 
 
-def read_model(datadir: Path) -> Model:
-    """The sparse model of a scene's folder.
+def read_model(datadir: Path) -> ColmapModel:
+    """Reads the sparse model of a scene.
+
+    Args:
+        datadir: folder of the scene.
 
     Raises:
-        UserError: there is none, or it is broken or has lenses that nerf/cameras.py cannot hold.
+        UserError: the model is missing or broken, or has a lens that nerf/cameras.py cannot hold.
     """
     for folder in (datadir / name for name in FOLDERS):
         for ending, readers in (('bin', BINARY), ('txt', TEXT)):
@@ -60,16 +76,70 @@ def read_model(datadir: Path) -> Model:
             if files[0].is_file() and files[1].is_file():
                 cameras, images, points = (read(file) if file.is_file() else None
                                            for file, read in zip(files, readers))
-                return Model(folder, cameras, images, points)
+                return ColmapModel(folder, cameras, images, points)
     raise UserError(f'{datadir} has no COLMAP model: cameras.bin and images.bin, or cameras.txt and images.txt, are '
                     f'looked for in {", ".join(FOLDERS[:-1])} and the folder itself')
+
+
+def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> PosedPhotograph:
+    """Photograph datadir/images/<name> of an image of a model.
+
+    Raises:
+        UserError: the name is outside that folder, or the image has no camera or an impossible pose.
+    """
+    where = f'{model.folder}: image {image.name!r}'
+    folder = datadir / 'images'
+    path = folder / image.name
+    if path == folder or not is_inside(path, folder):
+        raise UserError(f'{where} is not in the folder {folder}')
+    if image.camera_id not in model.cameras:
+        raise UserError(f'{where} has camera {image.camera_id}, which the model does not have; export it again')
+    camera = model.cameras[image.camera_id]
+    try:
+        with np.errstate(over='ignore'):
+            length = np.linalg.norm(image.quaternion)
+        if not 1e-6 < length < 1e6:
+            raise ValueError(f'has a quaternion of length {length:g}')
+        pose = rigid(colmap_pose(rotation_matrix(image.quaternion), image.translation))
+    except ValueError as error:
+        raise UserError(f'{where} has a pose that {error}; run COLMAP again') from None
+    return PosedPhotograph(image.name, path, pose, camera.lens, camera.size)
+
+
+def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = POINTS
+                    ) -> tuple[np.ndarray, list[np.ndarray]] | tuple[None, None]:
+    """Points of a COLMAP model with several observations and a usual reprojection error.
+
+    Args:
+        points: points of the model, if known.
+        images: images of the model.
+        rules: limits of observations and errors.
+
+    Returns:
+        points [P, 3], and for each image the indices of the points that it observes; None, None if no point is left.
+    """
+    if points is None:
+        return None, None
+    good = (points.tracks >= rules.fewest_observations) & (np.abs(points.places) < FARTHEST).all(1)
+    known = good & (points.errors >= 0)
+    if known.any():
+        good &= ~(points.errors > max(rules.error_ratio * np.median(points.errors[known]), rules.least_error))
+    if not good.any():
+        return None, None
+    order = np.argsort(points.ids[good], kind='stable')
+    ids = points.ids[good][order]
+
+    def observed(point_ids: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(ids[:-1], point_ids)  # at which each id is, if it is known
+        return np.unique(order[place[ids[place] == point_ids]])
+    return points.places[good], [observed(image.point_ids) for image in images]
 
 
 def _damaged(path: Path, why: str) -> UserError:
     return UserError(f'{path} is damaged ({why}); copy it again, or export the model again with COLMAP')
 
 
-def _camera(path: Path, camera_id: int, model: str, width: int, height: int, numbers: list[float]) -> Camera:
+def _camera(path: Path, camera_id: int, model: str, width: int, height: int, numbers: list[float]) -> ColmapCamera:
     if model not in PARAMETERS:
         raise UserError(f'{path}: camera {camera_id} has the model {model}, which is not supported (supported are '
                         f'{", ".join(PARAMETERS)}); run COLMAP\'s image_undistorter and use the scene that it writes')
@@ -79,7 +149,7 @@ def _camera(path: Path, camera_id: int, model: str, width: int, height: int, num
         raise _damaged(path, f'camera {camera_id} has {len(numbers)} parameters, but {model} has '
                              f'{len(PARAMETERS[model])}')
     try:
-        return Camera(lens_of(model, dict(zip(PARAMETERS[model], numbers))), (width, height))
+        return ColmapCamera(lens_of(model, dict(zip(PARAMETERS[model], numbers))), (width, height))
     except ValueError as error:
         raise _damaged(path, f'{error} of camera {camera_id}') from None
 
@@ -88,7 +158,7 @@ def _camera(path: Path, camera_id: int, model: str, width: int, height: int, num
 
 
 class _Bytes:
-    """The content of a binary file, taken from its beginning to its end."""
+    """Content of a binary file, read from beginning to end."""
 
     def __init__(self, path: Path):
         self.path, self.at = path, 0
@@ -98,7 +168,7 @@ class _Bytes:
             raise UserError(f'{path} cannot be read ({error})') from None
 
     def skip(self, length: int) -> int:
-        """Where the next `length` bytes begin, which are then behind."""
+        """Moves on by `length` bytes; returns where they begin."""
         start, self.at = self.at, self.at + length
         if self.at > len(self.data):
             raise _damaged(self.path, 'it ends too early')
@@ -117,13 +187,13 @@ class _Bytes:
         return self.data[self.skip(end + 1 - self.at):end].decode('utf-8', 'surrogateescape')
 
     def records(self) -> Iterator[int]:
-        """Counts up to the number that the file begins with; nothing may be left behind them."""
+        """Counts to the number of records at the beginning of the file, which must end with the last record."""
         yield from range(self.take(COUNT)[0])
         if self.at != len(self.data):
             raise _damaged(self.path, 'something is left at its end')
 
 
-def _binary_cameras(path: Path) -> dict[int, Camera]:
+def _binary_cameras(path: Path) -> dict[int, ColmapCamera]:
     file, cameras = _Bytes(path), {}
     for _ in file.records():
         camera_id, number, width, height = file.take(CAMERA)
@@ -133,18 +203,17 @@ def _binary_cameras(path: Path) -> dict[int, Camera]:
     return cameras
 
 
-def _binary_images(path: Path) -> list[Image]:
+def _binary_images(path: Path) -> list[ColmapImage]:
     file, images = _Bytes(path), []
-    feature = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
     for _ in file.records():
         _, *pose, camera_id = file.take(IMAGE)
         name = file.text()
-        point_ids = file.array(feature, file.take(COUNT)[0])['point_id']
-        images.append(Image(name, camera_id, np.array(pose[:4]), np.array(pose[4:]), point_ids))
+        point_ids = file.array(FEATURE, file.take(COUNT)[0])['point_id']
+        images.append(ColmapImage(name, camera_id, np.array(pose[:4]), np.array(pose[4:]), point_ids))
     return images
 
 
-def _binary_points(path: Path) -> Points:
+def _binary_points(path: Path) -> ColmapPoints:
     file, rows = _Bytes(path), []
     for _ in file.records():
         row = file.take(POINT)
@@ -153,12 +222,12 @@ def _binary_points(path: Path) -> Points:
     return _points(path, rows)
 
 
-def _points(path: Path, rows: list[tuple]) -> Points:
-    """Points of rows of id, x, y, z, error and track length."""
+def _points(path: Path, rows: list[tuple]) -> ColmapPoints:
+    """Points of rows (id, x, y, z, error, track length)."""
     ids, x, y, z, errors, tracks = zip(*rows) if rows else [()] * 6
     try:
-        return Points(np.array(ids, np.int64), np.array([x, y, z], np.float64).T, np.array(errors, np.float64),
-                      np.array(tracks, np.int64))
+        return ColmapPoints(np.array(ids, np.int64), np.array([x, y, z], np.float64).T, np.array(errors, np.float64),
+                            np.array(tracks, np.int64))
     except OverflowError:
         raise _damaged(path, 'a point has a number above 2^63') from None
 
@@ -167,50 +236,54 @@ def _points(path: Path, rows: list[tuple]) -> Points:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file but for comments."""
+    """Lines of a text file without comments."""
     try:
         return [line for line in path.read_text('utf-8', 'surrogateescape').split('\n') if not line.startswith('#')]
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error})') from None
 
 
-def _read_lines(path: Path, read, lines) -> list:
-    """What `read` makes of each line's words; a line of which it makes nothing is a UserError."""
+def _records(path: Path, read: Callable[..., Any], records: Iterable[tuple[str, ...]]) -> list:
+    """Results of `read` for the lines of each record.
+
+    Raises:
+        UserError: `read` fails for a record.
+    """
     results = []
-    for line in lines:
+    for lines in records:
         try:
-            results.append(read(*line))
+            results.append(read(*lines))
         except (ValueError, IndexError, OverflowError):
-            raise _damaged(path, f'it has a line {" ".join(line)[:80]!r}') from None
+            raise _damaged(path, f'it has a line {" ".join(lines)[:80]!r}') from None
     return results
 
 
-def _text_cameras(path: Path) -> dict[int, Camera]:
-    def camera(line: str) -> tuple[int, Camera]:
+def _text_cameras(path: Path) -> dict[int, ColmapCamera]:
+    def camera(line: str) -> tuple[int, ColmapCamera]:
         camera_id, model, width, height, *numbers = line.split()
         return int(camera_id), _camera(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
-    return dict(_read_lines(path, camera, ((line,) for line in _lines(path) if line.strip())))
+    return dict(_records(path, camera, ((line,) for line in _lines(path) if line.strip())))
 
 
-def _text_images(path: Path) -> list[Image]:
-    def image(line: str, features: str) -> Image:
+def _text_images(path: Path) -> list[ColmapImage]:
+    def image(line: str, features: str) -> ColmapImage:
         _, w, i, j, k, x, y, z, camera_id, name = line.split(maxsplit=9)
-        return Image(name.rstrip('\r'), int(camera_id), np.array([w, i, j, k], np.float64),
-                     np.array([x, y, z], np.float64),
-                     np.array(list(map(int, features.split()[2::3])), np.int64))
+        return ColmapImage(name.rstrip('\r'), int(camera_id), np.array([w, i, j, k], np.float64),
+                           np.array([x, y, z], np.float64), np.array(list(map(int, features.split()[2::3])), np.int64))
 
     lines = _lines(path)
     while lines and not lines[-1].strip():
         del lines[-1]
-    lines += [''] * (len(lines) % 2)  # the last image's line of features may be empty
-    return _read_lines(path, image, zip(lines[::2], lines[1::2]))
+    if len(lines) % 2:
+        lines.append('')  # the last image has no features
+    return _records(path, image, zip(lines[::2], lines[1::2]))
 
 
-def _text_points(path: Path) -> Points:
+def _text_points(path: Path) -> ColmapPoints:
     def point(line: str) -> tuple:
         words = line.split()
         return int(words[0]), *map(float, words[1:4]), float(words[7]), (len(words) - 8) // 2
-    return _points(path, _read_lines(path, point, ((line,) for line in _lines(path) if line.strip())))
+    return _points(path, _records(path, point, ((line,) for line in _lines(path) if line.strip())))
 
 
 BINARY = (_binary_cameras, _binary_images, _binary_points)

@@ -1,4 +1,4 @@
-"""From a folder of photographs to their cameras, in transforms.json as nerfstudio and instant-ngp have it."""
+"""Estimation of the cameras of a folder of photographs, written as transforms.json of nerfstudio and instant-ngp."""
 
 from __future__ import annotations
 
@@ -7,80 +7,88 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import can_read_heif, read_image
+from nerf.captures.colmap_process import IMAGES, image_name
+from nerf.captures.rules import ESTIMATION, EstimationRules
+from nerf.captures.structure_from_motion import EstimatedCameras, structure_from_motion
+from nerf.files.images import ENDINGS, can_read_heif, read_image
+from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
-from nerf.captures.structure_from_motion import Model, image_name, structure_from_motion
 
-ENDINGS = ('.jpg', '.jpeg', '.png')
 HEIF_ENDINGS = ('.heic', '.heif')
 VIDEO_ENDINGS = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm')
-LEAST = 8  # photographs that a scene can be trained on
-LONGEST_SIDE = 1200  # of what features are found in, in pixels: more takes time and finds no better cameras
-CAMERA_TAGS = (0x010F, 0x0110)  # of EXIF: make, model
-LENS_TAGS = (0x920A, 0xA405)  # of its Exif part: focal length in mm, and as on 35 mm film
+EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
+EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
 CAMERAS, POINTS = 'transforms.json', 'sparse_points.ply'
-ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out those that are blurred, and '
-          'photograph from different places rather than turning on one')
+MOST_NAMES = 10  # in a message
+ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out blurred ones, and photograph '
+          'from different places rather than turning on one')
+
+Solver = Callable[[Path, Sequence[int], EstimationRules], EstimatedCameras | None]
 
 
 @dataclass(frozen=True)
-class Photograph:
-    path: Path
-    width: int  # in pixels, as it stands upright
+class UprightCopy:
+    """Copy of a photograph for COLMAP."""
+
+    path: Path  # of the photograph
+    width: int  # in pixels, of the photograph as it stands upright
     height: int
-    scale: tuple[float, float]  # of width and height, against the copy that COLMAP sees
-    camera: tuple  # what EXIF says of camera and zoom, whose values are equal for photographs with the same lens
+    scale: tuple[float, float]  # width and height of the photograph, as multiples of the copy's
+    camera: tuple[str, ...]  # make, model and focal lengths by EXIF, equal for photographs with one lens
 
 
-def estimate_cameras(datadir: str | Path) -> None:
-    """Writes `datadir`/transforms.json and sparse_points.ply, unless that file is there already.
+def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, solve: Solver = structure_from_motion
+                     ) -> None:
+    """Writes datadir/transforms.json and sparse_points.ply, unless the former exists.
 
     Args:
-        datadir: holds the photographs, or a folder images with them. They are not changed.
+        datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
+        rules: numbers that decide the result.
+        solve: finds the cameras of copies 0000.jpg, 0001.jpg, ... in a folder, as `structure_from_motion`.
 
     Raises:
-        UserError: there are too few photographs, or too few of which the cameras can be found.
+        UserError: the folder has too few photographs, or too few photographs get a camera.
     """
     datadir = Path(datadir)
     if (datadir / CAMERAS).exists():
-        _say_known(datadir)
+        _say_known(datadir, rules.fewest_photographs)
         return
     if ranks.count() > 1:
         raise UserError(f'{datadir} has no {CAMERAS}, and one process must make it; start with --estimate_only '
                         'first, without torchrun')
-    paths = find_photographs(datadir)
+    paths = find_photographs(datadir, rules.fewest_photographs)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
-        photographs = _prepare(paths, Path(temporary) / 'images')
-        _check_count(datadir, photographs)
-        cameras = [(photo.width, photo.height, *photo.camera) for photo in photographs]
-        kinds = list(dict.fromkeys(cameras))
-        print(f'estimating the cameras of {len(photographs)} photographs'
-              + f', taken with {len(kinds)} lenses or sizes' * (len(kinds) > 1))
-        model = structure_from_motion(Path(temporary), [kinds.index(camera) for camera in cameras])
-    _judge(datadir, photographs, model)
-    _write_points(datadir / POINTS, model)
-    _write_cameras(datadir / CAMERAS, paths, [photographs[i] for i in model.index], model)
-    print(f'{datadir / CAMERAS}: {len(model.index)} of {len(paths)} photographs, {len(model.points)} points, mean '
-          f'error {model.error:.2f} pixels; delete it to estimate again')
+        copies = _make_copies(paths, Path(temporary) / IMAGES, rules.longest_side)
+        _check_count(datadir, copies, rules.fewest_photographs)
+        lenses = [(copy.width, copy.height, *copy.camera) for copy in copies]
+        kinds = list(dict.fromkeys(lenses))
+        several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
+        print(f'estimating the cameras of {len(copies)} photographs{several}')
+        cameras = solve(Path(temporary), [kinds.index(lens) for lens in lenses], rules)
+    _judge(datadir, copies, cameras, rules.fewest_photographs)
+    _write_points(datadir / POINTS, cameras)
+    _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
+    print(f'{datadir / CAMERAS}: {len(cameras.index)} of {len(paths)} photographs, {len(cameras.points)} points, mean '
+          f'error {cameras.error:.2f} pixels; delete it to estimate again')
 
 
 # Photographs
 
 
-def find_photographs(datadir: Path) -> list[Path]:
-    """The photographs in `datadir`/images or, without that folder, in `datadir`, by name. Says what is ignored.
+def find_photographs(datadir: Path, fewest: int = ESTIMATION.fewest_photographs) -> list[Path]:
+    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files.
 
     Raises:
-        UserError: there are none, or too few, or of a kind that cannot be read here.
+        UserError: there are fewer than `fewest` photographs, or photographs of a kind that cannot be read.
     """
     if not datadir.is_dir():
         raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs into {datadir / "images"}')
@@ -99,12 +107,12 @@ def find_photographs(datadir: Path) -> list[Path]:
     ignored = [path.name for path in files if path not in found and path.name != POINTS]
     if ignored:
         print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
-    _check_count(datadir, found)
+    _check_count(datadir, found, fewest)
     return found
 
 
 def frames_command(video: Path, images: Path) -> str:
-    """The shell command that takes two frames a second from a video."""
+    """Shell command that takes two frames a second from a video."""
     import imageio_ffmpeg
 
     ffmpeg, video, folder, frames = (shlex.quote(str(word)) for word in (
@@ -112,90 +120,101 @@ def frames_command(video: Path, images: Path) -> str:
     return f'mkdir -p {folder} && {ffmpeg} -i {video} -vf fps=2 -q:v 2 {frames}'
 
 
-def _check_count(datadir: Path, photographs: Sequence) -> None:
-    if len(photographs) < LEAST:
+def _check_count(datadir: Path, photographs: Sequence, fewest: int) -> None:
+    if len(photographs) < fewest:
         raise UserError(f'{datadir} has {len(photographs)} photographs (.jpg, .jpeg, .png, .heic) that can be read; '
-                        f'take at least {LEAST}, better 20 to 100: {ADVICE}')
+                        f'take at least {fewest}, better 20 to 100: {ADVICE}')
 
 
-def _prepare(paths: Sequence[Path], folder: Path) -> list[Photograph]:
-    """Writes upright copies of the photographs into `folder`, and says which ones cannot be read."""
+def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list[UprightCopy]:
+    """Writes upright copies of photographs into `folder`, and warns of unreadable ones."""
     from tqdm import tqdm
 
     folder.mkdir()
 
-    def read(path: Path) -> Photograph | UserError:
+    def read(path: Path) -> UprightCopy | UserError:
         try:
-            return _copy(path, folder / path.name)
+            return copy_upright(path, folder / path.name, longest_side)
         except UserError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
         results = list(tqdm(pool.map(read, paths), 'reading photographs', len(paths), disable=None, leave=False))
-    readable = [result for result in results if isinstance(result, Photograph)]
+    copies = [result for result in results if isinstance(result, UprightCopy)]
     for error in results:
         if isinstance(error, UserError):
             print(f'warning: {error}; it is left out', file=sys.stderr)
-    for i, photo in enumerate(readable):
-        os.rename(folder / photo.path.name, folder / image_name(i))
-    return readable
+    for i, copy in enumerate(copies):
+        os.rename(folder / copy.path.name, folder / image_name(i))
+    return copies
 
 
-def _copy(path: Path, copy: Path) -> Photograph:
-    """Writes a photograph as a JPEG, upright, of at most LONGEST_SIDE, with what EXIF says of its lens, which COLMAP
-    takes the first focal length from."""
+def copy_upright(path: Path, copy: Path, longest_side: int = ESTIMATION.longest_side) -> UprightCopy:
+    """Writes an upright JPEG of a photograph.
+
+    EXIF's camera and lens are kept, because COLMAP takes its first guess of the focal length from them.
+
+    Args:
+        path: path of the photograph.
+        copy: path of the copy.
+        longest_side: pixels of the copy's longer side at most.
+
+    Raises:
+        UserError: the photograph cannot be read.
+    """
     from PIL import Image
 
     image = Image.fromarray(read_image(path)[..., :3])
     width, height = image.size
     with Image.open(path) as file:
         exif = file.getexif()
-    lens = exif.get_ifd(0x8769)
+    lens = exif.get_ifd(EXIF_PART)
     kept = Image.Exif()
-    kept.update({tag: exif[tag] for tag in CAMERA_TAGS if tag in exif})
-    kept.get_ifd(0x8769).update({tag: lens[tag] for tag in LENS_TAGS if tag in lens})
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+    kept.update({tag: exif[tag] for tag in EXIF_CAMERA if tag in exif})
+    kept.get_ifd(EXIF_PART).update({tag: lens[tag] for tag in EXIF_LENS if tag in lens})
+    image.thumbnail((longest_side, longest_side), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
-    camera = [str(exif.get(tag)) for tag in CAMERA_TAGS] + [str(lens.get(tag)) for tag in LENS_TAGS]
-    return Photograph(path, width, height, (width / image.width, height / image.height), tuple(camera))
+    camera = [str(exif.get(tag)) for tag in EXIF_CAMERA] + [str(lens.get(tag)) for tag in EXIF_LENS]
+    return UprightCopy(path, width, height, (width / image.width, height / image.height), tuple(camera))
 
 
-# What is said of the result
+# Messages
 
 
-def _judge(datadir: Path, photographs: list[Photograph], model: Model | None) -> None:
-    """Warns of photographs without a camera; raises UserError where too few have one."""
-    registered = 0 if model is None else len(model.index)
-    if registered < LEAST:
-        raise UserError(f'{datadir}: the cameras of only {registered} of {len(photographs)} photographs could be '
-                        f'found, and {LEAST} are needed; take more: {ADVICE}')
-    if missing := [photo.path.name for i, photo in enumerate(photographs) if i not in model.index]:
+def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras | None, fewest: int) -> None:
+    """Warns of photographs without a camera; raises UserError if fewer than `fewest` have one."""
+    registered = 0 if cameras is None else len(cameras.index)
+    if registered < fewest:
+        raise UserError(f'{datadir}: the cameras of only {registered} of {len(copies)} photographs could be found, and '
+                        f'{fewest} are needed; take more: {ADVICE}')
+    if missing := [copy.path.name for i, copy in enumerate(copies) if i not in cameras.index]:
         print(f'warning: {datadir}: no camera was found for {_listed(missing)}; usually such a photograph is blurred, '
               'overlaps too little with others or shows little texture. It is left out', file=sys.stderr)
-    if len(model.sizes) > 1:
-        print(f'warning: {datadir}: the photographs fall into {len(model.sizes)} groups that do not connect, of '
-              f'{", ".join(map(str, model.sizes))}; the largest is used. Take photographs that lead from one group to '
-              'the other', file=sys.stderr)
-    elif registered < len(photographs) * 2 / 3:
+    if len(cameras.sizes) > 1:
+        print(f'warning: {datadir}: the photographs fall into {len(cameras.sizes)} groups that do not connect, of '
+              f'{", ".join(map(str, cameras.sizes))}; the largest is used. Take photographs that lead from one group '
+              'to the other', file=sys.stderr)
+    elif registered < len(copies) * 2 / 3:
         print(f'warning: {datadir}: less than two thirds of the photographs have a camera; the scene will have holes. '
               f'Take more: {ADVICE}', file=sys.stderr)
 
 
-def _say_known(datadir: Path) -> None:
-    """Says that the cameras are known, and where the folder's photographs are not those that they are of."""
+def _say_known(datadir: Path, fewest: int) -> None:
+    """Says that the cameras are known, and warns if photographs were added or removed since."""
     print(f'{datadir / CAMERAS} has the cameras; delete it to estimate them again')
     try:
-        known = json.loads((datadir / CAMERAS).read_text(encoding='utf-8'))['estimated_from']
-        now = [_relative(path, datadir) for path in find_photographs(datadir)]
-        added, removed = len(set(now) - set(known)), len(set(known) - set(now))
-    except (UserError, OSError, ValueError, RecursionError, KeyError, TypeError):
-        return  # another program's, or broken; or the photographs are elsewhere: who reads the file says so
+        known = set(read_json(datadir / CAMERAS, '')['estimated_from'])
+        now = {_relative(path, datadir) for path in find_photographs(datadir, fewest)}
+    except (UserError, LookupError, TypeError):
+        return  # another program's file, a broken one, or photographs elsewhere; the loader reports what is wrong
+    added, removed = len(now - known), len(known - now)
     if added or removed:
         print(f'warning: {datadir}: since then {added} photographs were added and {removed} removed', file=sys.stderr)
 
 
 def _listed(names: list[str]) -> str:
-    return ', '.join(names[:10]) + (f' and {len(names) - 10} more' if len(names) > 10 else '')
+    more = f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''
+    return ', '.join(names[:MOST_NAMES]) + more
 
 
 # Files
@@ -205,31 +224,38 @@ def _relative(path: Path, datadir: Path) -> str:
     return path.relative_to(datadir).as_posix()
 
 
-def _write_points(path: Path, model: Model) -> None:
-    header = ['ply', 'format ascii 1.0', f'element vertex {len(model.points)}',
+def _write_points(path: Path, cameras: EstimatedCameras) -> None:
+    header = ['ply', 'format ascii 1.0', f'element vertex {len(cameras.points)}',
               *(f'property float {name}' for name in 'xyz'),
               *(f'property uchar {name}' for name in ('red', 'green', 'blue')), 'end_header']
     rows = ['{:.7g} {:.7g} {:.7g} {} {} {}'.format(*point, *colour)
-            for point, colour in zip(model.points, model.colours)]
+            for point, colour in zip(cameras.points, cameras.colours)]
     with whole_file(path) as partial:
         partial.write_text('\n'.join(header + rows) + '\n', encoding='ascii')
 
 
-def _write_cameras(path: Path, paths: list[Path], photographs: list[Photograph], model: Model) -> None:
-    """Writes the registered `photographs`, whose cameras the model has; `paths` are all that were there."""
-    lenses = [_lens(photo, lens) for photo, lens in zip(photographs, model.lenses)]
+def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cameras: EstimatedCameras) -> None:
+    """Writes transforms.json.
+
+    Args:
+        path: path of the file.
+        paths: paths of all photographs of the folder.
+        copies: copies of the photographs with a camera, in the order of `cameras`.
+        cameras: the cameras.
+    """
+    lenses = [_lens(copy, lens) for copy, lens in zip(copies, cameras.lenses)]
     shared = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
-    frames = [{'file_path': _relative(photo.path, path.parent)} | ({} if shared else lens)
+    frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
               | {'transform_matrix': [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
-              for photo, lens, pose in zip(photographs, lenses, model.poses)]
+              for copy, lens, pose in zip(copies, lenses, cameras.poses)]
     text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS,
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:
         partial.write_text(text + '\n', encoding='utf-8')
 
 
-def _lens(photo: Photograph, lens: np.ndarray) -> dict[str, float]:
-    """Size and intrinsics at the photograph's full size, of a lens [8] at the size of its copy."""
-    (across, down), (fx, fy, cx, cy, *bent) = photo.scale, lens.tolist()
-    return {'w': photo.width, 'h': photo.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
+def _lens(copy: UprightCopy, lens: np.ndarray) -> dict[str, float]:
+    """Size and intrinsics of a photograph at full size, from the lens [8] of its copy."""
+    (across, down), (fx, fy, cx, cy, *bent) = copy.scale, lens.tolist()
+    return {'w': copy.width, 'h': copy.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
             'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent))

@@ -1,4 +1,4 @@
-"""COLMAP's camera models as lenses of nerf/cameras.py: those that it can hold exactly."""
+"""Camera models of COLMAP that nerf/cameras.py can hold exactly, as lenses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from nerf.cameras import COEFFICIENTS
 
-# Parameters of each model in COLMAP's order, which is also the order of its number in binary files (src/colmap/sensor/
-# models.h). f is fx and fy; a radial k is k1.
+# Parameters of each model in COLMAP's order (src/colmap/sensor/models.h). f is fx and fy; a radial k is k1.
 PERSPECTIVE = {'SIMPLE_PINHOLE': 'f cx cy',
                'PINHOLE': 'fx fy cx cy',
                'SIMPLE_RADIAL': 'f cx cy k1',
@@ -23,14 +22,15 @@ FISHEYE = {'OPENCV_FISHEYE': 'fx fy cx cy k1 k2 k3 k4',
            'SIMPLE_FISHEYE': 'f cx cy',
            'FISHEYE': 'fx fy cx cy'}
 PARAMETERS = {name: tuple(text.split()) for name, text in (PERSPECTIVE | FISHEYE).items()}
+# Models by their number in binary files
 NUMBERS = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV', 'OPENCV_FISHEYE', 'FULL_OPENCV', 'FOV',
            'SIMPLE_RADIAL_FISHEYE', 'RADIAL_FISHEYE', 'THIN_PRISM_FISHEYE', 'RAD_TAN_THIN_PRISM_FISHEYE',
            'SIMPLE_DIVISION', 'DIVISION', 'SIMPLE_FISHEYE', 'FISHEYE', 'EUCM', 'EQUIRECTANGULAR')
-LARGEST = 1e7  # of all parameters
+LARGEST = 1e7  # largest value of any parameter
 
 
 class Lens(NamedTuple):
-    """How a camera bends rays, as nerf/cameras.py has it."""
+    """Intrinsics and distortion of one camera, as in `Cameras`."""
 
     intrinsics: np.ndarray  # [4] float64: fx, fy, cx, cy in pixels
     distortion: np.ndarray  # [8] float64, in the order of COEFFICIENTS
@@ -38,14 +38,14 @@ class Lens(NamedTuple):
 
 
 def lens_of(model: str, values: Mapping[str, float]) -> Lens:
-    """The lens of a model that PARAMETERS has.
+    """Lens of a camera model.
 
     Args:
-        model: its name.
-        values: its parameters by name; distortion that is not given is 0.
+        model: name of the model, in PARAMETERS.
+        values: parameters of the camera by name; missing distortion is 0.
 
     Raises:
-        ValueError: no camera has such values; the message names the first and its value.
+        ValueError: a value is impossible; the message has its name.
     """
     values = {'fx': values.get('f'), 'fy': values.get('f')} | dict(values)
     for name, value in values.items():

@@ -1,52 +1,60 @@
-"""transforms.json as nerfstudio, instant-ngp, Polycam, Record3D and Luma write it: a whole capture in one file.
+"""transforms.json of nerfstudio, instant-ngp, Polycam, Record3D and Luma: a whole capture in one file.
 
 Formats: https://docs.nerf.studio/quickstart/data_conventions.html and nerf_dataset_tips.md of instant-ngp. Both have
-OpenGL axes. What they differ in is how they move and scale the scene afterwards, which is not done here.
+OpenGL axes. They differ in how they move and scale the scene afterwards, which this module does not do.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import ChainMap
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
+from nerf.captures.capture import PosedPhotograph
 from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
+from nerf.captures.reduced_folder import ANY_ENDING
+from nerf.captures.splits import SPLITS
 from nerf.files.images import image_size
-from nerf.captures.photographs import ENDINGS, Photograph, check_all_there, first_file, is_file, is_inside, rigid
+from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
+from nerf.poses import FARTHEST, rigid
 from nerf.runtime.errors import UserError
 
-SPLITS = ('train', 'val', 'test')
-LONGEST_NAME = 4096  # of a file, with its folders; no system has longer ones
-# nerfstudio's OPENCV has two further radial terms, k3 and k4. The latter is of degree 8, which nerf/cameras.py has not.
+# nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
+OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
 class Transforms(NamedTuple):
-    """The content of a file."""
+    """Content of a file."""
 
-    photographs: list[Photograph]
-    splits: dict[str, list[str]]  # names of photographs, for those of SPLITS that the file has
+    photographs: list[PosedPhotograph]
+    splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
     points: Path | None  # a PLY file of sparse points in the same coordinates
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
-    """Reads the file; of the pictures only sizes, where the file does not have them.
+    """Reads the file, and the sizes of pictures that it does not have.
 
     Args:
         path: of the file, in the scene's folder.
-        outside_files: it may name files outside that folder.
+        outside_files: the file may name files outside that folder.
 
     Raises:
-        UserError: it is missing or broken; the message names the value.
+        UserError: the file is missing or broken; the message has the value.
     """
-    top = _read_json(path)
+    hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
+                 if is_file(path.parent / name)), 'datadir must hold it')
+    top = read_json(path, hint)
+    if not isinstance(top, dict):
+        raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
     frames = top.get('frames')
     if not isinstance(frames, list) or not frames:
         raise UserError(f'{path}: "frames" must be a list with at least one frame')
@@ -58,34 +66,35 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     return Transforms([entry.photograph(picture) for entry, picture in zip(entries, pictures)], splits, points)
 
 
-def clean_name(name: str) -> str:
-    """A path in a file as others may have it too: without "./" and backslashes."""
-    return str(PurePosixPath(name.replace('\\', '/')))
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        top = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        hint = next((f'; this looks like dataset_type {other}' for other, name in (
-            ('blender', 'transforms_train.json'), ('llff', 'poses_bounds.npy')) if is_file(path.parent / name)), '')
-        raise UserError(f'{path} does not exist{hint or "; datadir must hold it"}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path} cannot be read as JSON ({error}); download or export it again') from None
-    if not isinstance(top, dict):
-        raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
-    return top
-
-
 def _names(path: Path, key: str, top: Mapping[str, Any]) -> list[str]:
     names = top[key]
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f'{path}: {key} must be a list of names')
-    return [clean_name(name) for name in names]
+    try:
+        if isinstance(names, list):
+            return [clean_name(name) for name in names]
+    except ValueError:
+        pass
+    raise UserError(f'{path}: {key} must be a list of names')
+
+
+def read_ply(path: Path) -> np.ndarray:
+    """Points [P, 3] float64 of a PLY file.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    import trimesh
+
+    try:
+        content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
+        points = np.asarray(trimesh.load(content, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
+    except Exception as error:  # trimesh passes on whatever its parsers raise
+        raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again, or remove '
+                        'ply_file_path from transforms.json') from None
+    return points[(np.abs(points) < FARTHEST).all(1)]
 
 
 class _Entry:
-    """One frame of a file. What it does not say itself is looked up at the top of the file."""
+    """One frame of a file; missing values are looked up at the top of the file."""
 
     def __init__(self, path: Path, where: str, frame: Any, top: dict, outside_files: bool):
         if not isinstance(frame, dict):
@@ -96,7 +105,7 @@ class _Entry:
         return UserError(f'{self.path}: {self.where} {message}')
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float | None:
-        """A number; `default` where there is none."""
+        """Number of that name in [low, high]; `default` if it is missing."""
         value = self.values.get(name)
         if value is None:
             return default
@@ -105,35 +114,36 @@ class _Entry:
         return float(value)
 
     def file(self, key: str) -> Path | None:
-        """The path of a file that the entry names, whether it is there or not; None: it names none."""
+        """Path of a file that the entry names, which need not exist; None if it names none."""
         name = self.values.get(key)
         if name is None:
             return None
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-            raise self.error(f'has {key} {_short(name)}; it must be the name of a file')
-        path = self.path.parent / clean_name(name)
-        if not self.outside_files and ('..' in path.parts or not is_inside(path, self.path.parent)):
+        try:
+            path = self.path.parent / clean_name(name)
+        except ValueError as error:
+            raise self.error(f'has {key} {_short(name)}; {error}') from None
+        if not self.outside_files and not is_inside(path, self.path.parent):
             raise self.error(f'has {key} {_short(name)}, which leaves the folder of the scene; if you trust the file, '
                              'add --outside_files')
         return path
 
     def picture(self) -> Path:
-        """The path of the photograph, with its ending where the file leaves it out."""
+        """Path of the photograph, whose ending the file may leave out."""
         path = self.file('file_path')
         if path is None:
             raise self.error('has no file_path; it must name the photograph')
-        return first_file(path, *(path.parent / (path.name + ending) for ending in ENDINGS))
+        return first_file(path, *(path.parent / (path.name + ending) for ending in ANY_ENDING))
 
-    def photograph(self, path: Path) -> Photograph:
-        """The photograph at a path, with its camera."""
+    def photograph(self, path: Path) -> PosedPhotograph:
+        """Photograph at a path, with its camera."""
         size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
         if None in size:
             size = image_size(path)[::-1]
-        return Photograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), size,
-                          self.file('mask_path'))
+        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), size,
+                               self.file('mask_path'))
 
     def pose(self) -> np.ndarray:
-        """[3, 4] camera-to-world."""
+        """Pose [3, 4] camera-to-world."""
         rows = self.values.get('transform_matrix')
         if not (isinstance(rows, list) and len(rows) in (3, 4) and all(
                 isinstance(row, list) and len(row) == 4 and all(type(value) in (int, float) for value in row)
@@ -148,7 +158,7 @@ class _Entry:
             raise self.error(f'has a transform_matrix that is no camera: it {error}; export the scene again') from None
 
     def lens(self, width: float, height: float) -> Lens:
-        """The lens of a picture of some size in pixels."""
+        """Lens of a picture of some size in pixels."""
         fx = self.number('fl_x', 1e-3, LARGEST) or self.focal('camera_angle_x', width)
         fy = self.number('fl_y', 1e-3, LARGEST) or (
             None if self.values.get('fl_x') is not None else self.focal('camera_angle_y', height)) or fx
@@ -168,12 +178,12 @@ class _Entry:
             raise self.error(f'has an impossible camera: {error}') from None
 
     def focal(self, key: str, side: float) -> float | None:
-        """The focal length in pixels, of a field of view in radians across a side."""
+        """Focal length in pixels of a field of view in radians across a side; None if it is missing."""
         angle = self.number(key, 1e-4, math.pi - 1e-4)
         return None if angle is None else 0.5 * side / math.tan(0.5 * angle)
 
     def model(self) -> str:
-        """The name of the lens's model, one of LENSES."""
+        """Name of the camera model, in LENSES."""
         if other := next((key for key in OTHER_LENSES if self.values.get(key)), None):
             raise self.error(f'has a lens with {other}, which is not supported; undistort the photographs')
         model = self.values.get('camera_model', 'OPENCV_FISHEYE' if self.values.get('is_fisheye') is True else 'OPENCV')
@@ -183,6 +193,6 @@ class _Entry:
 
 
 def _short(value: Any) -> str:
-    """A value of a file for a message."""
+    """Value of a file, as JSON of at most 100 characters, for a message."""
     text = json.dumps(value)
     return text if len(text) <= 100 else f'{text[:97]}...'

@@ -1,4 +1,4 @@
-"""Picture and video files: read, resized and written. Heavy libraries are imported where they are used."""
+"""Picture and video files: reading, resizing and writing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
+ENDINGS = ('.png', '.jpg', '.jpeg')  # of photographs, in lower case
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for pictures that are stored on a side
+HIT = 0.5  # opacity from which a pixel has a disparity
+EXTREMES = (1, 99)  # percentiles of disparity that are darkest and brightest: a few floaters would stretch the scale
+FARTHEST_GREY = 0.1  # grey level of the lowest disparity; black is for pixels without any
 
 
 def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
     """Reads pictures of one size, in parallel and with a progress bar.
 
     Args:
-        paths: of the pictures.
-        half_res: shrink each to half its height and width by area averaging; an odd one is rounded down.
+        paths: paths of the pictures.
+        half_res: shrink pictures to half their height and width by area averaging; odd sizes are rounded down.
 
     Returns:
-        [N, H, W, 3] uint8, or [N, H, W, 4] where any picture has an alpha channel (those without are opaque).
+        [N, H, W, 3] uint8, or [N, H, W, 4] if any picture has an alpha channel; other pictures are opaque.
 
     Raises:
         UserError: a picture is missing, unreadable or of another size than the first; the message names it.
@@ -39,29 +43,29 @@ def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
 
     images, sizes = zip(*_in_parallel(read, paths))
     check_one_size(paths, sizes)
-    return np.stack(_of_as_many_channels(images))
+    return np.stack(_with_equal_channels(images))
 
 
 def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list[np.ndarray]:
-    """Reads pictures as `read_images` does, each [H, W, C] of its own size.
+    """Reads pictures [H, W, C] uint8 as `read_images` does, but of several sizes.
 
     Args:
-        paths: of the pictures.
+        paths: paths of the pictures.
         upright: as for `read_image`.
     """
-    return _of_as_many_channels(_in_parallel(lambda path: read_image(path, upright), paths))
+    return _with_equal_channels(_in_parallel(lambda path: read_image(path, upright), paths))
 
 
 def _in_parallel(read: Callable[[Path], Any], paths: Sequence[Path]) -> list:
-    """What is read from each path, with a progress bar."""
+    """Results of `read` for each path, with a progress bar."""
     from tqdm import tqdm
 
     with ThreadPoolExecutor() as pool:
         return list(tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
 
 
-def _of_as_many_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Images [H, W, 3 or 4], all with an opaque alpha channel more where any has one."""
+def _with_equal_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Images [H, W, 3], or [H, W, 4] if any of them has an alpha channel; added channels are opaque."""
     if all(image.shape[-1] == 3 for image in images):
         return list(images)
     return [image if image.shape[-1] == 4 else np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
@@ -69,7 +73,7 @@ def _of_as_many_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> None:
-    """Raises UserError with the first picture whose (height, width) is not that of the first of all."""
+    """Raises UserError if a picture's size (height, width) differs from that of the first."""
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
             raise UserError(f'{path} is {size[1]}x{size[0]} pixels but {paths[0]} is {sizes[0][1]}x{sizes[0][0]}; '
@@ -78,7 +82,7 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> N
 
 @contextmanager
 def _opened(path: Path):
-    """Yields the picture as Pillow opens it, the pixels not yet read; whatever is wrong with it is a UserError."""
+    """Yields Pillow's picture, without its pixels; every error becomes a UserError."""
     from PIL import Image
 
     can_read_heif()
@@ -87,7 +91,7 @@ def _opened(path: Path):
             yield image
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
-    except Exception as error:  # Pillow raises what its parsers run into, struct.error for one
+    except Exception as error:  # Pillow passes on whatever its parsers raise, struct.error for example
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
 
 
@@ -103,7 +107,7 @@ def can_read_heif() -> bool:
 
 
 def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
-    """Height and width in pixels of what `read_image` reads, from the file's header.
+    """Height and width in pixels of the result of `read_image`, from the file's header.
 
     Raises:
         UserError: as for `read_image`.
@@ -114,14 +118,14 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
-    """One picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] where it has transparency.
+    """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency.
 
     Args:
-        path: of the picture.
-        upright: it stands as its EXIF orientation says; else as it is stored.
+        path: path of the picture.
+        upright: turn the picture as its EXIF orientation says; otherwise it stays as it is stored.
 
     Raises:
-        UserError: it is missing, broken or a decompression bomb.
+        UserError: the picture is missing, broken or a decompression bomb.
     """
     from PIL import ImageOps
 
@@ -139,10 +143,10 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 
 
 def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
-    """A grey picture, resized to [height, width] bool: where it is white rather than black.
+    """Reads a mask, resized to [height, width] bool: True where it is white rather than black.
 
     Raises:
-        UserError: it cannot be read, or has other proportions.
+        UserError: the mask cannot be read, or has other proportions.
     """
     from PIL import Image, ImageOps
 
@@ -158,14 +162,14 @@ def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.n
 
 
 def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two sizes (width, height) are of one picture, whose reduced sides were rounded."""
+    """Whether two sizes (width, height) can be those of one picture, reduced and rounded."""
     (width, height), (other_width, other_height) = size, other
     rounding = max(1 / width + 1 / height, 1 / other_width + 1 / other_height)
     return abs(math.log(width * other_height / (height * other_width))) < rounding
 
 
 def _read_16_bit(path: Path) -> np.ndarray:
-    """[H, W, 4] uint8, to the nearest level: Pillow drops the lower byte of 16-bit colour instead of rounding."""
+    """Reads 16-bit colour: [H, W, 4] uint8. Pillow would drop the lower byte; here it is rounded."""
     from imageio_ffmpeg import read_frames
 
     frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
@@ -179,11 +183,11 @@ def _read_16_bit(path: Path) -> np.ndarray:
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Shrinks by area averaging: each new pixel is the mean of what it covers, parts of pixels by their share.
+    """Shrinks an image by area averaging: a new pixel is the mean of the old ones, weighted by the area it covers.
 
     Args:
         image: [H, W, C] uint8; channels are averaged one by one, so colour is not weighted by alpha.
-        height, width: the new size, at most the old one.
+        height, width: new size, at most the old one.
 
     Returns:
         [height, width, C] uint8.
@@ -192,11 +196,12 @@ def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
-    """`area_resize` along one axis, to float32."""
+    """`area_resize` along one axis, as float32."""
     n_old = image.shape[axis]
-    edges = np.linspace(0.0, n_old, n_new + 1)  # of the new pixels, in old ones
+    edges = np.linspace(0.0, n_old, n_new + 1)  # of the new pixels, in old pixels
     first, total = edges[:-1].astype(int), np.float32(0.0)
-    for old in (first + i for i in range(-(-n_old // n_new) + 1)):  # each new pixel's first old one, its second, ...
+    for i in range(math.ceil(n_old / n_new) + 1):
+        old = first + i  # the i-th old pixel under each new one
         share = (np.minimum(edges[1:], old + 1) - np.maximum(edges[:-1], old)).clip(0.0) * n_new / n_old
         if share.any():
             share = share.astype(np.float32).reshape((-1,) + (1,) * (2 - axis))
@@ -205,10 +210,9 @@ def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
 
 
 def disparity_pictures(disps: Sequence[np.ndarray], accs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Disparity to grey pictures: nearest white, farthest dark grey, nothing hit black.
+    """Grey pictures of disparity: nearest white, farthest dark grey, and black where opacity is 0.
 
-    One scale serves all pictures of a path, so that a video does not flicker; it leaves out the extreme 1% at either
-    end, which a few floaters would stretch it to.
+    All pictures of a path share one scale, so that a video does not flicker.
 
     Args:
         disps, accs: disparity and opacity, [H, W] each.
@@ -216,15 +220,18 @@ def disparity_pictures(disps: Sequence[np.ndarray], accs: Sequence[np.ndarray]) 
     Returns:
         [H, W] uint8 each.
     """
-    hit = np.concatenate([disp[acc > 0.5] for disp, acc in zip(disps, accs)])
-    low, high = np.percentile(hit, [1, 99]) if hit.size else (0.0, 1.0)
-    return [np.rint(255.0 * acc.clip(0.0, 1.0) * (
-        0.1 + 0.9 * np.clip((disp - low) / max(high - low, 1e-6), 0.0, 1.0))).astype(np.uint8)
-        for disp, acc in zip(disps, accs)]
+    hit = np.concatenate([disp[acc > HIT] for disp, acc in zip(disps, accs)])
+    low, high = np.percentile(hit, EXTREMES) if hit.size else (0.0, 1.0)
+
+    def picture(disp: np.ndarray, acc: np.ndarray) -> np.ndarray:
+        share = np.clip((disp - low) / max(high - low, 1e-6), 0.0, 1.0)
+        grey = FARTHEST_GREY + (1.0 - FARTHEST_GREY) * share
+        return np.rint(255.0 * acc.clip(0.0, 1.0) * grey).astype(np.uint8)
+    return [picture(disp, acc) for disp, acc in zip(disps, accs)]
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Writes [H, W] or [H, W, 3] uint8."""
+    """Writes a picture [H, W] or [H, W, 3] uint8."""
     from PIL import Image
 
     with whole_file(path) as partial:
@@ -233,8 +240,10 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 @contextmanager
 def video_file(path: Path):
-    """Yields a function that takes the next frame, [H, W] or [H, W, 3] uint8, of an H.264 video, which is there once it
-    is whole; an odd height or width repeats its last row or column."""
+    """Yields a function that appends a frame, [H, W] or [H, W, 3] uint8, to an H.264 video.
+
+    The file appears when the block ends. An odd height or width is made even by repeating the last row or column.
+    """
     import imageio.v2 as imageio
 
     def append(frame: np.ndarray) -> None:
@@ -248,7 +257,7 @@ def video_file(path: Path):
 
 
 def save_video(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Writes frames, all [H, W] or [H, W, 3] uint8, as a video."""
+    """Writes a video of frames [H, W] or [H, W, 3] uint8."""
     with video_file(path) as append:
         for frame in frames:
             append(frame)

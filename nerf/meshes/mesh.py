@@ -17,10 +17,10 @@ from nerf.meshes.faces import FACES_AT_ONCE, Density, fewer_faces, onto_level, s
 from nerf.meshes.level import surface_level
 from nerf.meshes.topology import closedness, parted, without_floaters, without_others
 from nerf.meshes.views import RAYS, TEXTURE_RAYS, SeenFrom, drawn_views
+from nerf.poses import up_direction
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.space import Space, corners_in_words
-from nerf.viewer.poses import up_direction
 from run_nerf_helpers import Rays, composite, ray_points, stratified_z, to8b
 
 SURVEY = 193  # points along the longest side of the grid that looks for the box in which there is density
@@ -83,7 +83,7 @@ def export_mesh(sampler: Sampler, scene: Scene, path: Path, grid_size: int, thre
         mesh = textured(mesh, vertices, texture, views, 3.0 * step)
     if to_file is not None:
         mesh.apply_transform(to_file)
-    write_mesh(path, mesh, None if to_file is not None else up_direction(scene))
+    write_mesh(path, mesh, None if to_file is not None else up_direction(scene.training_cameras))
     save_png(picture := path.with_name(f'{path.stem}_views.png'), drawn)
     print(f'{describe_mesh(mesh, closed, len(surface.faces), surface.dropped)}\n'
           f'mesh in {path}, four views of it in {picture}')

@@ -12,9 +12,9 @@ import numpy as np
 from nerf.camera_path import KeyFrame
 from nerf.files.images import area_resize
 from nerf.plots import LARGEST_ERROR
+from nerf.poses import opencv_quaternion, vertical_fov
 from nerf.scene import Scene
 from nerf.viewer.drawing import KINDS, Frame, size_of
-from nerf.viewer.poses import opencv_quaternion, vertical_fov
 
 if TYPE_CHECKING:
     from nerf.viewer.viewer import Visitor

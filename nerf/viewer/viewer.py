@@ -20,12 +20,13 @@ from nerf.camera_path import CameraPath, KeyFrame
 from nerf.cameras import Cameras
 from nerf.fields.interface import Sampler
 from nerf.files.images import VIDEO_FPS, save_png, video_file
+from nerf.poses import opencv_quaternion, opengl_pose, up_direction, vertical_fov
 from nerf.runtime.errors import UserError
+from nerf.scene import camera_at
 from nerf.viewer.drawing import Drawing, Field, Frame, Wanted, camera_of, pinhole, size_of
 from nerf.viewer.live_view import LiveView
 from nerf.viewer.panel import Panel, StatusPanel
 from nerf.viewer.pictures import depth_of, shown
-from nerf.viewer.poses import camera_at, opencv_quaternion, opengl_pose, up_direction, vertical_fov
 from nerf.viewer.server import address_lines, open_server
 
 SHARE = 0.025  # of the time, at most, while the field trains; what a page sends costs more than that
@@ -63,7 +64,7 @@ class Viewer:
     def _first_view(self) -> None:
         """A page begins at the first training camera, and turns around the direction that the cameras call up."""
         scene, first = self.field.scene, self.server.initial_camera
-        camera, up = scene.cameras.take(scene.i_train[:1]), up_direction(scene)
+        camera, up = scene.cameras.take(scene.i_train[:1]), up_direction(scene.training_cameras)
         pose = camera.poses[0].double().numpy()
         self.server.scene.set_up_direction(up)
         first.position, first.look_at = pose[:, 3], pose[:, 3] - scene.space.looking_distance(pose) * pose[:, 2]

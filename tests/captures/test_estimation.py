@@ -16,12 +16,14 @@ from make_capture import FOCAL, LENS, make_capture
 from PIL import Image
 
 from load_photos import load_transforms
-from nerf.captures import estimation
-from nerf.captures.estimation import LEAST, estimate_cameras
-from nerf.files.images import read_image, save_video
+from nerf.captures.estimation import copy_upright, estimate_cameras
+from nerf.captures.rules import ESTIMATION, EstimationRules
+from nerf.captures.structure_from_motion import EstimatedCameras
+from nerf.files.images import can_read_heif, read_image, save_video
 from nerf.runtime.errors import UserError
-from nerf.captures.structure_from_motion import Model
 from run_nerf import main
+
+LEAST = ESTIMATION.fewest_photographs
 
 
 @pytest.fixture(scope='module')
@@ -40,22 +42,24 @@ def photographs(folder: Path, count: int = 9, size=(64, 48), ending='.jpg', **op
     return folder
 
 
-def model_of(index, sizes=None) -> Model:
-    """A model of two points, in which the photographs of `index` have cameras, all the same."""
+def cameras_of(index, sizes=None) -> EstimatedCameras:
+    """Cameras, all the same, of the photographs of `index`, and two points."""
     count, lens = len(index), [50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.3, 0.4]
-    return Model(index=np.array(index), poses=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
-                 points=np.arange(6.0).reshape(2, 3) / 3.0, colours=np.full((2, 3), 7, np.uint8), error=0.5,
-                 sizes=np.array([count] if sizes is None else sizes))
+    return EstimatedCameras(
+        index=np.array(index), poses=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
+        points=np.arange(6.0).reshape(2, 3) / 3.0, colours=np.full((2, 3), 7, np.uint8), error=0.5,
+        sizes=np.array([count] if sizes is None else sizes))
 
 
-@pytest.fixture
-def found(monkeypatch):
-    """found(model): structure from motion gives this; returns the list of what it is asked."""
-    def give(model: Model | None) -> list:
-        asked = []
-        monkeypatch.setattr(estimation, 'structure_from_motion', lambda folder, groups: asked.append(groups) or model)
-        return asked
-    return give
+class Found:
+    """Structure from motion that gives known cameras, and notes the groups of lenses that it was asked for."""
+
+    def __init__(self, cameras: EstimatedCameras | None):
+        self.cameras, self.asked = cameras, []
+
+    def __call__(self, folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras | None:
+        self.asked.append(list(groups))
+        return self.cameras
 
 
 def transforms(folder: Path) -> dict:
@@ -65,6 +69,7 @@ def transforms(folder: Path) -> dict:
 # A capture of which the truth is known
 
 
+@pytest.mark.slow
 def test_the_cameras_are_the_true_ones(capture):
     figures = compare(capture / 'transforms.json', capture / 'true_transforms.json')
     assert figures['frames'] == 20
@@ -77,7 +82,8 @@ def test_the_cameras_are_the_true_ones(capture):
     assert abs(meta['k1'] - LENS['k1']) < 0.02  # without the lens's bend: 0.16
 
 
-def test_a_photograph_stored_on_its_side_gives_the_same_bit_for_bit(capture, tmp_path):
+@pytest.mark.slow
+def test_estimate_only_gives_the_same_bit_for_bit_with_a_photograph_stored_on_its_side(capture, tmp_path, capsys):
     shutil.copytree(capture / 'images', tmp_path / 'images')
     upright = Image.open(tmp_path / 'images' / '007.jpg')
     exif = upright.getexif()
@@ -85,13 +91,16 @@ def test_a_photograph_stored_on_its_side_gives_the_same_bit_for_bit(capture, tmp
     on_its_side = upright.transpose(Image.Transpose.ROTATE_90)
     on_its_side.save(tmp_path / 'images' / '007.png', exif=exif)  # not a JPEG, whose pixels would be others
     (tmp_path / 'images' / '007.jpg').unlink()
-    estimate_cameras(tmp_path)
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 0
+    assert '20 of 20 photographs' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json']
     text = (tmp_path / 'transforms.json').read_text()
     assert text.count('007.png') == 2
     assert text.replace('007.png', '007.jpg') == (capture / 'transforms.json').read_text()
     assert (tmp_path / 'sparse_points.ply').read_bytes() == (capture / 'sparse_points.ply').read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_is_read_with_cameras_and_points_in_one_frame(capture):
     scene = load_transforms(capture)
     assert [path.name for path in scene.paths] == [f'{i:03d}.jpg' for i in range(20)]
@@ -99,8 +108,9 @@ def test_the_file_is_read_with_cameras_and_points_in_one_frame(capture):
     lines = (capture / 'sparse_points.ply').read_text().splitlines()
     rows = np.array([line.split() for line in lines[lines.index('end_header') + 1:]], np.float64)
     assert np.allclose(scene.points, rows[:, :3])
-    fx, fy, cx, cy = scene.intrinsics[0]
-    local = (rows[:, :3] - scene.poses[0, :, 3]) @ scene.poses[0, :, :3]
+    fx, fy, cx, cy = scene.cameras.intrinsics[0].tolist()
+    pose = scene.cameras.poses[0].numpy()
+    local = (rows[:, :3] - pose[:, 3]) @ pose[:, :3]
     x, y = local[:, 0] / -local[:, 2], local[:, 1] / local[:, 2]
     radial = 1.0 + (x * x + y * y) * transforms(capture)['k1']
     column, row = np.floor(fx * x * radial + cx).astype(int), np.floor(fy * y * radial + cy).astype(int)
@@ -111,17 +121,19 @@ def test_the_file_is_read_with_cameras_and_points_in_one_frame(capture):
     assert np.median(off) < 0.6 * np.median(shuffled)
 
 
+@pytest.mark.slow
 def test_photographs_are_not_changed_and_nothing_else_is_left(capture):
     assert sorted(path.name for path in capture.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json',
                                                               'true_transforms.json']
     assert len(list((capture / 'images').iterdir())) == 20
 
 
-def test_cameras_are_estimated_once(capture, found, capsys):
-    asked = found(None)
+@pytest.mark.slow
+def test_cameras_are_estimated_once(capture, capsys):
+    found = Found(None)
     before = (capture / 'transforms.json').read_bytes()
-    estimate_cameras(capture)
-    assert not asked
+    estimate_cameras(capture, solve=found)
+    assert not found.asked
     assert (capture / 'transforms.json').read_bytes() == before
     said = capsys.readouterr()
     assert 'delete it to estimate them again' in said.out
@@ -131,43 +143,54 @@ def test_cameras_are_estimated_once(capture, found, capsys):
 # The file
 
 
-def test_cameras_that_differ_are_given_with_each_frame(tmp_path, found):
+def test_cameras_that_differ_are_given_with_each_frame(tmp_path):
     photographs(tmp_path)
     Image.new('RGB', (48, 64)).save(tmp_path / 'images' / '003.jpg')  # upright among pictures that are wide
-    asked = found(model_of(range(9)))
-    estimate_cameras(tmp_path)
-    assert asked == [[0, 0, 0, 1, 0, 0, 0, 0, 0]]
+    found = Found(cameras_of(range(9)))
+    estimate_cameras(tmp_path, solve=found)
+    assert found.asked == [[0, 0, 0, 1, 0, 0, 0, 0, 0]]
     meta = transforms(tmp_path)
     assert 'fl_x' not in meta
     assert [(frame['w'], frame['h']) for frame in meta['frames']] == [(64, 48)] * 3 + [(48, 64)] + [(64, 48)] * 5
 
 
-def test_photographs_of_one_size_with_other_focal_lengths_have_cameras_of_their_own(tmp_path, found):
+def test_photographs_of_one_size_with_other_focal_lengths_have_cameras_of_their_own(tmp_path):
     photographs(tmp_path)
     for i, focal in ((2, 26), (3, 52), (4, 26)):
         exif = Image.Exif()
         exif.get_ifd(0x8769)[0xA405] = focal
         Image.new('RGB', (64, 48)).save(tmp_path / 'images' / f'{i:03d}.jpg', exif=exif)
-    asked = found(model_of(range(9)))
-    estimate_cameras(tmp_path)
-    assert asked == [[0, 0, 1, 2, 1, 0, 0, 0, 0]]
+    found = Found(cameras_of(range(9)))
+    estimate_cameras(tmp_path, solve=found)
+    assert found.asked == [[0, 0, 1, 2, 1, 0, 0, 0, 0]]
 
 
-def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path, found):
-    found(model_of(range(9)))
-    estimate_cameras(photographs(tmp_path, size=(3000, 1500)))  # COLMAP sees 1200x600
+def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path):
+    photographs(tmp_path, size=(300, 150))  # COLMAP sees 120x60
+    estimate_cameras(tmp_path, EstimationRules(longest_side=120), Found(cameras_of(range(9))))
     meta = transforms(tmp_path)
-    assert [meta[key] for key in ('w', 'h', 'fl_x', 'fl_y', 'cx', 'cy')] == [3000, 1500, 125.0, 127.5, 80.0, 60.0]
+    assert [meta[key] for key in ('w', 'h', 'fl_x', 'fl_y', 'cx', 'cy')] == [300, 150, 125.0, 127.5, 80.0, 60.0]
     assert [meta[key] for key in ('k1', 'k2', 'p1', 'p2')] == [0.1, 0.2, 0.3, 0.4]
     assert meta['camera_model'] == 'OPENCV'
 
 
-def test_points_are_a_ply_file_beside_it(tmp_path, found):
-    found(model_of(range(9)))
-    estimate_cameras(photographs(tmp_path))
+def test_points_are_a_ply_file_beside_it(tmp_path):
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
     lines = (tmp_path / transforms(tmp_path)['ply_file_path']).read_text().splitlines()
     assert lines[:3] == ['ply', 'format ascii 1.0', 'element vertex 2']
     assert lines[-2:] == ['0 0.3333333 0.6666667 7 7 7', '1 1.333333 1.666667 7 7 7']
+
+
+def test_copies_have_the_longest_side_of_the_rules(tmp_path):
+    sizes = []
+
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        sizes.extend(Image.open(path).size for path in sorted((folder / 'images').iterdir()))
+        return cameras_of(range(9))
+
+    estimate_cameras(photographs(tmp_path, size=(200, 100)), EstimationRules(longest_side=50), solve)
+    assert sizes == [(50, 25)] * 9
+    assert [transforms(tmp_path)[key] for key in ('w', 'fl_x')] == [200, 200.0]
 
 
 def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
@@ -177,7 +200,7 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     exif[0x0112], exif[0x010F], exif[0x927C] = 6, 'Toys', 'x' * 70000
     exif.get_ifd(0x8769)[0xA405] = 28
     Image.fromarray(pixels).save(tmp_path / 'side.png', exif=exif)
-    photo = estimation._copy(tmp_path / 'side.png', tmp_path / 'copy.jpg')
+    photo = copy_upright(tmp_path / 'side.png', tmp_path / 'copy.jpg')
     assert (photo.width, photo.height, photo.scale) == (40, 60, (1.0, 1.0))
     copy = Image.open(tmp_path / 'copy.jpg')
     assert copy.getexif().get(0x0112) is None
@@ -188,22 +211,20 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     assert white.sum() == 30 * 20
 
 
-def test_photographs_can_lie_in_the_folder_itself(tmp_path, found):
-    found(model_of(range(9)))
+def test_photographs_can_lie_in_the_folder_itself(tmp_path):
     photographs(tmp_path)
     for path in (tmp_path / 'images').iterdir():
         path.rename(tmp_path / path.name)
     (tmp_path / 'images').rmdir()
-    estimate_cameras(tmp_path)
+    estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
     assert [frame['file_path'] for frame in transforms(tmp_path)['frames']] == [f'{i:03d}.jpg' for i in range(9)]
 
 
 # What is said
 
 
-def test_photographs_without_a_camera_are_named_up_to_ten(tmp_path, found, capsys):
-    found(model_of(range(20)))
-    estimate_cameras(photographs(tmp_path, 32))
+def test_photographs_without_a_camera_are_named_up_to_ten(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path, 32), solve=Found(cameras_of(range(20))))
     said = capsys.readouterr()
     assert ', '.join(f'{i:03d}.jpg' for i in range(20, 30)) + ' and 2 more; usually' in said.err
     assert 'less than two thirds' in said.err
@@ -212,64 +233,60 @@ def test_photographs_without_a_camera_are_named_up_to_ten(tmp_path, found, capsy
     assert len(transforms(tmp_path)['estimated_from']) == 32
 
 
-def test_two_thirds_with_a_camera_are_enough_to_keep_quiet(tmp_path, found, capsys):
-    found(model_of(range(8)))
-    estimate_cameras(photographs(tmp_path, 12))
+def test_two_thirds_with_a_camera_are_enough_to_keep_quiet(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path, 12), solve=Found(cameras_of(range(8))))
     assert 'two thirds' not in capsys.readouterr().err
 
 
-def test_groups_that_do_not_connect_are_reported(tmp_path, found, capsys):
-    found(model_of(range(9), sizes=[9, 5]))
-    estimate_cameras(photographs(tmp_path, 14))
+def test_groups_that_do_not_connect_are_reported(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path, 14), solve=Found(cameras_of(range(9), sizes=[9, 5])))
     assert '2 groups that do not connect, of 9, 5; the largest is used' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('model', [None, model_of(range(LEAST - 1))])
-def test_too_few_cameras_are_an_error_with_advice_and_leave_no_file(tmp_path, found, model):
-    found(model)
+@pytest.mark.parametrize('model', [None, cameras_of(range(LEAST - 1))])
+def test_too_few_cameras_are_an_error_with_advice_and_leave_no_file(tmp_path, model):
     count = 0 if model is None else LEAST - 1
     with pytest.raises(UserError, match=rf'only {count} of 9 photographs could be found, and 8 are needed; .*overlap'):
-        estimate_cameras(photographs(tmp_path))
+        estimate_cameras(photographs(tmp_path), solve=Found(model))
     assert [path.name for path in tmp_path.iterdir()] == ['images']
 
 
-def test_too_few_photographs_are_an_error_before_any_work(tmp_path, found):
-    asked = found(model_of(range(7)))
+def test_too_few_photographs_are_an_error_before_any_work(tmp_path):
+    found = Found(cameras_of(range(7)))
     with pytest.raises(UserError, match=r'has 7 photographs .* take at least 8'):
-        estimate_cameras(photographs(tmp_path, 7))
-    assert not asked
+        estimate_cameras(photographs(tmp_path, 7), solve=found)
+    assert not found.asked
 
 
-def test_other_files_are_ignored_and_named(tmp_path, found, capsys):
-    found(model_of(range(9)))
+def test_other_files_are_ignored_and_named(tmp_path, capsys):
     photographs(tmp_path)
     for name in ('notes.txt', 'clip.MOV', '.DS_Store'):
         (tmp_path / 'images' / name).write_text('x')
-    estimate_cameras(tmp_path)
+    estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
     assert 'ignored, as they are no photographs: clip.MOV, notes.txt\n' in capsys.readouterr().out
 
 
-def test_photographs_that_cannot_be_read_are_named_and_left_out(tmp_path, found, capsys):
-    asked = found(model_of(range(8)))
+def test_photographs_that_cannot_be_read_are_named_and_left_out(tmp_path, capsys):
+    found = Found(cameras_of(range(8)))
     photographs(tmp_path)
     (tmp_path / 'images' / '004.jpg').write_text('no picture')
-    estimate_cameras(tmp_path)
+    estimate_cameras(tmp_path, solve=found)
     assert re.search(r'warning: .*004\.jpg cannot be read as a picture .* it is left out', capsys.readouterr().err)
-    assert asked == [[0] * 8]
+    assert found.asked == [[0] * 8]
     assert '004.jpg' not in str(transforms(tmp_path)['frames'])
 
 
-def test_too_few_that_can_be_read_are_an_error(tmp_path, found):
-    asked = found(model_of(range(7)))
+def test_too_few_that_can_be_read_are_an_error(tmp_path):
+    found = Found(cameras_of(range(7)))
     photographs(tmp_path, 8)
     (tmp_path / 'images' / '004.jpg').write_text('no picture')
     with pytest.raises(UserError, match=r'has 7 photographs .* that can be read'):
-        estimate_cameras(tmp_path)
-    assert not asked
+        estimate_cameras(tmp_path, solve=found)
+    assert not found.asked
 
 
-def test_heic_photographs_name_the_package_that_reads_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimation, 'can_read_heif', lambda: False)
+@pytest.mark.skipif(can_read_heif(), reason='pillow-heif is installed')
+def test_heic_photographs_name_the_package_that_reads_them(tmp_path):
     (photographs(tmp_path) / 'images' / 'a.HEIC').write_text('x')
     with pytest.raises(UserError, match=r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or conv'):
         estimate_cameras(tmp_path)
@@ -286,34 +303,33 @@ def test_the_command_for_a_video_takes_frames_from_it(tmp_path):
     assert shlex.split(command)[:2] == ['mkdir', '-p']
 
 
-def test_photographs_added_and_removed_since_are_counted(tmp_path, found, capsys):
-    found(model_of(range(9)))
-    estimate_cameras(photographs(tmp_path))
+def test_photographs_added_and_removed_since_are_counted(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
     for name in ('new.jpg', 'newer.png'):
         shutil.copy(tmp_path / 'images' / '003.jpg', tmp_path / 'images' / name)
     (tmp_path / 'images' / '004.jpg').unlink()
-    estimate_cameras(tmp_path)
+    estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
     said = capsys.readouterr()
     assert '2 photographs were added and 1 removed' in said.err
     assert 'delete it' in said.out
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"frames": []}', '{"estimated_from": 3}'])
-def test_a_file_of_others_is_left_alone(tmp_path, found, capsys, text):
-    asked = found(None)
+def test_a_file_of_others_is_left_alone(tmp_path, capsys, text):
+    found = Found(None)
     (photographs(tmp_path) / 'transforms.json').write_text(text)
-    estimate_cameras(tmp_path)
-    assert not asked
+    estimate_cameras(tmp_path, solve=found)
+    assert not found.asked
     assert (tmp_path / 'transforms.json').read_text() == text
     assert not capsys.readouterr().err
 
 
-def test_of_several_processes_none_estimates(tmp_path, found, as_rank):
-    asked = found(model_of(range(9)))
+def test_of_several_processes_none_estimates(tmp_path, as_rank):
+    found = Found(cameras_of(range(9)))
     as_rank(0, 2)
     with pytest.raises(UserError, match='--estimate_only'):
-        estimate_cameras(photographs(tmp_path))
-    assert not asked
+        estimate_cameras(photographs(tmp_path), solve=found)
+    assert not found.asked
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -324,11 +340,10 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 # From the command line
 
 
-def test_estimate_only_stops_after_the_cameras(tmp_path, found, capsys):
-    found(model_of(range(9)))
-    assert main(['--dataset_type', 'photos', '--datadir', str(photographs(tmp_path)), '--estimate_only']) == 0
-    assert (tmp_path / 'transforms.json').exists()
-    assert '9 of 9 photographs' in capsys.readouterr().out
+def test_estimate_only_does_nothing_where_the_cameras_are_known(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 0
+    assert 'has the cameras' in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ['images', 'sparse_points.ply', 'transforms.json']
     assert read_image(tmp_path / 'images' / '001.jpg').shape == (48, 64, 3)
 

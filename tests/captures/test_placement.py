@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import forward_cameras, look_at_origin, turn
+import torch
+from captured import ball_of_points, capture_of, ring
+from conftest import forward_cameras, turn
 
-import nerf.captures.placement as placement_module
 from load_llff import load_llff_data, poses_avg, recenter_poses, render_path_spiral
-from load_photos import Capture
-from nerf.captures.placement import (
-    axes_crossing, covered_arc, depth_ranges, moved, place, render_path_orbit, seen_depths, up_axis,
-)
+from nerf.captures.capture import Capture
+from nerf.captures.depths import depth_ranges
+from nerf.captures.placement import axes_crossing, place, up_axis
+from nerf.captures.rules import PlacementRules
+from nerf.poses import transform_poses
 from nerf.runtime.errors import UserError
 
 SIMILARITY = np.eye(4)  # what some structure from motion may have made of a scene
 SIMILARITY[:3] = np.column_stack([0.037 * turn([2.0, -1.0, 0.5], 130.0), [50.0, -7.0, 3.0]])
 
 
-def a_capture(poses: np.ndarray, points: np.ndarray | None = None, focal: float = 40.0, **changes) -> Capture:
-    """Photographs of 40x30 pixels."""
-    everything = np.arange(len(poses))
-    capture = Capture(paths=[Path('photos') / f'{i:03d}.png' for i in everything],
-                      images=[np.full((30, 40, 3), 10 * i, np.uint8) for i in everything], masks=None,
-                      poses=np.asarray(poses, np.float64),
-                      intrinsics=np.tile([focal, focal, 20.0, 15.0], (len(poses), 1)), distortion=None, fisheye=None,
-                      i_train=everything[1:], i_val=everything[:1], i_test=everything[:1], points=points)
-    return replace(capture, **changes)
+def with_poses(capture: Capture, poses: np.ndarray, **changes) -> Capture:
+    """The same capture with cameras at poses [N, 3, 4]."""
+    return replace(capture, cameras=replace(capture.cameras, poses=torch.from_numpy(poses)), **changes)
 
 
-def ring(azimuths, elevation: float = 30.0, distance=4.0) -> np.ndarray:
-    """[N, 3, 4] cameras that look at the origin, z up; angles in degrees."""
-    azimuths, elevation, distance = np.broadcast_arrays(azimuths, elevation, distance)
-    return np.stack([look_at_origin(math.radians(a), math.radians(e), d)[:3]
-                     for a, e, d in zip(azimuths, elevation, distance)])
+def poses_of(capture: Capture) -> np.ndarray:
+    return capture.cameras.poses.numpy()
 
 
-def ball_of_points(count: int = 300) -> np.ndarray:
-    points = np.random.default_rng(0).normal(size=(count, 3))
-    return points / np.linalg.norm(points, axis=1, keepdims=True)
+def ranges_of(capture: Capture) -> np.ndarray | None:
+    return depth_ranges(capture.cameras, capture.points, capture.seen)
 
 
 def carried(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -53,9 +44,10 @@ def captures() -> dict[str, Capture]:
     """Of each kind, with and without points."""
     around, forward = ring(np.linspace(0.0, 330.0, 12), [20.0, 40.0] * 6, [3.0, 5.0, 4.0] * 4), forward_cameras(7)
     wall = forward_points(forward)
-    return {'around': a_capture(around, ball_of_points()), 'around without points': a_capture(around),
-            'an arc': a_capture(ring(np.linspace(-60.0, 50.0, 9)), ball_of_points()),
-            'forward': a_capture(forward, wall), 'forward without points': a_capture(forward_cameras_that_meet())}
+    return {'around': capture_of(around, points=ball_of_points()), 'around without points': capture_of(around),
+            'an arc': capture_of(ring(np.linspace(-60.0, 50.0, 9)), points=ball_of_points()),
+            'forward': capture_of(forward, points=wall),
+            'forward without points': capture_of(forward_cameras_that_meet())}
 
 
 def forward_points(poses: np.ndarray, nearest: float = 5.0, farthest: float = 20.0, count: int = 2000) -> np.ndarray:
@@ -87,7 +79,8 @@ def _looking_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 def test_a_capture_that_is_turned_scaled_and_moved_gives_the_same_scene(name):
     capture = captures()[name]
     points = None if capture.points is None else carried(SIMILARITY, capture.points)
-    one, other = place(capture), place(replace(capture, poses=moved(SIMILARITY, capture.poses), points=points))
+    one, other = place(capture), place(with_poses(
+        capture, transform_poses(SIMILARITY, poses_of(capture)), points=points))
     assert one.forward_facing == other.forward_facing == name.startswith('forward')
     assert one.has_points == other.has_points == (capture.points is not None)
     np.testing.assert_allclose(other.matrix @ SIMILARITY, one.matrix, atol=1e-9)
@@ -99,7 +92,8 @@ def test_a_capture_that_is_turned_scaled_and_moved_gives_the_same_scene(name):
 def test_the_placement_carries_the_photographs_and_its_inverse_brings_points_back(name):
     capture = captures()[name]
     placement = place(capture)
-    np.testing.assert_allclose(placement.poses[:, :, 3], carried(placement.matrix, capture.poses[:, :, 3]), atol=1e-9)
+    positions = poses_of(capture)[:, :, 3]
+    np.testing.assert_allclose(placement.poses[:, :, 3], carried(placement.matrix, positions), atol=1e-9)
     axes = placement.poses[:, :, :3]
     np.testing.assert_allclose(axes.transpose(0, 2, 1) @ axes, np.broadcast_to(np.eye(3), axes.shape), atol=1e-9)
     assert (np.linalg.det(axes) > 0).all()
@@ -108,7 +102,8 @@ def test_the_placement_carries_the_photographs_and_its_inverse_brings_points_bac
 
 
 def test_cameras_around_something_are_upright_around_the_origin_and_4_away_in_the_mean():
-    placement = place(replace(captures()['around'], poses=moved(SIMILARITY, captures()['around'].poses)))
+    around = captures()['around']
+    placement = place(with_poses(around, transform_poses(SIMILARITY, poses_of(around))))
     poses = placement.poses
     distances = np.linalg.norm(poses[:, :, 3], axis=1)
     np.testing.assert_allclose(distances, [3.0, 5.0, 4.0] * 4, rtol=1e-4)  # their mean is 4 already
@@ -119,7 +114,7 @@ def test_cameras_around_something_are_upright_around_the_origin_and_4_away_in_th
 
 def test_forward_facing_cameras_have_the_frame_of_the_llff_scenes_and_the_nearest_depth_at_four_thirds():
     placement = place(captures()['forward'])
-    ranges = depth_ranges(captures()['forward'])
+    ranges = ranges_of(captures()['forward'])
     scale = 0.75 * ranges[:, 0].min()
     expected = recenter_poses(forward_cameras(7))
     np.testing.assert_allclose(placement.poses[:, :, :3], expected[:, :, :3], atol=1e-9)
@@ -131,8 +126,7 @@ def test_the_fern_is_forward_facing_and_its_poses_are_those_of_its_loader_up_to_
     folder = shared / 'data' / 'nerf_llff_data' / 'fern'
     _, raw, _, _, _ = load_llff_data(folder, 8, recenter=False, bd_factor=None)
     images, poses, _, _, _ = load_llff_data(folder, 8)
-    placement = place(a_capture(raw[:, :, :4], images=list(images), focal=float(raw[0, 2, 4]),
-                                intrinsics=np.tile([raw[0, 2, 4]] * 2 + [252.0, 189.0], (len(raw), 1))))
+    placement = place(capture_of(raw[:, :, :4], list(images), focal=float(raw[0, 2, 4])))
     assert placement.forward_facing
     np.testing.assert_allclose(placement.poses[:, :, :3], poses[:, :, :3], atol=1e-5)
     ratio = placement.poses[:, :, 3] / poses[:, :, 3]
@@ -143,7 +137,7 @@ def test_the_fern_is_forward_facing_and_its_poses_are_those_of_its_loader_up_to_
 def test_photographs_from_one_place_are_an_error_as_they_have_no_parallax():
     poses = np.stack([np.column_stack([turn([0, 0, 1], 30.0 * i), [1.0, 2.0, 3.0]]) for i in range(5)])
     with pytest.raises(UserError, match='all 5 photographs have the same camera position'):
-        place(a_capture(poses))
+        place(capture_of(poses))
 
 
 # Of which kind it is
@@ -168,7 +162,7 @@ def with_turned(poses: np.ndarray, i: int, degrees: float) -> np.ndarray:
     (ring(np.linspace(0.0, 315.0, 8), 0.0), ball_of_points(), 40.0, False)])  # their mean axis is 0
 def test_a_capture_is_forward_facing_where_all_look_one_way_at_what_is_farther_than_they_spread(
         poses, points, focal, forward):
-    assert place(a_capture(poses, points, focal)).forward_facing == forward
+    assert place(capture_of(poses, points=points, focal=focal)).forward_facing == forward
 
 
 # Centre and up
@@ -214,41 +208,7 @@ def test_up_is_the_side_of_the_cameras_up_axes_where_they_look_up():
     np.testing.assert_allclose(up_axis(ring(np.linspace(-50.0, 50.0, 11), -40.0)), [0.0, 0.0, 1.0], atol=1e-9)
 
 
-# Depths
-
-
-def test_the_bounds_of_a_view_are_from_the_depths_of_the_points_that_it_observes():
-    poses = np.tile(np.eye(4)[None, :3], (3, 1, 1))
-    poses[:, 2, 3] = [0.0, 1.0, 2.0]  # each a unit behind the one before
-    points = np.zeros((203, 3))
-    points[:201, 2] = -np.linspace(10.0, 30.0, 201)
-    points[201:, 2] = [-0.1, -500.0]  # not observed, or by a view of few points
-    capture = a_capture(poses, points, seen=[np.arange(201), np.arange(101), np.array([201, 202])])
-    np.testing.assert_allclose(depth_ranges(capture), [[10.2, 29.8], [11.1, 20.9], [10.2, 29.8]])
-    assert np.array_equal(seen_depths(capture, 2), [2.1, 502.0])
-    assert depth_ranges(replace(capture, seen=[np.arange(5)] * 3)) is None
-    assert depth_ranges(replace(capture, points=None, seen=None)) is None
-    assert depth_ranges(replace(capture, points=np.zeros((0, 3)), seen=None)) is None
-
-
-def test_without_tracks_the_points_of_a_view_are_those_that_project_into_it():
-    poses = np.eye(4)[None, :3].repeat(2, 0)
-    poses[1, :, :3] = turn([0, 1, 0], 180.0)
-    points = np.array([[0.0, 0.0, -4.0], [1.99, 0.0, -4.0], [2.01, 0.0, -4.0], [0.0, 1.49, -4.0], [0.0, -1.51, -4.0],
-                       [0.0, 0.0, 3.0], [1.0, 1.0, 0.0]])  # 40x30 pixels, focal length 40: up to x = 2 and y = 1.5
-    capture = a_capture(poses, points)
-    assert seen_depths(capture, 0).tolist() == [4.0, 4.0, 4.0]
-    assert seen_depths(capture, 1) == pytest.approx([3.0])
-    below = replace(capture, intrinsics=capture.intrinsics * [1.0, 1.0, 1.0, 0.0])  # the principal point at the top
-    assert seen_depths(replace(below, points=points[3:4]), 0).tolist() == []
-    assert seen_depths(replace(below, points=points[4:5]), 0).tolist() == [4.0]
-
-
-def test_the_depth_of_a_fisheye_is_the_distance_along_its_rays():
-    points = np.array([[3.0, 0.0, -4.0], [4.0, 0.0, 1.0]])  # at 36.9 and 104 degrees from the axis
-    capture = a_capture(np.eye(4)[None, :3].repeat(2, 0), points, focal=30.0, fisheye=np.array([True, False]))
-    assert seen_depths(capture, 0) == pytest.approx([5.0])  # 30 times 0.64 is 19 of the 20 pixels to the right
-    assert len(seen_depths(capture, 1)) == 0  # a pinhole has it 22 pixels to the right
+# Bounds
 
 
 def test_the_path_has_the_bounds_of_the_points_that_its_views_see():
@@ -262,98 +222,14 @@ def test_the_path_has_the_bounds_of_the_points_that_its_views_see():
     assert place(captures()['forward']).render_bounds[:, 0].min() == pytest.approx(0.9 / 0.75, rel=0.1)
 
 
-def test_of_very_many_points_some_are_projected(monkeypatch):
-    capture = captures()['around']
-    everything = depth_ranges(capture)
-    monkeypatch.setattr(placement_module, 'MOST_POINTS', 150)
-    assert len(seen_depths(capture, 0)) == 300
-    some = depth_ranges(capture)
-    assert not np.array_equal(some, everything)
-    np.testing.assert_allclose(some, everything, rtol=0.05)
-
-
 def test_without_points_bounds_are_shares_of_the_distance():
     around, forward = (place(captures()[name]).bounds for name in ('around without points', 'forward without points'))
     distances = np.array([3.0, 5.0, 4.0] * 4)
     np.testing.assert_allclose(around, np.stack([0.9 * 0.3 * distances, 1.1 * 3.0 * distances], 1), rtol=1e-4)
     outwards = ring(np.linspace(0.0, 330.0, 12), 0.0, [4.0] * 11 + [0.1])  # one is nearly at the centre
-    near = place(a_capture(outwards)).bounds[:, 0]
+    near = place(capture_of(outwards)).bounds[:, 0]
     assert near[-1] == pytest.approx(0.2 * 0.9 * 0.3 * 4.0, rel=0.01)
     np.testing.assert_allclose(forward, np.tile([0.9 / 0.75, 1.1 / 0.75 * 4.0 / 0.4], (9, 1)), rtol=1e-6)
-
-
-# The render path
-
-
-def angle_of(poses: np.ndarray) -> np.ndarray:
-    """Azimuths in degrees."""
-    return np.degrees(np.arctan2(poses[:, 1, 3], poses[:, 0, 3]))
-
-
-def check_upright(path: np.ndarray) -> None:
-    np.testing.assert_allclose(path[:, 2, 0], 0.0, atol=1e-9)
-    assert (path[:, 2, 1] > 0.0).all()
-
-
-def test_the_orbit_closes_where_cameras_surround_the_origin_and_is_as_far_and_as_high_as_they_are():
-    path = render_path_orbit(ring(np.linspace(0.0, 330.0, 12), 30.0, 5.0))
-    assert path.shape == (120, 3, 4)
-    check_upright(path)
-    np.testing.assert_allclose(np.linalg.norm(path[:, :, 3], axis=1), 5.0)
-    np.testing.assert_allclose(path[:, 2, 3], 2.5)
-    np.testing.assert_allclose(path[:, :, 2], path[:, :, 3] / 5.0, atol=1e-9)  # they look at the origin
-    np.testing.assert_allclose(np.diff(np.unwrap(angle_of(path), period=360.0)), 3.0)
-
-
-def test_the_orbit_goes_to_and_fro_where_an_arc_was_photographed():
-    path = render_path_orbit(ring(np.linspace(130.0, 230.0, 11), 10.0))  # across the cut at 180 degrees
-    check_upright(path)
-    angles = angle_of(path) % 360.0
-    assert angles.min() == pytest.approx(130.0)
-    assert angles.max() == pytest.approx(230.0)
-    assert angles[0] == pytest.approx(130.0)
-    assert angles[60] == pytest.approx(230.0)
-    assert np.abs(np.diff(angles)).max() < 3.0
-
-
-def test_the_orbit_follows_cameras_that_are_nearer_on_one_side():
-    azimuths = np.linspace(0.0, 345.0, 24)
-    path = render_path_orbit(ring(azimuths, 0.0, np.where(azimuths < 180.0, 3.0, 6.0)))
-    distance = dict(zip(angle_of(path).round().astype(int) % 360, np.linalg.norm(path[:, :, 3], axis=1)))
-    assert distance[90] == pytest.approx(3.0, abs=0.01)
-    assert distance[270] == pytest.approx(6.0, abs=0.01)
-    assert min(distance.values()) >= 3.0
-    assert max(distance.values()) <= 6.0
-
-
-def test_the_orbit_stays_with_the_largest_group_and_does_not_heed_cameras_overhead():
-    poses = np.concatenate([ring(np.linspace(0.0, 40.0, 5), 20.0), ring(np.linspace(170.0, 250.0, 9), 20.0),
-                            ring([100.0], 89.0), ring([300.0], 88.0)])
-    angles = angle_of(render_path_orbit(poses)) % 360.0
-    assert angles.min() == pytest.approx(170.0)
-    assert angles.max() == pytest.approx(250.0)
-
-
-def test_the_orbit_looks_outwards_where_the_cameras_do():
-    poses = ring(np.linspace(0.0, 330.0, 12), 0.0, 1.0)
-    poses[:, :, [0, 2]] *= -1.0
-    path = render_path_orbit(poses)
-    check_upright(path)
-    np.testing.assert_allclose(path[:, :, 2], -path[:, :, 3] / np.linalg.norm(path[:, :, 3], axis=1)[:, None],
-                               atol=0.02)
-
-
-@pytest.mark.parametrize(('degrees', 'start', 'reach'), [
-    ([0, 90, 180, 270], 0, 0), ([0, 59, 118, 177, 236, 301], 301, 236 + 59), ([10, 20, 30], 10, 20), ([5], 5, 0),
-    ([0, 10, 100, 110, 120, 200], 100, 20), ([350, 0, 10, 100], -10, 20),
-    ([0, 50, 100, 150, 200, 250, 310], None, None)])
-def test_the_covered_arc_is_that_of_the_largest_group_without_a_gap(degrees, start, reach):
-    first, length = covered_arc(np.radians(degrees))
-    if reach is None:
-        assert length is None
-    else:
-        assert np.degrees(first) % 360 == pytest.approx(start % 360)
-        assert np.degrees(length) == pytest.approx(reach)
 
 
 def test_a_forward_facing_path_is_the_spiral_of_the_llff_scenes():
@@ -366,3 +242,18 @@ def test_a_placement_says_what_it_took_the_capture_for():
     assert 'around a centre' in place(captures()['around']).describe()
     assert 'guessed' in place(captures()['around without points']).describe()
     assert 'forward-facing' in place(captures()['forward']).describe()
+
+
+def test_rules_decide_the_distance_and_what_is_forward_facing():
+    capture = captures()['around']
+    positions = place(capture, PlacementRules(distance=8.0)).poses[:, :, 3]
+    assert np.linalg.norm(positions, axis=1).mean() == pytest.approx(8.0)
+    assert not place(captures()['forward'], PlacementRules(widest=1.0)).forward_facing
+
+
+def test_a_saved_placement_has_the_similarity(tmp_path):
+    placement = place(captures()['forward'])
+    placement.save(tmp_path / 'placement.json')
+    saved = json.loads((tmp_path / 'placement.json').read_text())
+    assert np.array_equal(saved['scene_from_capture'], placement.matrix)
+    assert saved['forward_facing'] is True

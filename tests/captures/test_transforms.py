@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from captured import change, refused
 from conftest import turn
 from PIL import Image
-from test_load_photos import change, refused
 
-from nerf.captures.photographs import Photograph
+from nerf.captures.capture import PosedPhotograph
 from nerf.captures.transforms import read_transforms
 
 
-def first(folder: Path, **options) -> Photograph:
+def first(folder: Path, **options) -> PosedPhotograph:
     """The first photograph."""
     return read_transforms(folder / 'transforms.json', **options).photographs[0]
 

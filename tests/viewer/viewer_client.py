@@ -17,7 +17,7 @@ from viser import __version__, _messages
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from nerf.viewer.poses import opencv_quaternion
+from nerf.poses import opencv_quaternion
 
 
 class Page:

@@ -60,7 +60,8 @@ def test_space_without_bounds_is_seen_by_the_grid_and_by_the_mlp_as_contract_say
 # What all formats share
 
 
-@pytest.mark.parametrize(('argv', 'within'), [((), 0.0), (('--rays_through', 'center'), 0.5), (('--field', 'grid'), 0.5)])
+@pytest.mark.parametrize(('argv', 'within'), [
+    ((), 0.0), (('--rays_through', 'center'), 0.5), (('--field', 'grid'), 0.5)])
 def test_rays_go_through_the_place_in_a_pixel_that_the_flag_names(scene_dir, argv, within):
     scene = scene_of(scene_dir, *BLENDER, *argv)
     assert (scene.cameras.within, scene.render_cameras.within) == (within, within)

@@ -1,4 +1,4 @@
-"""A data format and a kind of field that the program does not know: one file and two entries, as a researcher adds them.
+"""A data format and a kind of field unknown to the program, added as a researcher would: one file with two entries.
 
     PYTHONPATH=. python tests/third_kind.py --dataset_type numpy --field plain --datadir ... --expname ...
 """
@@ -137,9 +137,10 @@ class PlainTraining(Training):
 # Entries
 
 FORMAT = formats.Format('numpy', 'images and poses in one .npz', load, (HELD_OUT,), {'N_rand': 40})
-KIND = kinds.FieldKind('plain', 'a field of one colour', lambda args, scene, device, dtype: PlainField(args.plain_start),
-                       lambda args, field: PlainTraining(field, args.plain_breaks), (PLAIN_START, PLAIN_BREAKS),
-                       {'lrate': 0.02, 'lrate_decay': None}, follows_run=('i_testset', 'i_video'))
+KIND = kinds.FieldKind(
+    'plain', 'a field of one colour', build=lambda args, scene, device, dtype: PlainField(args.plain_start),
+    train=lambda args, field: PlainTraining(field, args.plain_breaks), flags=(PLAIN_START, PLAIN_BREAKS),
+    defaults={'lrate': 0.02, 'lrate_decay': None}, follows_run=('i_testset', 'i_video'))
 
 
 def register() -> None:

@@ -83,7 +83,7 @@ def test_flags_of_the_entries_are_idle_for_other_formats_and_kinds(capsys):
     assert capsys.readouterr().err.splitlines() == [
         'warning: held_out = 3 has no effect unless dataset_type is numpy',
         'warning: plain_start = 0.25 and plain_breaks = 9 have no effect unless field is plain']
-    parse_flags(['--expname', 'x', '--dataset_type', 'numpy', '--field', 'plain', '--N_importance', '8', '--factor', '2'])
+    parse_flags([*FLAGS, '--expname', 'x', '--N_importance', '8', '--factor', '2'])
     assert capsys.readouterr().err.splitlines() == [
         'warning: factor = 2 has no effect unless dataset_type is llff, transforms, colmap or photos',
         'warning: N_importance = 8 has no effect unless field is mlp']
@@ -175,8 +175,8 @@ def test_a_start_says_what_the_field_is_and_a_step_what_its_training_tells(scene
 def test_ten_steps_whose_loss_is_nan_end_the_run_with_the_losss_name(scene, tmp_path, capsys):
     assert run_nerf.main(plain_flags(scene, tmp_path, '--N_iters', '40', '--plain_breaks', '12')) == 1
     streams = capsys.readouterr()
-    assert streams.err == ('error: step 22: the loss photometric was not finite 10 times in a row; the newest checkpoint '
-                           'is good: start again with a lower lrate, or in fp32\n')
+    assert streams.err == ('error: step 22: the loss photometric was not finite 10 times in a row; the newest '
+                           'checkpoint is good: start again with a lower lrate, or in fp32\n')
     assert streams.out.count('the loss photometric is not finite; the step was skipped') == 9
     states = [state_of_run(tmp_path / 'run', step) for step in (10, 20)]
     assert torch.isfinite(states[1]['plain_state_dict']['colour']).all()
@@ -207,9 +207,9 @@ def test_a_missing_file_of_the_format_is_one_line(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_file_is_started_as_a_script(scene, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / 'tests' / 'third_kind.py',
-                           *plain_flags(scene, tmp_path, '--N_iters', '20')], capture_output=True, text=True, timeout=120,
-                          check=False, env=os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
+    command = [sys.executable, ROOT / 'tests' / 'third_kind.py', *plain_flags(scene, tmp_path, '--N_iters', '20')]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False,
+                          env=os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     assert '2 test views, psnr ' in done.stdout
     assert f'everything is in {tmp_path / "run"}' in done.stdout

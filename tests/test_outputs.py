@@ -353,14 +353,15 @@ def test_the_summary_is_drawn_from_the_files_of_the_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('error')
+@pytest.mark.filterwarnings('error::UserWarning')
 @pytest.mark.parametrize('line', ['', '{"step": 20, "seconds": 1.0, "photometric": 0.3}\n'])
 def test_a_run_without_psnr_has_a_summary_too(tmp_path, line):
     outputs = outputs_of(tmp_path)
     (tmp_path / 'metrics.jsonl').write_text(line)
     outputs.make(['summary'], 70)
     assert outputs.log.said == []
-    assert Image.open(tmp_path / 'summary.png').size == (1200, 400)
+    with Image.open(tmp_path / 'summary.png') as picture:
+        assert picture.size == (1200, 400)
 
 
 def test_the_real_log_takes_all_that_a_view_and_a_test_set_give_it(tmp_path):

@@ -61,6 +61,14 @@ def test_tiles_cover_all_rays_once_and_stay_within_chunk(flags):
     assert training.tiles(32) == [slice(0, 10), slice(10, 20), slice(20, 30), slice(30, 32)]
 
 
+@pytest.mark.parametrize(('extra', 'rays'), [
+    (('--netwidth', '256', '--N_samples', '64', '--N_importance', '128'), 128),
+    (('--netwidth', '64', '--netwidth_fine', '128', '--N_samples', '64', '--N_importance', '128'), 256),
+    (('--chunk', '7'), 7), (('--netwidth', '256', '--N_samples', '100000'), 1)])
+def test_a_tile_on_a_cpu_has_no_more_rays_than_make_good_use_of_it(flags, extra, rays):
+    assert trainer_of(flags(*extra)).training.tiles(2000)[0] == slice(0, rays)
+
+
 @pytest.mark.parametrize('extra', [('--N_importance', '0'), ('--precision', 'bf16'), ('--ema_decay', '0.99')])
 def test_training_learns(flags, extra):
     assert_learns(trainer_of(flags(*extra, '--seed', '3', '--N_rand', '128')))

@@ -1,4 +1,4 @@
-"""Flags as data: names, types with bounds, defaults and help, and the parser that reads them from a config."""
+"""Flags as data, types of flags with bounds, and a parser of flags and config files."""
 
 from __future__ import annotations
 
@@ -16,35 +16,44 @@ from nerf.runtime.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Flag:
-    """A flag of a data format or a kind of field. Several entries of a registry can share one."""
+    """Flag of a data format or a kind of field. Entries of a registry can share it.
+
+    Args:
+        name: name without dashes.
+        help: one line with the unit and the reason.
+        options: type, default, choices or action, as of `add_argument`.
+        decides_data: a run with another value trains on other data.
+    """
 
     name: str
-    help: str  # one line, with the unit and the reason
-    options: dict  # of `add_argument`: type, default, choices or action
-    decides_data: bool = False  # what a run trains on depends on it
+    help: str
+    options: dict
+    decides_data: bool = False
 
 
 class FlagParser(configargparse.ArgumentParser):
-    """A parser whose errors are one line, without the page of usage before it; exit code 2."""
+    """Parser whose errors are one line, without the usage before it; exit code 2."""
 
     def error(self, message: str):
+        """Ends the program with a line on standard error."""
         self.exit(2, f'{self.prog}: error: {UserError(message)}\n')
 
 
 class ConfigText(configargparse.DefaultConfigFileParser):
-    """Keys and values of a config. Lists are text, as no flag takes one. Configs do not nest."""
+    """Parser of a config file. A list is text, because no flag takes a list. Configs do not nest."""
 
     def __init__(self):
         super().__init__()
-        self.values = {}  # of the config that was read
+        self.values = {}  # text by key, of the newest config
 
     def parse(self, stream):
+        """Text by key of a config file."""
         values = {key: str(value) for key, value in super().parse(stream).items()}
         if (other := values.pop('config', None)) is not None:
             if os.path.abspath(other) == os.path.abspath(stream.name):
                 raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
             print(f'warning: {stream.name}: its line "config = {other}" has no effect, as configs do not nest; copy '
-                  'the lines that it is to have', file=sys.stderr)
+                  'the lines of that file', file=sys.stderr)
         self.values = values
         return values
 
@@ -63,7 +72,7 @@ def whole(low: int, high: int = 2 ** 31 - 1):
 
 
 def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
-    """Converter to finite numbers from `low` (`above`: not `low` itself) to `high`."""
+    """Converter to finite numbers from `low` to `high`; with `above`, `low` itself is refused."""
     def convert(text: str) -> float:
         try:
             value = float(text)
@@ -78,7 +87,7 @@ def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
 
 
 def corners(text: str) -> str:
-    """Converter to the text of six numbers: the lowest and the highest corner of a box. `box_of` reads the result."""
+    """Converter to the text of a box: six numbers, its lowest and its highest corner. `box_of` reads the result."""
     parts = text.replace(',', ' ').split()
     try:
         low, high = np.array(parts, np.float64).reshape(2, 3)
@@ -90,13 +99,13 @@ def corners(text: str) -> str:
     return ' '.join(parts)
 
 
-def box_of(corners: str) -> np.ndarray:
-    """Corners [2, 3] float64 of a flag's box."""
-    return np.array(corners.split(), np.float64).reshape(2, 3)
+def box_of(text: str) -> np.ndarray:
+    """Corners [2, 3] float64 of a box, from the result of `corners`."""
+    return np.array(text.split(), np.float64).reshape(2, 3)
 
 
 def optional(convert):
-    """Converter that also takes None: args.txt writes it for a flag without a value."""
+    """Converter that also takes the text None, which args.txt has for a flag without a value."""
     return lambda text: None if text == 'None' else convert(text)
 
 
@@ -104,9 +113,9 @@ def matching(pattern: str, allowed: str, optional: bool = False):
     """Converter to text that matches a pattern.
 
     Args:
-        pattern: a regular expression for the whole text.
+        pattern: regular expression of the whole text.
         allowed: the pattern in words, for the error.
-        optional: None and the empty text stand for no value; args.txt writes None for a flag without a value.
+        optional: the texts None and '' mean no value.
     """
     def convert(text: str) -> str | None:
         if optional and text in ('', 'None'):

@@ -1,4 +1,4 @@
-"""Every flag: the general ones, those of the registries' entries, and the checks that make wrong ones one line."""
+"""Flags of the program: the parser of all flags, defaults by data format and kind of field, and checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,18 @@ def config_parser() -> FlagParser:
                         allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
                         config_file_parser_class=ConfigText,
                         formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
+    known = set()
+    for title, add, registry in (
+            ('run', _add_run, {}), ('scene', _add_scene, FORMATS), ('field', _add_field, FIELDS),
+            ('training', _add_training, {}), ('rendering', _add_rendering, {}), ('mesh', _add_mesh, {}),
+            ('viewer', _add_viewer, {}), ('logging', _add_logging, {})):
+        group = parser.add_argument_group(title)
+        add(group.add_argument)
+        add_flags(group, registry, known)
+    return parser
 
-    group = parser.add_argument_group('run')
-    flag = group.add_argument
+
+def _add_run(flag: Callable) -> None:
     flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
     flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name', optional=True),
          help='folder under basedir. Default: the name of the config file')
@@ -45,8 +54,8 @@ def config_parser() -> FlagParser:
          help='initial weights of a run without a checkpoint: a .tar of ours or nerf-pytorch, or a Keras '
               'model_NNNNNN.npy. Training starts at step 0')
 
-    group = parser.add_argument_group('scene')
-    flag = group.add_argument
+
+def _add_scene(flag: Callable) -> None:
     flag('--datadir', type=matching(*PATH), default='./data/llff/fern', help='folder of the scene')
     flag('--dataset_type', choices=tuple(FORMATS), default='llff', help=f'format of the scene. {described(FORMATS)}')
     flag('--white_bkgd', action='store_true', help='background is white, as is usual for Blender scenes')
@@ -58,15 +67,13 @@ def config_parser() -> FlagParser:
          help='place of a ray in its pixel. corner: the upper left one, as in nerf-pytorch; center: as pictures of '
               'Blender scenes and photographs show them, sharper. Default: center for the grid, and for transforms, '
               'colmap and photos')
-    add_flags(group, FORMATS, known := set())
 
-    group = parser.add_argument_group('field')
-    flag = group.add_argument
+
+def _add_field(flag: Callable) -> None:
     flag('--field', choices=tuple(FIELDS), default='mlp', help=f'field to train. {described(FIELDS)}')
-    add_flags(group, FIELDS, known)
 
-    group = parser.add_argument_group('training')
-    flag = group.add_argument
+
+def _add_training(flag: Callable) -> None:
     flag('--N_rand', type=whole(1), default=4096, help='rays per step')
     flag('--lrate', type=number(0.0, 1.0, above=True), default=5e-4, help='initial learning rate of Adam')
     flag('--lrate_decay', type=optional(whole(1)), default=250,
@@ -74,8 +81,8 @@ def config_parser() -> FlagParser:
               'grid')
     flag('--chunk', type=whole(1), default=32768, help='most rays rendered at once; lower it if memory runs out')
 
-    group = parser.add_argument_group('rendering and mesh')
-    flag = group.add_argument
+
+def _add_rendering(flag: Callable) -> None:
     flag('--render_only', action='store_true', help='no training: the path is rendered from the newest checkpoint')
     flag('--render_test', action='store_true', help='with render_only: the test views instead of the path')
     flag('--render_path', type=matching(*PATH, optional=True),
@@ -86,6 +93,9 @@ def config_parser() -> FlagParser:
     flag('--supersample', type=whole(1, 8), default=1,
          help='rays along the side of a pixel at edges of pictures. 1: one ray per pixel, as in the paper; 2: smooth '
               'edges, in about twice the time')
+
+
+def _add_mesh(flag: Callable) -> None:
     flag('--mesh_only', action='store_true', help='no training: a mesh is extracted from the newest checkpoint')
     flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
     flag('--mesh_method', choices=('auto', 'fused', 'density'), default='auto',
@@ -105,8 +115,8 @@ def config_parser() -> FlagParser:
          help="lowest and highest corner of a box in the scene's coordinates, '-1 -1 -1 1 1 1' for example, to which "
               'the mesh is cut. Default: the box seen by the training cameras')
 
-    group = parser.add_argument_group('viewer')
-    flag = group.add_argument
+
+def _add_viewer(flag: Callable) -> None:
     flag('--view', action='store_true',
          help='scene in the browser, while it trains and after that until Ctrl-C. Share of the time for drawing while '
               'training: 1/40; handling messages costs extra. With render_only: the newest checkpoint, without '
@@ -117,27 +127,26 @@ def config_parser() -> FlagParser:
     flag('--view_port', type=whole(0, 65535), default=8080,
          help='port of the viewer, or the next free one; 0: any free one')
 
-    group = parser.add_argument_group('logging')
-    flag = group.add_argument
+
+def _add_logging(flag: Callable) -> None:
     flag('--i_print', type=whole(1), default=100, help='steps between console and metric lines')
     flag('--i_img', type=whole(1), default=500, help='steps between TensorBoard images')
     flag('--i_weights', type=whole(1), default=10000, help='steps between checkpoints')
     flag('--i_testset', type=whole(1), default=50000, help='steps between renders of the test set')
     flag('--i_video', type=whole(1), default=50000, help='steps between videos of the render path')
-    return parser
 
 
 # Registries
 
 
 def in_words(names: Iterable[str], last: str = 'and') -> str:
-    """Names in one phrase: 'a, b and c'."""
+    """Names as a phrase: 'a, b and c'."""
     *most, end = names
     return f'{", ".join(most)} {last} {end}' if most else end
 
 
 def described(registry: dict[str, Any]) -> str:
-    """Entries of a registry for a flag's help, with the defaults in which they differ from the flags'."""
+    """Entries of a registry for the help of a flag, with their own defaults of flags."""
     def one(name: str, entry) -> str:
         defaults = [f'{key} {value}' for key, value in entry.defaults.items()]
         defaults += [f'{key} N_iters' for key in getattr(entry, 'follows_run', ())]
@@ -146,7 +155,7 @@ def described(registry: dict[str, Any]) -> str:
 
 
 def flags_of(registry: dict[str, Any]) -> dict[Flag, list[str]]:
-    """Flags of the entries, each with the names of the entries that read it, in the order of the registry."""
+    """Flags of the entries of a registry, each with the names of the entries that read it."""
     read_by = {}
     for name, entry in registry.items():
         for flag in entry.flags:
@@ -155,7 +164,13 @@ def flags_of(registry: dict[str, Any]) -> dict[Flag, list[str]]:
 
 
 def add_flags(group, registry: dict[str, Any], known: set[Flag]) -> None:
-    """Adds the flags of a registry's entries to a group of the parser, but for the known ones, and notes them."""
+    """Adds the flags of a registry's entries to a group of the parser.
+
+    Args:
+        group: group of the parser.
+        registry: entries by name.
+        known: flags to leave out; the new ones are added to it.
+    """
     for flag, names in flags_of(registry).items():
         if flag not in known:
             group.add_argument(f'--{flag.name}', help=f'{flag.help} ({in_words(names)})', **flag.options)
@@ -166,9 +181,10 @@ def add_flags(group, registry: dict[str, Any], known: set[Flag]) -> None:
 
 
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags of the command line and the config file, checked.
+    """Values of all flags, from the command line and its config file. An error ends the program: one line, exit code 2.
 
-    Wrong flags end the program with exit code 2 and one line.
+    Args:
+        argv: words of the command line; None: those of this process.
     """
     parser = config_parser()
     argv = sys.argv[1:] if argv is None else argv
@@ -193,14 +209,14 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def set_defaults(args: argparse.Namespace, config: dict[str, str], argv: list[str]) -> None:
-    """Sets flags that are not given to the defaults of the data format and of the kind of field.
+    """Sets flags without a value to the defaults of the data format and the kind of field.
 
-    A value in a config that names no field, or another one, counts unless it cannot be meant for this kind of field:
-    one line then names it and the value used.
+    A config for another kind of field can hold a value that makes no sense for this kind. It is replaced too, and one
+    line names both values.
 
     Args:
-        args: all flags.
-        config: text of the config's values, by key.
+        args: values of all flags, which change.
+        config: text of the config's values by key.
         argv: words of the command line.
     """
     command = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
@@ -224,7 +240,7 @@ def set_defaults(args: argparse.Namespace, config: dict[str, str], argv: list[st
 
 
 def contradiction(args: argparse.Namespace) -> str | None:
-    """Error for flags that exclude each other or that this machine cannot satisfy; None: all is well."""
+    """Error about flags that exclude each other, or that this machine cannot satisfy; None: no error."""
     estimates = getattr(args, 'estimate_only', False)
     if estimates and not any(flag.name == 'estimate_only' for flag in FORMATS[args.dataset_type].flags):
         return f'estimate_only is set, but dataset_type is {args.dataset_type}; cameras are estimated for photos'
@@ -245,7 +261,7 @@ def contradiction(args: argparse.Namespace) -> str | None:
 
 
 def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
-    """Lines about flags that are set and have no effect in this run, one for each reason."""
+    """Warnings about flags without effect in this run: one line for each reason."""
     ndc = args.dataset_type == 'llff' and not args.no_ndc
     idle = [([flag.name], getattr(args, choice) not in names, f'unless {choice} is {in_words(names, "or")}')
             for choice, registry in (('dataset_type', FORMATS), ('field', FIELDS))
@@ -272,9 +288,9 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
 
 
 def config_text(args: argparse.Namespace) -> str:
-    """Final value of every flag as lines of a config that gives the same flags again.
+    """Values of all flags as lines of a config that gives the same values again.
 
-    The config that the flags come from is a comment, because configs do not nest.
+    The line of the flag config itself is a comment, because configs do not nest.
     """
     def quoted(value) -> str:
         return f'"{value}"' if isinstance(value, str) and re.search('[#;\'"]', value) else str(value)

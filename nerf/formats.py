@@ -1,6 +1,6 @@
-"""Data formats: one entry each, with its loader, its flags and its defaults. A further format is an entry and a file.
+"""Data formats as entries of a registry: loader, flags, defaults. A new format is one entry and one file.
 
-Flags, their help, warnings about flags without effect, and `load_scene` follow from the entries.
+The parser of flags, its help and warnings, and `load_scene` are derived from the entries.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from nerf.flag_types import SWITCH, Flag, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 
-LONGEST_PREVIEW = 640  # pixels; larger videos of photographs would take longer than a grid's training
+LONGEST_PREVIEW = 640  # side in pixels. Larger videos of photographs would take longer than the training of a grid
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # place of a ray in its pixel, as a share of the pixel's sides
-SSIM_WINDOW = 11  # pixels of height and width
+SSIM_WINDOW = 11  # height and width in pixels
 
 
 @dataclass(frozen=True)
 class Format:
-    """Entry of one data format.
+    """Data format, as an entry of the registry.
 
     Args:
         name: value of the flag dataset_type.
         help: the format in words.
-        load: reads the scene that the flags name; raises UserError where it is missing or broken.
-        flags: flags that only some formats read.
-        defaults: values of flags that are not given, where they are not the flags' own.
-        contracts: contract = auto lets the paper's networks see space without bounds.
-        exposure: exposure = auto learns a gain for each image.
+        load: function that reads the scene named by the flags. It raises UserError if the scene is missing or broken.
+        flags: flags that this format reads and others do not.
+        defaults: defaults of flags that differ from the flags' own.
+        contracts: with contract = auto the paper's networks see space without bounds.
+        exposure: with exposure = auto a gain is learned for each image.
     """
 
     name: str
@@ -50,46 +50,46 @@ FORMATS: dict[str, Format] = {}
 
 
 def register(entry: Format) -> None:
-    """Adds a format to the registry."""
+    """Adds an entry to the registry."""
     FORMATS[entry.name] = entry
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
-    """Scene that the flags name, with what all formats share: the place of rays in pixels, exposure and previews.
+    """Scene named by the flags, with rays_through and exposure applied.
 
     Raises:
-        UserError: the scene is missing or broken, or its images are too small to be measured.
+        UserError: the scene is missing or broken, its images are too small for SSIM, or render_factor is too large.
     """
     scene = FORMATS[args.dataset_type].load(args)
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
     height, width = scene.images.sizes.min(0)
-    least = 2 * SSIM_WINDOW if scene.exposure else SSIM_WINDOW  # of the width: with exposure half of it is measured
+    least = 2 * SSIM_WINDOW if scene.exposure else SSIM_WINDOW  # width: with exposure its half is measured
     if height < SSIM_WINDOW or width < least:
         raise UserError(f"{args.datadir}: images are {width}x{height} pixels; SSIM's window needs at least "
                         f'{least}x{SSIM_WINDOW}')
-    scene.render_cameras.scaled(args.render_factor)  # an error now rather than at the first video
+    scene.render_cameras.scaled(args.render_factor)  # raises an error now rather than at the first video
     return scene
 
 
 def data_flags() -> frozenset[str]:
-    """Names of the flags that decide what a run trains on."""
+    """Names of flags that decide what a run trains on."""
     return frozenset({'dataset_type', 'datadir', 'white_bkgd', 'rays_through'}).union(
         flag.name for entry in FORMATS.values() for flag in entry.flags if flag.decides_data)
 
 
 def learns_exposure(args: argparse.Namespace) -> bool:
-    """Whether each training image gets a gain of its own."""
+    """Whether a gain is learned for each training image."""
     return args.exposure == 'on' or (args.exposure == 'auto' and FORMATS[args.dataset_type].exposure)
 
 
 def sees_beyond(args: argparse.Namespace) -> bool:
-    """Whether a field sees the whole space of photographs that are not in NDC, contracted. Kinds of field without the
-    flag contract always do."""
+    """Whether the space of photographs outside NDC has no bounds. For a kind of field that does not read the flag
+    contract it never has."""
     return not FIELDS[args.field].reads('contract') or args.contract == 'on' or (
         args.contract == 'auto' and FORMATS[args.dataset_type].contracts)
 
 
-# Flags that only some formats read
+# Flags of some formats
 
 HALF_RES = Flag('half_res', 'Blender images are loaded at half size: a quarter of the rays', SWITCH, decides_data=True)
 TESTSKIP = Flag('testskip', 'every Nth validation and test image is kept (0 or 1: all)',
@@ -144,7 +144,8 @@ def _photos(args: argparse.Namespace) -> Scene:
 
 
 def _capture(args: argparse.Namespace, capture) -> Scene:
-    """Scene of a capture. Without render_factor, its render path has at most LONGEST_PREVIEW pixels on a side."""
+    """Scene of a capture. Unless render_factor says otherwise, its render path has at most LONGEST_PREVIEW pixels on a
+    side."""
     scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc, sees_beyond(args))
     if args.render_factor:
         return scene

@@ -1,4 +1,4 @@
-"""Adam for any field: rates that change, steps that are skipped, and an average of the weights."""
+"""Adam for any field: changing learning rates, skipped steps, and an average of the weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from nerf.fields.interface import Training
 from nerf.runtime.errors import UserError
 
-BROKEN_STEPS = 10  # steps in a row with a loss or gradient that is not finite, after which a run ends
+BROKEN_STEPS = 10  # skipped steps in a row that end a run
 
 
 class Optimiser:
     """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and what other optimisers a training has.
 
-    A step whose losses or gradient are not finite changes no weights: a flag on the device tells the fused Adam, so
-    nothing waits for the GPU.
+    A step is skipped, and changes no weight, if a loss or the gradient is not finite. A flag on the device tells the
+    fused Adam, so that nothing waits for the GPU.
 
     Args:
-        training: its parameter groups are optimised.
-        ema_decay: decay of the exponential moving average of the weights; 0: no average.
-        more_groups: further groups like the training's, of parameters that are not the field's.
+        training: source of the parameter groups.
+        ema_decay: decay per step of the exponential moving average of the weights; 0: no average.
+        more_groups: groups of parameters outside the field, with 'params' and 'rate'.
     """
 
     def __init__(self, training: Training, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
@@ -35,7 +35,7 @@ class Optimiser:
         self.rates = [torch.zeros((), device=device) for _ in groups]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.field.dtype == torch.float16)
-        self.names, self.broken = [], torch.zeros(0, device=device)  # steps in a row: of each loss, and of the gradient
+        self.names, self.broken = [], torch.zeros(0, device=device)  # broken steps in a row, by loss and gradient
         self.averages = [p.detach().clone() for p in self._parameters()] if ema_decay else []
         self.share = torch.zeros((), device=device)  # of the newest weights in the average
 
@@ -43,32 +43,42 @@ class Optimiser:
         return [parameter for group in self.adam.param_groups for parameter in group['params']]
 
     def prepare(self, step: int, rate: float) -> None:
-        """Sets what depends on the step, counted from 1: the learning rate, and the average's share, which is larger
-        in the first steps so that the initial weights are soon forgotten."""
+        """Sets the learning rate, and the share of the newest weights in the average. The share is larger in the first
+        steps, so that the average soon forgets the initial weights.
+
+        Args:
+            step: the step, counted from 1.
+            rate: learning rate, of which each group has a multiple.
+        """
         self.rate.fill_(rate)
         for tensor, multiple in zip(self.rates, self.multiples):
             tensor.fill_(rate * multiple)
         self.share.fill_(1.0 - min(self.ema_decay, step / (step + 9.0)))
 
     def zero_grad(self) -> None:
+        """Forgets the gradient of the step before."""
         self.adam.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a scalar's gradient to that of the weights."""
+        """Adds the gradient of a scalar loss to the gradient of the weights."""
         self.scaler.scale(loss).backward()
 
     def gradients(self) -> list[Tensor]:
-        """Those of all parameters that have one."""
+        """Gradients of the parameters. A parameter without a gradient is left out."""
         return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
 
     def step(self, losses: dict[str, Tensor]) -> None:
-        """Changes the weights by their gradient, unless it or a loss is not finite."""
+        """Changes the weights by their gradient, or skips the step.
+
+        Args:
+            losses: scalars by name.
+        """
         if not self.names:
             self.names = [*(f'the loss {name}' for name in losses), 'the gradient']
             self.broken = torch.zeros(len(self.names), device=self.broken.device)
         values = torch.stack([*losses.values()])
         size = torch.stack(torch._foreach_norm(self.gradients())).sum()
-        if self.scaler.is_enabled():  # it meets overflows in the gradient itself: they are how it finds its scale
+        if self.scaler.is_enabled():  # overflows in the gradient are how the scaler finds its scale
             size = torch.zeros_like(size)
         else:
             self.adam.found_inf = (~torch.isfinite(values.sum() + size)).float()
@@ -84,10 +94,14 @@ class Optimiser:
             average.lerp_(parameter.detach(), self.share)
 
     def check(self, step: int) -> list[str]:
-        """A line where the last step was skipped; on a GPU, which this waits for, only every BROKEN_STEPS steps.
+        """Line for the log if the last step was skipped, else none. On a GPU, for which this waits, one step in
+        BROKEN_STEPS is checked.
+
+        Args:
+            step: the step, counted from 1.
 
         Raises:
-            UserError: it is the BROKEN_STEPS-th in a row.
+            UserError: BROKEN_STEPS steps in a row were skipped.
         """
         if self.broken.device.type != 'cpu' and step % BROKEN_STEPS:
             return []
@@ -98,7 +112,7 @@ class Optimiser:
         return [f'step {step}: {name} is not finite; the step was skipped'] if count else []
 
     def capture_failed(self) -> None:
-        """Clears what a step that was broken off between scaler and Adam has left there."""
+        """Clears the traces of a step that was broken off between scaler and Adam."""
         for name in ('grad_scale', 'found_inf'):
             vars(self.adam).pop(name, None)
         state = self.scaler.state_dict()
@@ -110,18 +124,19 @@ class Optimiser:
 
     @torch.no_grad()
     def averaged_field(self) -> nn.Module:
-        """A copy of the field with the averaged weights; the field itself where there is no average."""
+        """Copy of the field with averaged weights; without an average, the field itself."""
         field = self.training.field
         if not self.averages:
             return field
         shown, averages = copy.deepcopy(field), dict(zip(map(id, self._parameters()), self.averages))
         for ours, theirs in zip(field.parameters(), shown.parameters()):
-            theirs.copy_(averages.get(id(ours), ours))  # a parameter in no group is not trained
+            theirs.copy_(averages.get(id(ours), ours))  # parameters outside all groups are not trained
         return shown
 
     @torch.no_grad()
     def load_average(self, checkpoint: dict) -> None:
-        """Takes the average that a checkpoint holds under 'averaged', or starts one from the present weights."""
+        """Takes the average of a checkpoint, the entry 'averaged'. Without that entry, the average starts from the
+        present weights."""
         if not self.averages:
             return
         field = copy.deepcopy(self.training.field)
@@ -130,20 +145,20 @@ class Optimiser:
         theirs = dict(zip(map(id, self.training.field.parameters()), field.parameters()))
         self.averages = [theirs.get(id(parameter), parameter).detach().clone() for parameter in self._parameters()]
 
-    # What checkpoints hold
+    # Checkpoints
 
     def state_dict(self) -> dict:
-        """Adam's state with plain numbers as rates, as the reference code reads it."""
+        """Adam's state for a checkpoint. Learning rates are plain numbers, as the reference code reads them."""
         state = self.adam.state_dict()
         for group in state['param_groups']:
-            group['lr'] = float(group['lr'])  # a tensor in training
+            group['lr'] = float(group['lr'])  # a tensor while training
         return state
 
     def load_state_dict(self, saved: dict) -> None:
-        """Restores Adam's running means.
+        """Takes Adam's running means from the result of `state_dict`.
 
         Raises:
-            ValueError, LookupError, TypeError, ...: they are broken or of other weights.
+            ValueError, LookupError, TypeError, ...: the state is broken or of other weights.
         """
         state, parameters = {}, self._parameters()
         ours = self.adam.state_dict()['param_groups']
@@ -163,6 +178,7 @@ class Optimiser:
 
 
 def is_real(value) -> bool:
-    """Whether it is a plain tensor of real numbers in memory: fused Adam does not look and would overwrite others."""
+    """Whether a value is a dense tensor of real numbers on the CPU. Fused Adam does not check this: it would overwrite
+    other memory."""
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided and (
         value.device.type == 'cpu')

@@ -1,5 +1,4 @@
-"""What a training run makes at its intervals: held-out views for TensorBoard, slim weights, test sets, videos
-and the summary."""
+"""Outputs of a training run at intervals: held-out views, slim weights, test sets, videos and the summary."""
 
 from __future__ import annotations
 
@@ -22,33 +21,42 @@ from nerf.scene import Scene
 from nerf.train_log import TrainLog
 from run_nerf_helpers import to8b
 
-HISTOGRAM_RAYS = 1000  # rays of a held-out view that TensorBoard's histograms are taken from
+HISTOGRAM_RAYS = 1000  # least number of rays behind the histograms of a held-out view, if the view has as many
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Steps between outputs of a kind, and what is due at a step."""
+    """Steps between outputs of each kind.
+
+    Args:
+        view: steps between held-out views.
+        test_set: steps between test sets.
+        video: steps between videos.
+        n_iters: the last step. The summary is drawn there, and after each test set.
+        slim: slim weights are written at the last step.
+    """
 
     view: int
     test_set: int
     video: int
-    n_iters: int  # the last step
-    slim: bool = False  # slim weights are written at the last step
+    n_iters: int
+    slim: bool = False
 
     def due(self, step: int) -> list[str]:
-        """Names of the outputs of a step, in the order in which they are made."""
+        """Names of the outputs due at a step, in the order in which they are made."""
         last = step == self.n_iters
         due = {'view': step % self.view == 0, 'slim': self.slim and last, 'test_set': step % self.test_set == 0,
                'video': step % self.video == 0, 'summary': step % self.test_set == 0 or last}
         return [name for name in due if due[name] and step > 0]
 
     def missing(self, run_dir: Path, step: int, viewed: int) -> list[str]:
-        """Outputs of a step that an interrupted run has not made.
+        """Names of the outputs due at a step that an interrupted run did not make.
 
         Args:
-            run_dir: the run's folder.
-            step: steps done so far.
-            viewed: the last step whose held-out view was logged. No file tells of it, so the checkpoint does.
+            run_dir: folder of the run.
+            step: number of steps done.
+            viewed: step of the newest held-out view in TensorBoard. It comes from the checkpoint, because a held-out
+                view leaves no file of its own.
         """
         made = {'view': viewed >= step, 'slim': checkpoints.slim_path(run_dir, step).exists(),
                 'test_set': (test_folder(run_dir, step) / 'metrics.json').exists(),
@@ -57,27 +65,27 @@ class Intervals:
 
 
 def test_folder(run_dir: Path, step: int) -> Path:
-    """Folder of a step's test set."""
+    """Folder of the test set of a step."""
     return run_dir / f'testset_{step:06d}'
 
 
 def video_path(run_dir: Path, step: int, kind: str) -> Path:
-    """Video of a step: of a kind 'rgb' or 'disp'."""
+    """File of a video of a step, of kind 'rgb' (colours) or 'disp' (disparity)."""
     return run_dir / f'{run_dir.name}_spiral_{step:06d}_{kind}.mp4'
 
 
 class Outputs:
-    """Makes the outputs of a run.
+    """Outputs of one run.
 
     Args:
-        scene: the scene.
-        shown_field: gives the field to show, with averaged weights if there is an average.
-        run_dir: the run's folder; the videos bear its name.
-        log: says and shows what was made. The time for outputs does not count as training.
-        intervals: when each output is due.
-        render_factor: videos are at 1/N of the size.
-        viewed: the last step whose held-out view was logged.
-        guided_test: test views are sampled by a survey of the density instead of as the flags say.
+        scene: scene of the run.
+        shown_field: function that gives the field to show: with averaged weights, if the run averages them.
+        run_dir: folder of the run; its name begins the names of videos.
+        log: log of the run. Time for outputs does not count as training time.
+        intervals: steps between the outputs.
+        render_factor: videos have 1/N of the height and width; 0: the full size.
+        viewed: step of the newest held-out view in TensorBoard.
+        guided_test: test views are drawn by `Field.guided` instead of `Field.sampler`.
     """
 
     def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog,
@@ -91,7 +99,11 @@ class Outputs:
     def make(self, names: Iterable[str], step: int) -> None:
         """Makes outputs by name. An output that cannot be written is reported, and training goes on.
 
-        Of several processes, those other than rank 0 help with test sets and videos only.
+        Processes of rank 1 and above help with test sets and videos only.
+
+        Args:
+            names: names of outputs, as in `Intervals.due`.
+            step: number of steps done.
         """
         names = [name for name in names if ranks.first() or name in ('test_set', 'video')]
         if not names:
@@ -102,7 +114,7 @@ class Outputs:
                 attempt(self.log, self.makers[name], field, step)
 
     def view(self, field: Field, step: int) -> None:
-        """Renders a held-out image for TensorBoard."""
+        """Adds a held-out view to TensorBoard: pictures, PSNR and histograms. Validation views take turns."""
         scene, sampler = self.scene, field.sampler()
         i = scene.i_val[step // self.intervals.view % len(scene.i_val)]
         camera = scene.cameras.take([i])
@@ -126,12 +138,13 @@ class Outputs:
         self.viewed = step
 
     def slim(self, field: Field, step: int) -> None:
-        """Writes the weights alone, small enough to be shared."""
+        """Writes the slim weights of a field."""
         checkpoints.save_checkpoint(checkpoints.slim_path(self.run_dir, step),
                                     {'global_step': step, **field.slim_weights()})
 
     def test_set(self, field: Field, step: int) -> None:
-        """Renders and measures the test views."""
+        """Renders and measures the test views at full size. Their rays are sampled as the flags say, so that an edit of
+        the sampling shows in the metrics."""
         folder, scene = test_folder(self.run_dir, step), self.scene
         sampler = field.guided(scene.seen_box()) if self.guided_test else field.sampler()
         rgbs = render_path(sampler, scene.space, scene.cameras.take(scene.i_test), savedir=folder).rgbs
@@ -143,7 +156,7 @@ class Outputs:
         self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
 
     def video(self, field: Field, step: int) -> None:
-        """Renders the path: a video of what is seen and one of disparity."""
+        """Renders the path to two videos, of colours and of disparity."""
         sampler = field.guided(self.scene.seen_box())
         path = render_path(sampler, self.scene.space, self.scene.render_cameras.scaled(self.render_factor),
                            video=video_path(self.run_dir, step, 'rgb'))
@@ -151,17 +164,27 @@ class Outputs:
             save_video(video_path(self.run_dir, step, 'disp'), disparity_pictures(path.disps, path.accs))
 
     def summary(self, field: Field, step: int) -> None:
-        """Draws summary.png of the steps so far, from the files of the run."""
+        """Draws summary.png from the files of the run."""
         i_test = self.scene.i_test
         draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))
 
 
 def _disparity(view: View) -> np.ndarray:
+    """Disparity of a view as a picture [H, W] uint8."""
     return disparity_pictures([view.disp], [view.acc])[0]
 
 
 def attempt(log: TrainLog, job: Callable, *args) -> bool:
-    """Whether a job that writes files could be done: training goes on where a disk is full for a while."""
+    """Does a job that writes files. An error goes to the log, so that training goes on while a disk is full.
+
+    Args:
+        log: log of the run.
+        job: function that writes files.
+        args: arguments of the function.
+
+    Returns:
+        whether the job was done.
+    """
     try:
         job(*args)
     except (UserError, OSError) as error:

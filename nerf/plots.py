@@ -57,15 +57,16 @@ def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
     """PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
     steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
     for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
-        if any('psnr0' in line for line in lines):
-            axes.plot(x, [line.get('psnr0', math.nan) for line in lines], ':', label='training, coarse', linewidth=1)
-        axes.plot(x, [line['psnr'] for line in lines], label='training', linewidth=1)
+        for name, what, style in (('psnr0', 'training, coarse', ':'), ('psnr', 'training', '-')):
+            if any(name in line for line in lines):  # a field without the loss 'mse' logs no PSNR
+                axes.plot(x, [line.get(name, math.nan) for line in lines], style, label=what, linewidth=1)
         if tests and lines:
             axes.plot(np.interp([test['step'] for test in tests], steps, x),
                       [test['mean']['psnr'] for test in tests], 'o', label='test views, mean')
         axes.set(xlabel=label, ylabel='PSNR in dB')
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
 
 
 def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""What a run goes on from: its newest checkpoint, or initial weights."""
+"""Start of a run: from its newest checkpoint, from initial weights, or afresh."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.training import Trainer
 
-FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path'})  # may always differ
+FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path'})  # changes not told
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Place of a run's weights, and what its flags say about them.
+    """Folder and flags of a run that starts.
 
     Args:
-        run_dir: the run's folder.
-        flags: all flags of the run by name, as its checkpoints hold them.
-        data_flags: names of flags that decide the data.
+        run_dir: folder of the run.
+        flags: all flags by name; checkpoints hold them.
+        data_flags: names of flags that decide what a run trains on.
         trains: the run trains; else it renders or meshes.
     """
 
@@ -37,7 +37,12 @@ class Origin:
     trains: bool
 
     def changed(self, checkpoint: dict, names: Iterable[str]) -> str:
-        """Flags among `names` that are not what they were when the checkpoint was saved: 'name old -> new, ...'."""
+        """Flags that have changed since a checkpoint was saved, as 'name old -> new, ...'.
+
+        Args:
+            checkpoint: content of the checkpoint.
+            names: names of the flags to compare.
+        """
         state = checkpoint.get('run_state')
         before = state.get('flags') if isinstance(state, dict) else None
         if not isinstance(before, dict):
@@ -48,16 +53,20 @@ class Origin:
 
 
 def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | None]:
-    """Loads the weights to start from: the run's newest checkpoint, else ft_path, else none. A run that renders or
-    meshes also takes a slim file.
+    """Loads the initial weights of a field: of the run's newest checkpoint, else of ft_path, else none.
 
-    Averaged weights of a checkpoint are taken, unless training goes on from it.
+    Rendering and meshing also take a slim file of the run. Averaged weights of a checkpoint are preferred, except where
+    training goes on.
+
+    Args:
+        origin: folder and flags of the run.
+        field: the field to load.
 
     Returns:
-        the step of the weights (None: there are none), and the whole checkpoint if it is this run's own.
+        the step of the weights (None: none were loaded), and the content of the run's own checkpoint (None: none).
 
     Raises:
-        UserError: the weights do not fit the flags; the message names the flags that changed.
+        UserError: the weights do not fit the flags; the message names changed flags.
     """
     run_dir, ft_path, afresh = origin.run_dir, origin.flags['ft_path'], origin.flags['no_reload'] and origin.trains
     own = None if afresh else checkpoints.read_newest(run_dir)
@@ -80,10 +89,10 @@ def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | No
 
 
 def restore_trained(origin: Origin, field: Field) -> int:
-    """Step of the weights that `restore_weights` loads.
+    """Loads weights by `restore_weights`; returns their step.
 
     Raises:
-        UserError: there are no weights.
+        UserError: the run has no weights.
     """
     step, _ = restore_weights(origin, field)
     if step is None:
@@ -93,13 +102,19 @@ def restore_trained(origin: Origin, field: Field) -> int:
 
 
 def resume(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict | None) -> tuple[int, int]:
-    """Takes from the run's checkpoint (None: there is none) what training needs beside the weights.
+    """Restores a training apart from its weights. With no_reload it first sets an earlier run aside.
+
+    Args:
+        origin: folder and flags of the run.
+        scene: scene of the run.
+        trainer: the training to restore.
+        checkpoint: content of the run's checkpoint; None: training starts at step 0.
 
     Returns:
-        the steps done so far, and the last step whose held-out view was logged.
+        the number of steps done, and the step of the newest held-out view in TensorBoard.
 
     Raises:
-        UserError: the checkpoint is broken, or of another scene; or the processes see different checkpoints.
+        UserError: the checkpoint is broken or of another scene, or differs between processes.
     """
     run_dir = origin.run_dir
     if origin.flags['no_reload'] and ranks.first() and (aside := set_aside(run_dir)):
@@ -112,13 +127,14 @@ def resume(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict | No
 
 
 def _resume_from(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict) -> tuple[int, int]:
+    """Takes optimiser, average and state from a checkpoint; returns the result of `resume`."""
     step, state = checkpoint['global_step'], checkpoint.get('run_state')
     viewed = step
     with errors_of(checkpoints.checkpoint_path(origin.run_dir, step), origin, trainer.field, checkpoint):
         with broken('optimiser does not fit the flags'):
             trainer.optimiser.load_state_dict(checkpoint['optimizer_state_dict'])
         trainer.optimiser.load_average(checkpoint)
-        if state is None:  # of the reference code: what it does not hold starts from the seed
+        if state is None:  # a checkpoint of the reference code: draws start from the seed
             trainer.batcher.generator.manual_seed(origin.flags['seed'] + step)
         else:
             with broken('run_state is broken'):
@@ -129,7 +145,7 @@ def _resume_from(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dic
 
 
 def _check_same_data(origin: Origin, scene: Scene, checkpoint: dict) -> None:
-    """Prints which flags have changed since the checkpoint was saved; raises UserError where the data have."""
+    """Raises UserError if a checkpoint was trained on other data; prints other flags that have changed."""
     if checkpoint['run_state'].get('scene') not in (None, scene.fingerprint()):
         changed = origin.changed(checkpoint, origin.data_flags) or f"the files in {origin.flags['datadir']}"
         raise UserError(f'it was trained on other data (changed since then: {changed}); undo that, or take another '
@@ -140,7 +156,7 @@ def _check_same_data(origin: Origin, scene: Scene, checkpoint: dict) -> None:
 
 @contextmanager
 def broken(what: str):
-    """Makes whatever a broken part of a checkpoint raises one line that says what to do."""
+    """Context that turns errors about a broken part of a checkpoint into a UserError with advice."""
     try:
         yield
     except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -149,7 +165,7 @@ def broken(what: str):
 
 @contextmanager
 def errors_of(path: Path, origin: Origin, field: Field, checkpoint: dict):
-    """Adds to errors about a checkpoint its path, and the flags about the weights that changed since it was saved."""
+    """Context that adds to a UserError the path of the checkpoint, and changed flags about the weights."""
     try:
         yield
     except UserError as error:
@@ -158,9 +174,9 @@ def errors_of(path: Path, origin: Origin, field: Field, checkpoint: dict):
 
 
 def checkpoint_writer(origin: Origin, scene: Scene, trainer: Trainer) -> Callable[[int, int], None]:
-    """Function that writes the checkpoint of a step, given the last step whose held-out view was logged.
+    """Function that writes the checkpoint of a step, on rank 0 alone.
 
-    Of several processes rank 0 writes.
+    Its arguments are the step, and the step of the newest held-out view in TensorBoard.
     """
     fingerprint = scene.fingerprint()
 

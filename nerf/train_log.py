@@ -1,4 +1,4 @@
-"""What a run reports: progress bar, console lines, metrics.jsonl and TensorBoard."""
+"""Log of a training run: progress bar, console lines, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,121 +16,129 @@ import numpy as np
 import torch
 
 from nerf.files.whole_file import whole_file
-from run_nerf_helpers import mse2psnr
 
-SHOW_SECONDS = 1.0  # between updates of the bar's numbers, each of which waits for the GPU
-SMOOTHING = 0.02  # share of the newest step in the bar's PSNR
-TAGS = {'psnr0': 'psnr_coarse', 'rays_per_s': 'rays_per_second'}  # TensorBoard's names where they are not the JSON's
+SHOW_SECONDS = 1.0  # seconds between updates of the bar's numbers. Each update waits for the GPU
+SMOOTHING = 0.02  # share of the newest step in the PSNR, or the loss, of the bar
+TAGS = {'psnr0': 'psnr_coarse', 'rays_per_s': 'rays_per_second'}  # names in TensorBoard that differ from the JSON's
 
 
 class TrainLog:
-    """The log of one run, from the step it starts or goes on at.
+    """Log of one run, from the step at which it starts or goes on.
 
     Args:
-        run_dir: the run's folder; None: nothing is printed or written (only rank 0 does).
-        start: steps done before; what an interrupted run logged after them is dropped.
-        n_iters: the step at which training ends.
+        run_dir: folder of the run; None: nothing is printed or written, as in processes of rank 1 and above.
+        start: number of steps done. Lines of later steps, left by an interrupted run, are dropped.
+        n_iters: the last step.
         i_print: steps between lines.
-        device: where the run trains.
-        scalars: gives further numbers, by name, for each line.
+        device: device of the training.
+        scalars: function that gives further numbers, by name, for each line.
+        clock: function that gives the time in seconds.
     """
 
     def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device,
-                 scalars: Callable[[], dict[str, float]] = dict):
+                 scalars: Callable[[], dict[str, float]] = dict, clock: Callable[[], float] = time.perf_counter):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         self.start, self.device, self.i_print, self.n_iters = start, device, i_print, n_iters
-        self.scalars = scalars
+        self.scalars, self.clock = scalars, clock
         self.metrics_path, self.board, self.seconds = None, None, 0.0
         if run_dir is not None:
             self.metrics_path = run_dir / 'metrics.jsonl'
-            self.seconds = self._drop_lines_after(start)  # of training so far, earlier sessions included
-            self.board = SummaryWriter(run_dir, purge_step=start + 1)  # also what a run left that died before it saved
+            self.seconds = self._drop_lines_after(start)  # seconds of training, those of earlier starts included
+            self.board = SummaryWriter(run_dir, purge_step=start + 1)  # hides later steps of a run that was killed
         self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', dynamic_ncols=True,
                         disable=None if run_dir else True)
-        self.latest, self.rays, self.smooth_mse = start, 0, None
-        self.mark, self.shown, self.since = time.perf_counter(), -math.inf, None
+        self.latest, self.rays, self.smooth, self.has_mse = start, 0, None, False
+        self.mark, self.shown, self.since = clock(), -math.inf, None
 
     def step(self, step: int, losses: dict[str, torch.Tensor], lr: float, n_rays: int) -> None:
-        """Counts a step of n_rays; every i_print steps reads and writes its losses.
+        """Counts a step, and logs it every i_print steps.
 
         Args:
-            losses: scalars by name. 'mse' is logged as psnr, 'mse0' as psnr0, others by their names.
+            step: the step, counted from 1.
+            losses: scalars by name. 'mse' is logged as psnr, 'mse0' as psnr0, any other by its name.
+            lr: learning rate.
+            n_rays: number of rays in the step.
         """
         self.bar.update()
-        self.latest = step
+        self.latest, self.has_mse = step, 'mse' in losses
         self.rays += n_rays
-        mse = losses.get('mse', sum(losses.values()))  # a field without it shows the sum of its losses
-        if self.smooth_mse is not None:
-            before = torch.where(self.smooth_mse.isfinite(), self.smooth_mse, mse)
-            mse = torch.lerp(before, torch.where(mse.isfinite(), mse, before), SMOOTHING)
-        self.smooth_mse = mse
+        newest = losses['mse'] if self.has_mse else sum(losses.values())
+        if self.smooth is not None:
+            before = torch.where(self.smooth.isfinite(), self.smooth, newest)
+            newest = torch.lerp(before, torch.where(newest.isfinite(), newest, before), SMOOTHING)
+        self.smooth = newest
         if step % self.i_print == 0 or step == self.n_iters:
             self._write(step, losses, lr)
-        if not self.bar.disable and time.perf_counter() - self.shown > SHOW_SECONDS:
-            self.shown = time.perf_counter()
-            self.bar.set_postfix_str(f'psnr {mse2psnr(self.smooth_mse).item():.2f} dB, '  # waits for the GPU
-                                     f'{n_rays * (self.bar.format_dict["rate"] or 0):.0f} rays/s, lr {lr:.1e}', False)
+        if not self.bar.disable and self.clock() - self.shown > SHOW_SECONDS:
+            self.shown = self.clock()
+            self.bar.set_postfix_str(f'{self._quality()}, {n_rays * (self.bar.format_dict["rate"] or 0):.0f} rays/s, '
+                                     f'lr {lr:.1e}', False)
+
+    def _quality(self) -> str:
+        """Smoothed PSNR, or smoothed loss of a training without 'mse'; this waits for the GPU."""
+        value = self.smooth.item()
+        return f'PSNR {_psnr(value):.2f} dB' if self.has_mse else f'loss {value:.5f}'
 
     def _write(self, step: int, losses: dict[str, torch.Tensor], lr: float) -> None:
-        """A line each for the console and metrics.jsonl, and the scalars of training."""
+        """Writes a line to the console and one to metrics.jsonl, and the scalars of training to TensorBoard."""
         values = dict(zip(losses, torch.stack([*losses.values()]).tolist()))  # waits for the GPU
-        if not math.isfinite(sum(values.values())):  # the step was skipped
-            return
         loss = sum(values.values())
-        metrics = {'loss': loss, 'psnr': _psnr(values.pop('mse', loss))}
-        if 'mse0' in values:
-            metrics['psnr0'] = _psnr(values.pop('mse0'))
-        metrics |= values
-        elapsed = time.perf_counter() - self.mark
-        self.seconds += elapsed
-        metrics |= {'lr': lr, 'rays_per_s': self.rays / elapsed, 'seconds': self.seconds}
-        of_model = self.scalars()
-        self._append(json.dumps({'step': step, **metrics, **of_model}) + '\n')
-        for name, value in of_model.items():
+        if not math.isfinite(loss):  # the step was skipped
+            return
+        now = self.clock()
+        speed, self.seconds = self.rays / (now - self.mark), self.seconds + now - self.mark
+        psnrs = {name: _psnr(values.pop(key)) for key, name in (('mse', 'psnr'), ('mse0', 'psnr0')) if key in values}
+        metrics = {'loss': loss, **psnrs, **values, 'lr': lr, 'rays_per_s': speed, 'seconds': self.seconds}
+        of_field = self.scalars()
+        self._append(json.dumps({'step': step, **metrics, **of_field}) + '\n')
+        for name, value in of_field.items():
             self.scalar(f'field/{name}', value, step)
         for key in (key for key in metrics if key != 'seconds'):
             self.scalar(f'train/{TAGS.get(key, key)}', metrics[key], step)
         self.scalar('memory/peak_mb', peak_memory(self.device), step)
-        coarse = f" (coarse {metrics['psnr0']:.2f})" if 'psnr0' in metrics else ''
-        self.say(f"step {step}/{self.n_iters}  loss {metrics['loss']:.5f}  psnr {metrics['psnr']:.2f} dB{coarse}  "
-                 f"lr {lr:.2e}  {metrics['rays_per_s']:.0f} rays/s  {self.seconds:.0f} s")
-        self.rays, self.mark = 0, time.perf_counter()
+        fits = f"psnr {psnrs['psnr']:.2f} dB" if 'psnr' in psnrs else ''
+        fits += f" (coarse {psnrs['psnr0']:.2f})" if 'psnr0' in psnrs else ''
+        parts = [f'step {step}/{self.n_iters}', f'loss {loss:.5f}', fits, f'lr {lr:.2e}', f'{speed:.0f} rays/s',
+                 f'{self.seconds:.0f} s']
+        self.say('  '.join(filter(None, parts)))
+        self.rays, self.mark = 0, self.clock()
 
     @contextmanager
     def paused(self):
-        """What is done inside (rendering, saving) does not count as training time."""
-        self.since = time.perf_counter()
+        """Context for work, as rendering or saving, that does not count as training time."""
+        self.since = self.clock()
         yield
-        self.mark, self.since = self.mark + time.perf_counter() - self.since, None
+        self.mark, self.since = self.mark + self.clock() - self.since, None
 
     def status(self) -> str:
-        """A line about the run as it is now, for the viewer; waits for the GPU."""
-        elapsed = (self.since or time.perf_counter()) - self.mark
+        """Line about the newest step, for the viewer; this waits for the GPU."""
+        elapsed = (self.clock() if self.since is None else self.since) - self.mark
         parts = [f'step {self.latest} of {self.n_iters}']
-        if self.smooth_mse is not None:
-            parts.append(f'PSNR {mse2psnr(self.smooth_mse).item():.2f} dB')
+        if self.smooth is not None:
+            parts.append(self._quality())
         if self.rays:
             parts.append(f'{self.rays / elapsed:,.0f} rays/s')
         return ', '.join([*parts, f'{self.seconds + elapsed:.0f} s'])
 
     def scalar(self, tag: str, value: float, step: int) -> None:
+        """Adds a number to TensorBoard."""
         self._to_board(lambda board: board.add_scalar(tag, value, step))
 
     def picture(self, tag: str, picture, step: int) -> None:
-        """A [H, W] or [H, W, 3] picture, uint8 or float in [0, 1], to TensorBoard."""
+        """Adds a picture [H, W] or [H, W, 3], uint8 or float in [0, 1], to TensorBoard."""
         layout = 'HWC' if picture.ndim == 3 else 'HW'
         self._to_board(lambda board: board.add_image(tag, picture, step, dataformats=layout))
 
     def histogram(self, tag: str, values: torch.Tensor, step: int) -> None:
+        """Adds a histogram of the finite values of a tensor to TensorBoard."""
         values = values[values.isfinite()]
-        if not len(values):  # of networks that are no numbers
-            return
-        self._to_board(lambda board: board.add_histogram(tag, values, step))
+        if len(values):
+            self._to_board(lambda board: board.add_histogram(tag, values, step))
 
     def table(self, tag: str, rows: dict) -> None:
-        """Names and values as a markdown table in TensorBoard, at the step where this session begins."""
+        """Adds names and values to TensorBoard, as a markdown table at the first step of this start."""
         lines = [f'| {name} | {value} |' for name, value in rows.items()]
         text = '\n'.join(['| flag | value |', '| --- | --- |', *lines])
         self._to_board(lambda board: board.add_text(tag, text, self.start))
@@ -143,11 +151,12 @@ class TrainLog:
         sys.stdout.flush()
 
     def close(self) -> None:
+        """Ends the progress bar and writes the last of TensorBoard's data."""
         self.bar.close()
         self._to_board(lambda board: board.close())
 
     def _append(self, line: str) -> None:
-        """A whole line to metrics.jsonl, or nothing."""
+        """Writes a line to metrics.jsonl, whole or not at all."""
         if self.metrics_path is None:
             return
         try:
@@ -163,7 +172,7 @@ class TrainLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _to_board(self, write: Callable) -> None:
-        """Calls `write` with TensorBoard's writer, until that cannot write any more."""
+        """Calls `write` with TensorBoard's writer, up to the writer's first error."""
         if self.board is None:
             return
         try:
@@ -173,7 +182,7 @@ class TrainLog:
             self.say(f'warning: TensorBoard cannot be written to any more ({error}); training goes on')
 
     def _drop_lines_after(self, start: int) -> float:
-        """Keeps the metrics of the steps up to `start`; the seconds of training that the last of them counts."""
+        """Drops lines of steps after `start` from metrics.jsonl; returns the seconds of training in the last line."""
         kept, seconds = [], 0.0
         if self.metrics_path.is_file():
             for line in self.metrics_path.read_text(encoding='utf-8').splitlines():
@@ -182,19 +191,19 @@ class TrainLog:
                     if metrics['step'] <= start:
                         kept, seconds = kept + [line + '\n'], metrics['seconds']
                 except (ValueError, KeyError, TypeError):
-                    continue  # a line that a crash cut short
+                    continue  # a line cut short by a crash
         with whole_file(self.metrics_path) as partial:
             partial.write_text(''.join(kept), encoding='utf-8')
         return seconds
 
 
 def _psnr(mse: float) -> float:
-    """In dB, 100 at most: JSON has no infinity."""
+    """PSNR in dB of a mean squared error; at most 100, because JSON has no infinity."""
     return -10.0 * math.log10(max(mse, 1e-10))
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in MB that this process held so far: on the GPU where it trains there, else in RAM."""
+    """Peak memory of this process in MB: of the GPU if `device` is one, else of RAM."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
     try:
@@ -205,7 +214,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def log_mesh(run_dir: Path, mesh, step: int) -> None:
-    """Adds a trimesh.Trimesh with vertex colours to the run's TensorBoard."""
+    """Adds a trimesh.Trimesh with vertex colours to the TensorBoard data of a run."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(run_dir) as board:

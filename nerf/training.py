@@ -1,4 +1,4 @@
-"""A training step, and all that it changes."""
+"""Training step of any field: rays, losses, gradients, new weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nerf.ray_batcher import RayBatcher
 from nerf.runtime import ranks
 from nerf.runtime.cuda_graph import CapturedStep
 
-LOSS, NOTE = 'loss ', 'note '  # begin the names of what a captured step returns
+LOSS, NOTE = 'loss ', 'note '  # prefixes of names in the result of a captured step
 
 
 class Trainer:
-    """Takes training steps: draw, losses, backward, optimiser.
+    """Training of a field on the rays of a batcher.
 
     Args:
-        training: how what is trained is trained.
-        batcher: draws each step's pixels; its generator draws the training's numbers too.
-        lrate: the initial learning rate.
-        lrate_decay: thousand steps in which it falls to a tenth; None: the training's own.
-        ema_decay: of the average of the weights; 0: none.
+        training: losses and schedule of the field.
+        batcher: source of each step's pixels; its generator draws the training's random numbers too.
+        lrate: initial learning rate.
+        lrate_decay: thousand steps in which the learning rate falls to a tenth; None: `training.lrate_decay`.
+        ema_decay: decay per step of the average of the weights; 0: no average.
     """
 
     def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
@@ -32,29 +32,29 @@ class Trainer:
         self.training, self.batcher, self.lrate = training, batcher, lrate
         self.lrate_decay = lrate_decay or training.lrate_decay
         self.field = training.field
-        # Of each training image, where the scene's differ in brightness; else None.
+        # Gains of the training images; None: the images of the scene have one brightness.
         self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
         self.optimiser = Optimiser(training, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
         self._capture()
 
     def _capture(self) -> None:
-        """Sets up the captured step, which holds on to the tensors of the field as they are now."""
+        """Sets up the step for the present tensors of the field. On a GPU it is captured as a CUDA graph."""
         self.update = self._update
         if self.field.device.type == 'cuda' and self.training.captured:
             self.update = CapturedStep(self._update, self._capture_failed)
 
     def shown_field(self) -> Field:
-        """The field to show, with averaged weights if there is an average."""
+        """Field to show: with averaged weights, if the run averages them."""
         return self.optimiser.averaged_field()
 
     def learning_rate(self, step: int) -> float:
-        """The rate of a step: it falls to a tenth in lrate_decay thousand steps."""
+        """Learning rate of a step. It falls to a tenth in `lrate_decay` thousand steps."""
         return self.lrate * 0.1 ** (step / (1000 * self.lrate_decay))
 
     def step(self, step: int) -> Losses:
-        """One training step, counted from 1. Nothing waits for the GPU.
+        """Takes a step, counted from 1; returns its losses and notes. Nothing here waits for the GPU.
 
-        Each process draws all rays, so that the run is the same on any number of them, and takes its share.
+        Each of several processes draws all rays and trains on its share, so that a run does not depend on their number.
         """
         self.n_rays = self.training.rays_per_step(self.batcher.n_rays)
         pixels = self.batcher.pixels(step, self.n_rays)
@@ -65,14 +65,19 @@ class Trainer:
                         for kind in (LOSS, NOTE)))
 
     def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
-        """The step from its pixels [R] and random numbers on; on a GPU it runs as a captured CUDA graph."""
+        """Changes the weights; returns losses and notes by prefixed name.
+
+        Args:
+            image, row, column: pixels [R] int64.
+            numbers: random numbers of the training, a row for each ray.
+        """
         share = ranks.share(len(image))
         mine = image[share]
         rays, target = self.batcher.rays(mine, row[share], column[share])
         numbers = rows_of(numbers, share)
         self.optimiser.zero_grad()
         losses, notes = Counter(), Counter()
-        for tile in self.training.tiles(len(mine)):  # their gradients add up
+        for tile in self.training.tiles(len(mine)):  # gradients of the tiles add up
             gains = self.exposure.gains(mine[tile]) if self.exposure else None
             terms, noted = self.training.losses(rays.part(tile), rows_of(numbers, tile),
                                                 target.part(tile)._replace(gains=gains))
@@ -82,11 +87,15 @@ class Trainer:
                 for name, part in parts.items():
                     total[name] = total[name] + part.detach()
         ranks.add_up([*self.optimiser.gradients(), *losses.values()])
-        self.optimiser.step(losses)  # skipped where a loss or the gradient is not finite
+        self.optimiser.step(losses)  # skipped if a loss or the gradient is not finite
         return {LOSS + name: loss for name, loss in losses.items()} | {NOTE + name: x for name, x in notes.items()}
 
     def after_step(self, step: int, losses: Losses) -> list[str]:
-        """What is to be done and said about a step that was taken: lines for the log.
+        """Changes the field as its training demands after a step; returns lines for the log.
+
+        Args:
+            step: the step, counted from 1.
+            losses: result of the step.
 
         Raises:
             UserError: training cannot go on.
@@ -101,7 +110,7 @@ class Trainer:
         self.optimiser.capture_failed()
 
     def checkpoint(self, step: int) -> dict:
-        """All that decides the next steps, as a checkpoint's dictionary."""
+        """Checkpoint of a step. With the scene and the flags it decides all further steps."""
         checkpoint = {'global_step': step, **self.field.weights(), 'optimizer_state_dict': self.optimiser.state_dict(),
                       'run_state': {'scaler': self.optimiser.scaler.state_dict(), 'batcher': self.batcher.state_dict(),
                                     **self.training.state()}}
@@ -112,12 +121,12 @@ class Trainer:
         return checkpoint
 
     def load_state(self, state: dict, step: int) -> None:
-        """Takes the 'run_state' of a checkpoint of that step.
+        """Takes the 'run_state' of a checkpoint of a step.
 
         Raises:
-            ValueError, LookupError, TypeError, ...: it is broken.
+            ValueError, LookupError, TypeError, ...: the state is broken.
         """
-        if state['scaler']:  # empty where the run was not in fp16
+        if state['scaler']:  # empty unless the run was in fp16
             self.optimiser.scaler.load_state_dict(state['scaler'])
         self.batcher.load_state_dict(state['batcher'], step)
         self.training.load_state(state)
@@ -126,5 +135,5 @@ class Trainer:
 
 
 def rows_of(numbers: Numbers, rows: slice) -> Numbers:
-    """The same rows of each tensor; None stays None."""
+    """Some rows of each tensor; None stays None."""
     return tuple(part if part is None else part[rows] for part in numbers)

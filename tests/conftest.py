@@ -16,11 +16,13 @@ from fake_cuda.gpu_tests import pytest_collection_finish, pytest_configure, pyte
 from hypothesis import settings
 from PIL import Image
 
+from nerf.fields.kinds import FIELDS
 from nerf.flags import parse_flags
+from nerf.formats import load_scene
 from nerf.runtime.devices import choose_device, choose_precision
 from nerf.scene import Scene
 from nerf.training import Trainer
-from run_nerf import create_batcher, create_model, load_scene
+from run_nerf import create_trainer
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -222,11 +224,11 @@ def flags(scene_dir, tmp_path):
 
 
 def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
-    """The trainer that run_nerf.py makes of these flags; the scene is read where it is not given."""
+    """Trainer that run_nerf.py makes of these flags; scene None: it is read from datadir."""
     args = parse_flags(flags)
     scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
-    model = create_model(args, scene, device, choose_precision(args.precision, device))
-    return Trainer(model, create_batcher(args, scene, device), args.lrate, args.lrate_decay, args.ema_decay)
+    field = FIELDS[args.field].build(args, scene, device, choose_precision(args.precision, device))
+    return create_trainer(args, scene, field)
 
 
 def state_of_run(folder: Path, step: int) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import json
@@ -10,6 +9,7 @@ import math
 import os
 import pty
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -20,7 +20,6 @@ import urllib.parse
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +43,26 @@ def scalars(mse: float, **others: float) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in (others | {'mse': mse}).items()}
 
 
+class Now:
+    """A clock that tests set."""
+
+    seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@contextmanager
+def files_end_at(size: int):
+    """Context in which no file of this process can be larger than `size` bytes, as if the disk were full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def lines_of(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text().splitlines()]
 
@@ -51,6 +70,7 @@ def lines_of(run_dir: Path) -> list[dict]:
 # TensorBoard
 
 
+@pytest.mark.slow
 def test_every_tag_is_there(board):
     tags = board.Tags()
     assert sorted(tags['scalars']) == sorted(SCALARS)
@@ -59,6 +79,7 @@ def test_every_tag_is_there(board):
     assert tags['tensors'] == ['flags/text_summary']
 
 
+@pytest.mark.slow
 def test_curves_are_unbroken_where_a_run_was_cut_off_and_went_on(board, logged_run):
     logged = [4 * i for i in range(1, 12)]
     for tag in ('train/loss', 'train/psnr', 'train/psnr_coarse', 'train/lr', 'memory/peak_mb'):
@@ -70,6 +91,7 @@ def test_curves_are_unbroken_where_a_run_was_cut_off_and_went_on(board, logged_r
     assert [json.loads(line)['step'] for line in (logged_run / 'metrics.jsonl').read_text().splitlines()] == logged
 
 
+@pytest.mark.slow
 def test_scalars_are_those_of_metrics_jsonl(board, logged_run):
     lines = [json.loads(line) for line in (logged_run / 'metrics.jsonl').read_text().splitlines()]
     for key, tag in (('loss', 'train/loss'), ('psnr', 'train/psnr'), ('psnr0', 'train/psnr_coarse'),
@@ -87,6 +109,7 @@ def test_scalars_are_those_of_metrics_jsonl(board, logged_run):
         assert board.Scalars(f'test/{key}')[-1].value == pytest.approx(test[key])
 
 
+@pytest.mark.slow
 def test_the_flags_are_a_table(board):
     text = board.Tensors('flags/text_summary')[0].tensor_proto.string_val[0].decode()
     assert text.startswith('| flag | value |\n| --- | --- |\n')
@@ -140,6 +163,7 @@ def get_when_loaded(server: str, path: str, **query):
     raise AssertionError(f'no answer to {path} {query}')
 
 
+@pytest.mark.slow
 def test_a_browser_gets_scalars_and_pictures_from_tensorboard(server, logged_run):
     assert get_when_loaded(server, 'runs') == ['run']
     get_when_loaded(server, 'plugin/scalars/scalars', run='run', tag='test/ssim')  # written last
@@ -156,6 +180,7 @@ def test_a_browser_gets_scalars_and_pictures_from_tensorboard(server, logged_run
 # The terminal
 
 
+@pytest.mark.slow
 def test_output_to_a_file_has_one_line_per_i_print_and_no_control_characters(logged_run):
     folder = logged_run.parents[1]
     for name, steps in (('first', [*range(4, 33, 4), 34]), ('second', range(32, 45, 4))):
@@ -167,6 +192,7 @@ def test_output_to_a_file_has_one_line_per_i_print_and_no_control_characters(log
             assert re.search(r'loss \d.*psnr \d.* dB.*coarse.*lr \d.*rays/s', line)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_what_it_is_and_ends_with_where_it_is(logged_run):
     folder = logged_run.parents[1]
     first, second = ((folder / f'{name}.txt').read_text() for name in ('first', 'second'))
@@ -182,6 +208,7 @@ def test_a_run_begins_with_what_it_is_and_ends_with_where_it_is(logged_run):
         assert f'python run_nerf.py --config {args} --mesh_only' in text
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_speed_psnr_and_rate(logged_run, tmp_path):
     folder = logged_run.parents[1]
     ours, theirs = pty.openpty()
@@ -200,23 +227,53 @@ def test_a_terminal_gets_a_bar_with_speed_psnr_and_rate(logged_run, tmp_path):
         assert process.wait(60) == 0
     finally:
         process.kill()
-    assert re.search(rb'training: +\d+%.*/400 .*step/s.*psnr \d+\.\d\d dB, \d+ rays/s, lr 5\.0e-03', said)
+    assert re.search(rb'training: +\d+%.*/400 .*step/s.*PSNR \d+\.\d\d dB, \d+ rays/s, lr 5\.0e-03', said)
 
 
-def test_the_bars_psnr_is_smoothed_and_read_once_a_second_at_most(tmp_path, monkeypatch):
-    log = TrainLog(tmp_path, 0, 1000, 1000, CPU)
-    shown = []
-    log.bar.close()
-    log.bar = SimpleNamespace(disable=False, update=lambda: None, format_dict={'rate': 10.0}, close=lambda: None,
-                              set_postfix_str=lambda text, refresh: shown.append(text))
-    now = [log.mark]
-    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
+class Terminal(io.StringIO):
+    """Where a progress bar is drawn."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Counted(torch.Tensor):
+    """A tensor that counts how often its number, or one computed from it, is read."""
+
+    reads = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.reads += function is torch.Tensor.item
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_the_bars_numbers_are_read_once_a_second_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    now = Now()
+    log = TrainLog(tmp_path, 0, 1000, 1000, CPU, clock=now)
     for step in range(1, 101):
-        now[0] += 0.1
-        error = math.nan if step in (1, 2, 50) else 0.01 if step % 2 else 0.03
+        now.seconds += 0.1
+        log.step(step, {'mse': torch.tensor(0.01).as_subclass(Counted)}, 1e-3, 64)
+    assert 9 <= Counted.reads <= 11
+    log.bar.refresh()
+    assert re.search(r'100/1000 .*PSNR 20\.00 dB, \d+ rays/s, lr 1\.0e-03', sys.stderr.getvalue())
+    log.close()
+
+
+def test_the_status_has_a_smoothed_psnr_that_leaves_out_skipped_steps(tmp_path):
+    now = Now()
+    log = TrainLog(tmp_path, 0, 1000, 1000, CPU, clock=now)
+    assert log.status() == 'step 0 of 1000, 0 s'
+    for step in range(1, 301):
+        now.seconds += 0.1
+        error = math.nan if step in (1, 2, 50, 300) else 0.01 if step % 2 else 0.03
         log.step(step, scalars(error, mse0=0.5), 1e-3, 64)
-    assert 9 <= len(shown) <= 11
-    assert all(re.match(r'psnr 1[78]\.\d\d dB, 640 rays/s, lr 1\.0e-03', text) for text in shown[3:])  # 0.02: 17 dB
+    status = re.fullmatch(r'step 300 of 1000, PSNR (\d+\.\d\d) dB, 640 rays/s, 30 s', log.status())
+    assert float(status.group(1)) == pytest.approx(-10 * math.log10(0.02), abs=0.1)
+    with log.paused():
+        now.seconds += 1000.0
+        assert log.status().endswith('640 rays/s, 30 s')
     log.close()
 
 
@@ -316,28 +373,43 @@ def test_the_last_step_has_a_line_whatever_i_print(tmp_path):
     assert [line['step'] for line in lines_of(tmp_path)] == [5, 7]
 
 
-def test_what_is_paused_does_not_count_as_training(tmp_path, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
-    log = TrainLog(tmp_path, 0, 20, 10, CPU)
+def test_a_training_without_mse_has_no_psnr_and_shows_its_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    log = TrainLog(tmp_path, 0, 8, 4, CPU)
+    for step in range(1, 9):
+        log.step(step, {'photometric': torch.tensor(0.25), 'total': torch.tensor(0.5)}, 2e-3, 64)
+    assert 'loss 0.75000, ' in log.status()
+    log.close()
+    line = lines_of(tmp_path)[1]
+    assert list(line) == ['step', 'loss', 'photometric', 'total', 'lr', 'rays_per_s', 'seconds']
+    assert (line['loss'], line['photometric'], line['total']) == (0.75, 0.25, 0.5)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert {'train/photometric', 'train/total'} < set(board.Tags()['scalars'])
+    assert not [tag for tag in board.Tags()['scalars'] if 'psnr' in tag]
+    assert re.search(r'^step 4/8  loss 0\.75000  lr 2\.00e-03  \d+ rays/s', capsys.readouterr().out, re.M)
+    assert 'loss 0.75000, ' in sys.stderr.getvalue()
+
+
+def test_a_paused_log_does_not_count_time_as_training(tmp_path):
+    now = Now()
+    log = TrainLog(tmp_path, 0, 20, 10, CPU, clock=now)
     for step in range(1, 21):
-        now[0] += 0.5
+        now.seconds += 0.5
         log.step(step, scalars(0.01), 1e-3, 64)
         if step in (5, 10):
             with log.paused():
-                now[0] += 1000.0
+                now.seconds += 1000.0
     log.close()
     assert [line['seconds'] for line in lines_of(tmp_path)] == pytest.approx([5.0, 10.0])
     assert [line['rays_per_s'] for line in lines_of(tmp_path)] == pytest.approx([128.0, 128.0])
 
 
-def test_a_run_that_goes_on_keeps_its_lines_up_to_there_and_counts_its_seconds_on(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr('nerf.train_log.time.perf_counter', lambda: now[0])
+def test_a_run_that_goes_on_keeps_its_lines_up_to_there_and_counts_its_seconds_on(tmp_path):
+    now = Now()
     for start, end in ((0, 15), (8, 16)):
-        log = TrainLog(tmp_path, start, 100, 4, CPU)
+        log = TrainLog(tmp_path, start, 100, 4, CPU, clock=now)
         for step in range(start + 1, end + 1):
-            now[0] += 1.0
+            now.seconds += 1.0
             log.step(step, scalars(0.01), 1e-3, 64)
         log.close()
     assert [(line['step'], line['seconds']) for line in lines_of(tmp_path)] == [(n, float(n)) for n in (4, 8, 12, 16)]
@@ -353,31 +425,51 @@ def test_a_log_without_a_folder_prints_and_writes_nothing(tmp_path, monkeypatch,
     assert capfd.readouterr() == ('', '')
 
 
-def test_a_line_that_finds_the_disk_full_is_reported_and_not_half_written(tmp_path, monkeypatch, capsys):
-    @contextmanager
-    def nearly_full(*args, **kwargs):
-        with open(*args, **kwargs) as file:
-            yield SimpleNamespace(tell=file.tell, truncate=file.truncate, write=lambda data: file.write(data[:20]))
-    log = TrainLog(tmp_path, 0, 12, 4, CPU)
+# Full disks
+
+
+def test_a_line_that_finds_the_disk_full_is_reported_and_not_half_written(tmp_path, capsys):
+    path, log = tmp_path / 'metrics.jsonl', TrainLog(tmp_path, 0, 12, 4, CPU)
     log.step(4, scalars(0.01), 1e-3, 64)
-    monkeypatch.setattr('nerf.train_log.open', nearly_full, raising=False)
-    log.step(8, scalars(0.01), 1e-3, 64)
-    monkeypatch.undo()
+    long = 200 * path.read_text()  # longer than any other file that is written meanwhile
+    path.write_text(long)
+    with files_end_at(path.stat().st_size + 20):
+        log.step(8, scalars(0.01), 1e-3, 64)
+    assert path.read_text() == long
     log.step(12, scalars(0.01), 1e-3, 64)
     log.close()
-    assert f'warning: {tmp_path}/metrics.jsonl cannot be written ([Errno 28]' in capsys.readouterr().out
-    assert [line['step'] for line in lines_of(tmp_path)] == [4, 12]
+    assert f'warning: {path} cannot be written ([Errno 28]' in capsys.readouterr().out
+    assert [line['step'] for line in lines_of(tmp_path)] == [4] * 200 + [12]
 
 
-def test_a_board_that_finds_the_disk_full_is_given_up_and_training_goes_on(tmp_path, monkeypatch, capsys):
+def test_metrics_that_cannot_be_written_at_all_are_reported_each_time(tmp_path, capsys):
+    path, log = tmp_path / 'metrics.jsonl', TrainLog(tmp_path, 0, 12, 4, CPU)
+    path.unlink()
+    path.mkdir()
+    for step in (4, 8):
+        log.step(step, scalars(0.01), 1e-3, 64)
+    path.rmdir()
+    log.step(12, scalars(0.01), 1e-3, 64)
+    log.close()
+    assert capsys.readouterr().out.count(f'warning: {path} cannot be written (') == 2
+    assert [line['step'] for line in lines_of(tmp_path)] == [12]
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_board_that_finds_the_disk_full_is_given_up_and_training_goes_on(tmp_path, capsys):
     log = TrainLog(tmp_path, 0, 8, 4, CPU)
-
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(log.board, 'add_image', full)
-    for _ in range(2):
-        log.picture('val/rgb', np.zeros((4, 4, 3), np.uint8), 4)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    said = ''
+    with files_end_at(20000):
+        for step in range(1000):
+            log.picture('val/rgb', noise, step)  # a thread writes it
+            said += capsys.readouterr().out
+            if said:
+                break
+            time.sleep(0.01)
+        log.picture('val/rgb', noise, 1001)
     log.step(8, scalars(0.01), 1e-3, 64)
     log.close()
-    assert capsys.readouterr().out.count('TensorBoard cannot be written to any more ([Errno 28]') == 1
+    said += capsys.readouterr().out
+    assert said.count('TensorBoard cannot be written to any more ([Errno 27]') == 1
     assert [line['step'] for line in lines_of(tmp_path)] == [8]

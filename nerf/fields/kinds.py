@@ -1,7 +1,6 @@
-"""Kinds of field: one entry each, with its builder, its training, its flags and its defaults.
+"""Kinds of field as entries of a registry: builder, training, flags, defaults. A new kind is one entry and one file.
 
-A further kind is an entry and a file. Flags, their help and warnings about flags without effect follow from the
-entries.
+The parser of flags, its help and warnings are derived from the entries.
 """
 
 from __future__ import annotations
@@ -22,20 +21,21 @@ from nerf.scene import Scene
 
 @dataclass(frozen=True)
 class FieldKind:
-    """Entry of one kind of field.
+    """Kind of field, as an entry of the registry.
 
     Args:
         name: value of the flag `field`.
         help: the kind in words.
-        build: a fresh field of a scene, on a device, with products in a precision. It may set flags that were not
-            given to the values used, so that args.txt holds them.
-        train: how a field of this kind is trained.
-        flags: flags that only some kinds read.
-        defaults: values of flags that are not given, where they are not the flags' own.
-        follows_run: flags whose default is N_iters.
-        not_meant: by flag, whether a value in a config of another kind cannot be meant for this kind, from the value
-            and all flags.
-        finds_foreground: of images on white, most pixels of a step come from what they show, with their coverage.
+        build: function that makes a fresh field of a scene, on a device, in a precision. It may set flags without a
+            value to the values used, so that args.txt holds them.
+        train: function that makes the training of a field of this kind.
+        flags: flags that this kind reads and others do not.
+        defaults: defaults of flags that differ from the flags' own.
+        follows_run: names of flags whose default is N_iters.
+        not_meant: by name of a flag, a function of its value and all flags. It tells whether the value, in a config
+            written for another kind, makes no sense for this kind.
+        finds_foreground: of images on a white background, most pixels of a step come from the foreground, and targets
+            have a coverage.
     """
 
     name: str
@@ -49,7 +49,7 @@ class FieldKind:
     finds_foreground: bool = False
 
     def reads(self, name: str) -> bool:
-        """Whether a flag of some kinds is one of this kind."""
+        """Whether this kind reads a flag."""
         return any(flag.name == name for flag in self.flags)
 
 
@@ -57,7 +57,7 @@ FIELDS: dict[str, FieldKind] = {}
 
 
 def register(entry: FieldKind) -> None:
-    """Adds a kind of field to the registry."""
+    """Adds an entry to the registry."""
     FIELDS[entry.name] = entry
 
 
@@ -128,8 +128,8 @@ def _train_grid(args: argparse.Namespace, field: Field) -> Training:
     return GridTraining(field)
 
 
-FEWEST_RAYS = 4096  # rays per step; fewer hold back a grid, whose step takes about 65,000 samples
-LEAST_RATE = 1e-3  # learning rate; a lower one is meant for networks
+FEWEST_RAYS = 4096  # rays per step. Fewer rays hold back a grid, whose step takes about 65,000 samples
+LEAST_RATE = 1e-3  # learning rate. A lower one is for networks
 register(FieldKind(
     'grid', 'a sparse voxel grid, which trains in minutes on a CPU', _build_grid, _train_grid,
     defaults={'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'lrate_decay': None, 'i_print': 250, 'i_img': 1000,

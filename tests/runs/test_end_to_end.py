@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # each start takes seconds
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 expname = tiny
@@ -55,7 +57,7 @@ def run(folder: Path, *flags: str, check: bool = True) -> subprocess.CompletedPr
 
 @pytest.fixture(scope='module')
 def folder(tiny_scene, tmp_path_factory):
-    """A folder with a scene, a config and a run of 12 steps, what it said, and a second one of 6 more steps."""
+    """Folder with a scene, a config, and the output of a run of 12 steps and of its next start, of 6 more steps."""
     folder = tmp_path_factory.mktemp('user')
     tiny_scene(folder / 'scene')
     (folder / 'tiny.txt').write_text(CONFIG.format(folder=folder), encoding='utf-8')
@@ -155,7 +157,7 @@ def test_render_test_measures_the_test_views_at_full_size_only(folder, log):
     out = log / 'renderonly_test_000018'
     run(folder, '--render_only', '--render_test')
     metrics = json.loads((out / 'metrics.json').read_text())
-    assert metrics['step'] == 18
+    assert (metrics['step'], metrics['sampler']) == (18, 'hierarchical')
     for row, i in zip(metrics['images'], range(2)):
         assert row['file'] == f'{i:03d}.png'
         shown = np.asarray(Image.open(out / row['file']), np.float64) / 255

@@ -1,0 +1,125 @@
+"""nerf/formats.py: the registry of data formats, and what `load_scene` does for all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_RUN
+
+import run_nerf
+from nerf.flags import parse_flags
+from nerf.formats import FORMATS, data_flags, learns_exposure, load_scene, sees_beyond
+from nerf.space import NDC, Bounded, Unbounded
+
+
+def parsed(*argv: str):
+    return parse_flags(['--expname', 'x', *argv])
+
+
+def scene_of(folder, *argv: str):
+    return load_scene(parsed('--datadir', str(folder), *argv))
+
+
+BLENDER = ('--dataset_type', 'blender', '--testskip', '1')
+
+
+# Entries
+
+
+def test_there_are_six_formats_with_the_flags_that_each_reads():
+    assert {name: {flag.name for flag in entry.flags} for name, entry in FORMATS.items()} == {
+        'llff': {'factor', 'llffhold', 'no_ndc', 'contract', 'spherify'},
+        'blender': {'half_res', 'testskip'},
+        'deepvoxels': {'shape', 'testskip'},
+        'transforms': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
+        'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates'},
+        'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only'}}
+
+
+def test_flags_that_decide_the_data_are_the_general_ones_and_those_of_formats():
+    assert data_flags() == {'dataset_type', 'datadir', 'white_bkgd', 'rays_through', 'half_res', 'shape', 'factor',
+                            'llffhold', 'no_ndc', 'spherify'}
+
+
+@pytest.mark.parametrize(('kind', 'exposure', 'expected'), [
+    ('photos', 'auto', True), ('photos', 'off', False), ('transforms', 'auto', False), ('transforms', 'on', True),
+    ('blender', 'auto', False)])
+def test_exposure_is_learned_for_photos_unless_a_flag_says_otherwise(kind, exposure, expected):
+    assert learns_exposure(parsed('--dataset_type', kind, '--exposure', exposure)) == expected
+
+
+@pytest.mark.parametrize(('argv', 'expected'), [
+    ((), False), (('--contract', 'on'), True), (('--field', 'grid'), True), (('--dataset_type', 'colmap'), True),
+    (('--dataset_type', 'colmap', '--contract', 'off'), False),
+    (('--dataset_type', 'colmap', '--contract', 'off', '--field', 'grid'), True)])
+def test_space_without_bounds_is_seen_by_the_grid_and_by_the_mlp_as_contract_says(argv, expected):
+    assert sees_beyond(parsed(*argv)) == expected
+
+
+# What all formats share
+
+
+@pytest.mark.parametrize(('argv', 'within'), [
+    ((), 0.0), (('--rays_through', 'center'), 0.5), (('--field', 'grid'), 0.5)])
+def test_rays_go_through_the_place_in_a_pixel_that_the_flag_names(scene_dir, argv, within):
+    scene = scene_of(scene_dir, *BLENDER, *argv)
+    assert (scene.cameras.within, scene.render_cameras.within) == (within, within)
+
+
+def test_exposure_is_noted_in_the_scene(scene_dir, tiny_scene, tmp_path):
+    wide = tiny_scene(tmp_path / 'scene', size=(16, 24))
+    assert not scene_of(scene_dir, *BLENDER).exposure
+    assert scene_of(wide, *BLENDER, '--exposure', 'on').exposure
+
+
+@pytest.mark.parametrize(('size', 'argv', 'least'), [
+    ((12, 10), (), '11x11'), ((10, 12), (), '11x11'), ((30, 21), ('--exposure', 'on'), '22x11')])
+def test_images_too_small_to_measure_are_an_error_before_training(tiny_scene, tmp_path, capsys, size, argv, least):
+    scene = tiny_scene(tmp_path / 'scene', size=size)
+    assert run_nerf.main([*SMALL_RUN, '--datadir', str(scene), '--basedir', str(tmp_path), '--expname', 'run',
+                          *argv]) == 1
+    assert capsys.readouterr().err == (f"error: {scene}: images are {size[1]}x{size[0]} pixels; SSIM's window needs at "
+                                       f'least {least}\n')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_render_factor_that_leaves_nothing_is_an_error_before_training(flags, tmp_path, capsys):
+    assert run_nerf.main(flags('--render_factor', '17')) == 1
+    assert 'render_factor 17 leaves nothing of 16x16 pixels' in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_render_path_of_photographs_has_640_pixels_at_most_unless_a_size_is_asked_for(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path / 'scene', count=4, size=(12, 1300))
+
+    def size(*more: str) -> tuple[int, int]:
+        return scene_of(folder, '--dataset_type', 'transforms', *more).render_cameras.one_size()
+    assert size() == (4, 433)  # a third
+    assert size('--render_factor', '1') == size('--render_factor', '2') == (12, 1300)  # scaled while it is rendered
+
+
+# Spaces
+
+
+def test_a_format_and_its_flags_decide_the_space(scene_dir, tiny_llff, tiny_transforms, tmp_path):
+    forward, around = tiny_llff(tmp_path / 'llff'), tiny_transforms(tmp_path / 'transforms')
+    llff, transforms = ('--factor', '2'), ('--dataset_type', 'transforms')
+    assert isinstance(scene_of(scene_dir, *BLENDER).space, Bounded)
+    assert isinstance(scene_of(forward, *llff).space, NDC)
+    assert isinstance(scene_of(forward, *llff, '--no_ndc').space, Bounded)
+    assert isinstance(scene_of(forward, *llff, '--no_ndc', '--contract', 'on').space, Unbounded)
+    assert isinstance(scene_of(forward, *llff, '--no_ndc', '--field', 'grid').space, Unbounded)
+    assert isinstance(scene_of(around, *transforms).space, Unbounded)
+    assert isinstance(scene_of(around, *transforms, '--contract', 'off').space, Bounded)
+
+
+def test_photographs_are_read_at_full_size_and_a_format_gives_its_images_as_read(tiny_transforms, tmp_path):
+    folder = tiny_transforms(tmp_path / 'scene', count=5, size=(24, 32))
+    scene = scene_of(folder, '--dataset_type', 'transforms', '--llffhold', '3')
+    assert scene.images.sizes.tolist() == [[24, 32]] * 5
+    assert scene.images[2][0, 0].tolist() == [0, 0, 20]
+    assert scene.i_test.tolist() == [0, 3]
+    assert np.array_equal(np.sort(np.concatenate([scene.i_train, scene.i_test])), np.arange(5))
+    assert scene_of(folder, '--dataset_type', 'transforms', '--factor', '2').images.sizes.tolist() == [[12, 16]] * 5
+    assert scene.cameras.poses.dtype == torch.float32

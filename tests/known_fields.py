@@ -31,13 +31,13 @@ class Solid(Field):
                  samples: int = 256):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))  # a field's device is that of its parameters
-        self.given, self.colour, self.samples = density, colour, samples
+        self.density_at, self.colour_at, self.samples = density, colour, samples
 
     def density(self, points: Tensor) -> Tensor:
-        return self.given(points)
+        return self.density_at(points)
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.colour(points, viewdirs), self.given(points)
+        return self.colour_at(points, viewdirs), self.density_at(points)
 
     def sampler(self) -> EvenSampler:
         return EvenSampler(self, 4096)

@@ -71,13 +71,13 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     """
     grid = Lattice(np.array([axis[0] for axis in axes]), np.array([axis[1] - axis[0] for axis in axes]),
                    tuple(len(axis) for axis in axes))
-    edge, coarse, band = settings.block, settings.coarse, settings.band * grid.steps.max()
+    edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()
     near = _blocks_near(views, grid, settings)
     of_blocks = _sums(views, space, grid.middles(edge), np.argwhere(~near), 1, band, settings)
     total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings,
                                  [_spread(part, grid.shape, edge) for part in of_blocks])
     values = np.where(count > 0, -total / np.maximum(count, F(1.0)), F(-1.0))
-    hidden = np.nonzero((count == 0) & (behind >= settings.hidden_from))
+    hidden = np.nonzero((count == 0) & (behind >= settings.hidden_views))
     if space.projective:
         values[hidden] = 1.0
     else:
@@ -107,13 +107,13 @@ def with_hidden(values: np.ndarray, count: np.ndarray, behind: np.ndarray, low: 
     """
     border = np.ones(values.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
-    hidden = _apart_from(border, (count == 0) & (behind >= settings.hidden_from))
-    wall = 2 * round(settings.wall * max(values.shape)) + 1
+    hidden = _apart_from(border, (count == 0) & (behind >= settings.hidden_views))
+    wall = 2 * round(settings.wall_share * max(values.shape)) + 1
     deep = hidden & ~ndimage.maximum_filter((count > 0) & (values > 0), wall)
     filled = np.where(hidden, F(1.0), values)
     densities = density((low + steps * np.argwhere(deep)).astype(np.float32))
     filled[deep] = np.clip(densities / (settings.denser * level) - 1.0, -1.0, 1.0)
-    values = np.where(hidden, ndimage.gaussian_filter(filled, settings.smooth), values)
+    values = np.where(hidden, ndimage.gaussian_filter(filled, settings.hidden_blur), values)
     values[_apart_from(~hidden, values < 0)] = 1.0
     return values
 
@@ -179,7 +179,8 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
     from_grid[:3, 3] = grid.low
     to_pixels = np.stack([view.to_pixels @ space.projection() @ from_grid for view in views])
     focal = np.array([view.focal for view in views])
-    _fuse(blocks, edge, *sums, depth, farthest, sizes, to_pixels, focal, radius, band, settings.reach, settings.clear)
+    _fuse(blocks, edge, *sums, depth, farthest, sizes, to_pixels, focal, radius, band, settings.reach,
+          settings.clear_views)
     return sums
 
 
@@ -190,8 +191,12 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
 def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels, focal, radius, band, reach, clear):
     """Adds views to the sums of `_sums` at the points of blocks [N, 3].
 
-    Depths [V, H, W] are those of pictures of sizes [V, 2], `farthest` [V, H, W] the largest depth within `reach`
-    pixels, to_pixels [V, 5, 4] matrices from grid points (i, j, k, 1), and `radius` that of a ball around a block.
+    Args:
+        depth: [V, H, W] measured depths in pictures of sizes [V, 2].
+        farthest: [V, H, W] largest depth within `reach` pixels.
+        to_pixels: [V, 5, 4] matrices from grid points (i, j, k, 1), as `pixel_matrix` makes them.
+        radius: radius of a ball around a block.
+        clear: number of views that see far past a point, after which no further view is asked.
     """
     for n in prange(len(blocks)):
         i, j, k = edge * blocks[n, 0], edge * blocks[n, 1], edge * blocks[n, 2]

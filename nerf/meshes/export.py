@@ -28,8 +28,8 @@ def export_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions
         scene: scene of the field. Its training cameras say where the surface is looked for.
         path: .ply, .obj or .glb file to write. The picture's name ends in _views.png.
         options: flags of the mesh.
-        to_file: [4, 4] matrix from world coordinates to those of the file; None: they are the same, and a .glb or .obj
-            is turned upright.
+        to_file: [4, 4] matrix from world coordinates to coordinates of the file; None: both are the same, and a .glb
+            or .obj is turned upright.
 
     Returns:
         A coarse copy of the mesh with vertex colours, in world coordinates, for a log.

@@ -21,8 +21,8 @@ def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step:
         vertices, faces: [V, 3] and [F, 3], counterclockwise seen from outside.
         step: longest grid step.
         threshold: density at the surface.
-        most: faces at most; 0: as few as leave all but a share `lost` of the surface as near as it was, within `near`
-            grid steps of the field's.
+        most: faces at most; 0: as few as leave all but `lost_share` of the surface as near as it was, within
+            `near_steps` grid steps of the field's.
         limit: faces at most where `most` is 0; 0: no limit.
 
     Returns:
@@ -30,13 +30,13 @@ def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step:
     """
     if most:
         return simplified(vertices, faces, int(settings.spare * most)) if len(faces) > most else (vertices, faces)
-    kept, within = (vertices, faces), settings.near * step
-    least = _share_near(density, *kept, within, threshold, settings.checked) - settings.lost
+    kept, within = (vertices, faces), settings.near_steps * step
+    least = _share_near(density, *kept, within, threshold, settings.checked_points) - settings.lost_share
     for shrink in chain([settings.first_shrink], repeat(settings.shrink)):
         if len(kept[1]) <= settings.fewest_faces:
             break
         smaller = simplified(*kept, int(shrink * len(kept[1])))
-        is_near = _share_near(density, *smaller, within, threshold, settings.checked) >= least
+        is_near = _share_near(density, *smaller, within, threshold, settings.checked_points) >= least
         if len(smaller[1]) < len(kept[1]) and is_near:
             kept = smaller
         elif shrink == settings.shrink:

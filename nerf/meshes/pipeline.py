@@ -27,7 +27,7 @@ from nerf.scene import Scene
 
 def make_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions,
               to_file: np.ndarray | None = None) -> trimesh.Trimesh:
-    """Finds a field's surface and writes it; arguments, result and errors are those of `export_mesh`."""
+    """Makes the mesh of a field and writes it. Arguments, result and errors: see `export_mesh`."""
     settings, texture, cameras = options.settings, options.texture, scene.render_cameras
     level = options.threshold or surface_level(sampler, scene, settings)
     box = box_of_surface(sampler, scene, level, options.bounds, settings)
@@ -44,7 +44,7 @@ def make_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions,
         surface = surface.within(options.bounds, scene.space)
     vertices, faces = fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level, options.faces,
                                   settings.textured_faces if texture else 0, settings)
-    vertices, faces = parted(vertices, faces, settings.apart)
+    vertices, faces = parted(vertices, faces, settings.parted_share)
     mesh = coloured_mesh(sampler, vertices, faces, settings.colour_reach * step, scene.space, settings.colour_samples)
     small, drawn = coarsened(mesh, vertices), mesh_views(mesh, cameras.take(np.arange(4) * len(cameras) // 4))
     closed = closedness(mesh.faces)  # before charts of a texture cut the mesh open

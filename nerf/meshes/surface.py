@@ -94,7 +94,8 @@ def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level
         UserError: the density does not reach the level.
     """
     density = functools.partial(sampler.density_array, least=settings.halo * level)
-    vertices, faces, dropped = without_floaters(*extract_surface(density, axes, level, settings), settings.floater)
+    whole = extract_surface(density, axes, level, settings)
+    vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
     why = ', where half of the light of the training rays has stopped' if by_light else ''
     return Surface(density, level, moved, faces, dropped, f'at density {level:.4g}{why}')
@@ -125,7 +126,7 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
         shift = outline_shift(views, vertices, normals, step, settings)
         level = float(np.median(fused(vertices + shift * normals)))
     moved = f', moved outwards by {shift / step:.2f} grid steps to its outlines' if shift else ''
-    vertices, faces, dropped = without_floaters(*marching_cubes(fused.values, axes, level), settings.floater)
+    vertices, faces, dropped = without_floaters(*marching_cubes(fused.values, axes, level), settings.floater_share)
     return Surface(fused, level, vertices, faces, dropped, f'as the training cameras see it{moved}')
 
 
@@ -149,10 +150,11 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
     shifts, opacities = np.append(np.linspace(-most, most, 17), 2.0 * most) * step, []
     for view in views:
         away = points - view.place
-        along = np.abs((away * normals).sum(1)) < settings.tangent * np.linalg.norm(away, axis=1)
+        along = np.abs((away * normals).sum(1)) < settings.outline_cosine * np.linalg.norm(away, axis=1)
         places = points[along] + shifts[:, None, None] * normals[along]
         shown = _opacity(view, places.reshape(-1, 3)).reshape(len(shifts), -1)
-        opacities.append(shown[:-1, (shown[-1] < BLUR) & (shown[0] > settings.solid)])  # nothing is behind the outline
+        clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
+        opacities.append(shown[:-1, clear])
     means = np.concatenate(opacities, 1)
     if means.shape[1] < settings.outline_fewest:
         return 0.0

@@ -70,7 +70,7 @@ def seen_colours(points: np.ndarray, normals: np.ndarray, views: list[SeenFrom],
         found, seen = np.zeros((len(views), len(some), 3), np.uint8), np.zeros((len(views), len(some)), np.bool_)
         for i, view in enumerate(views):
             _colours_in(some, normals[part], view.place, view.to_pixels, view.depth, view.rgb, view.opacity, within,
-                        settings.oblique, settings.whole, found[i], seen[i])
+                        settings.oblique_cosine, settings.whole_opacity, found[i], seen[i])
         colours[part], counts[part] = _medians(found, seen), seen.sum(0)
     return colours, counts
 

@@ -11,7 +11,7 @@ from nerf.meshes.options import DEFAULTS
 
 
 def without_floaters(vertices: np.ndarray, faces: np.ndarray,
-                     least: float = DEFAULTS.floater) -> tuple[np.ndarray, np.ndarray, int]:
+                     least: float = DEFAULTS.floater_share) -> tuple[np.ndarray, np.ndarray, int]:
     """Drops small components of a mesh.
 
     Args:
@@ -70,7 +70,8 @@ def _edges(faces: np.ndarray) -> np.ndarray:
     return edges
 
 
-def parted(vertices: np.ndarray, faces: np.ndarray, apart: float = DEFAULTS.apart) -> tuple[np.ndarray, np.ndarray]:
+def parted(vertices: np.ndarray, faces: np.ndarray,
+           apart: float = DEFAULTS.parted_share) -> tuple[np.ndarray, np.ndarray]:
     """Parts sheets of a mesh that touch along edges, so that each edge has two faces.
 
     Faces at an edge with four or more of them are pairs with a wedge of the solid in between. Each wedge except the

@@ -35,9 +35,10 @@ def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int, settings: MeshS
     neighbours = _neighbours(faces, len(vertices))
     axis, layer = _main_axes(vertices, faces, neighbours, settings), np.zeros(len(faces), np.int64)
     while True:
-        layout, depth = _packed(vertices, faces, size, axis, _charts(neighbours, 6 * layer + axis), settings.padding)
-        folded = _folded(layout, depth, settings.folded)
-        if folded.mean() <= settings.few or layer.max() == settings.layers:
+        chart = _charts(neighbours, 6 * layer + axis)
+        layout, depth = _packed(vertices, faces, size, axis, chart, settings.chart_padding)
+        folded = _folded(layout, depth, settings.folded_texels)
+        if folded.mean() <= settings.folded_share or layer.max() == settings.chart_layers:
             return layout
         layer += folded  # these faces get charts of their own
 
@@ -59,11 +60,11 @@ def _main_axes(vertices: np.ndarray, faces: np.ndarray, neighbours: np.ndarray, 
     own = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
     joined = sparse.coo_matrix((np.ones(len(neighbours)), neighbours.T), shape=(len(faces),) * 2).tocsr()
     joined = joined + joined.T
-    for _ in range(settings.rounds):
+    for _ in range(settings.chart_rounds):
         normals = normals + joined @ normals
     towards = np.concatenate([own, -own], 1)
     axis = np.concatenate([normals, -normals], 1).argmax(1)
-    steep = np.take_along_axis(towards, axis[:, None], 1)[:, 0] < settings.steep
+    steep = np.take_along_axis(towards, axis[:, None], 1)[:, 0] < settings.chart_cosine
     return np.where(steep, towards.argmax(1), axis)
 
 

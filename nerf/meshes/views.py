@@ -69,7 +69,7 @@ def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int,
         most: rays of all views at most. Pixels are wider if there would be more.
     """
     cameras = _pinholes(scene, step, most, settings.views)
-    return [_seen_from(sampler, scene.space, cameras.take([i]), settings.solid)
+    return [_seen_from(sampler, scene.space, cameras.take([i]), settings.solid_opacity)
             for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False)]
 
 
@@ -93,7 +93,7 @@ def _seen_from(sampler: Sampler, space: Space, camera: Cameras, solid: float) ->
 
 
 def _pinholes(scene: Scene, step: float, most: int, count: int) -> Cameras:
-    """Pinhole cameras at the poses of at most `count` training views; step and most are those of `drawn_views`."""
+    """Pinhole cameras at the poses of at most `count` training views. Arguments step and most: see `drawn_views`."""
     views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(count, len(scene.i_train))).astype(int)]
     cameras = scene.cameras.take(views)
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)

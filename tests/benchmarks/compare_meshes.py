@@ -4,15 +4,15 @@ The result is a line of JSON.
 
 - The Chamfer distance is the mean, over both directions, of the distance from 30,000 points on one surface to the
   nearest of 500,000 points on the other: in scene units, and in percent of the true mesh's diagonal.
-- The F-score is the harmonic mean of two shares: of our points within 0.5% of the diagonal from the true surface, and of
-  true points within the same distance from our surface.
+- The F-score is the harmonic mean of two shares: of our points within 0.5% of the diagonal from the true surface, and
+  of true points within the same distance from our surface.
 - The normals' consistency is the mean cosine between the normal at a point and the normal at the nearest point.
-- The colour error, of meshes with vertex colours, is the mean absolute difference, over vertices and channels in [0, 1],
-  between a vertex and the nearest point of the true surface.
-- With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, with 3x3 rays per pixel.
-  The PSNR against the test pictures is what a user sees who opens the file. The distances are also given for the parts
-  that training cameras see, because no method can know the rest ("seen"), and for an ideal mesh of exactly these parts
-  of the true surface, against the whole true surface ("perfect").
+- The colour error, of meshes with vertex colours, is the mean absolute difference, over vertices and channels in
+  [0, 1], between a vertex and the nearest point of the true surface.
+- With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, with 3x3 rays per
+  pixel. The PSNR against the test pictures is what a user sees who opens the file. The distances are also given for the
+  parts that training cameras see, because no method can know the rest ("seen"), and for an ideal mesh of exactly these
+  parts of the true surface, against the whole true surface ("perfect").
 """
 
 from __future__ import annotations

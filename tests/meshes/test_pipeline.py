@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
+from known_fields import Solid
 from known_surfaces import (
     FAR_BALL, NEAR_BALL, RED, THRESHOLD, assert_red_and_blue, ball_distance, balls_in_ndc, nine_cameras_in_ndc,
-    one_camera_in_ndc, red_ball, scene_around, shell, three_cameras, two_coloured_ball_in_ndc,
+    one_camera_in_ndc, red_and_blue, red_ball, scene_around, shell, three_cameras, two_coloured_ball_in_ndc,
 )
 from PIL import Image
 
 from nerf.meshes.options import MeshOptions, MeshSettings
 from nerf.meshes.pipeline import make_mesh
 
-FAST = MeshSettings(survey=49, views=8, checked=5000)
+FAST = MeshSettings(survey=49, views=8, checked_points=5000)
 
 
 def test_a_mesh_is_the_surface_in_its_colours_with_four_views_beside_it(tmp_path, capsys):
@@ -117,8 +118,7 @@ def test_a_textured_mesh_has_a_limited_number_of_faces(tmp_path):
 def test_an_interrupted_mesh_leaves_no_file(tmp_path):
     def interrupt(points):
         raise KeyboardInterrupt
-    field = red_ball()
-    field.given = interrupt
+    options = MeshOptions(24, THRESHOLD, settings=FAST)
     with pytest.raises(KeyboardInterrupt):
-        make_mesh(field.sampler(), three_cameras(), tmp_path / 'm.ply', MeshOptions(24, THRESHOLD, settings=FAST))
+        make_mesh(Solid(interrupt, red_and_blue).sampler(), three_cameras(), tmp_path / 'm.ply', options)
     assert not list(tmp_path.iterdir())

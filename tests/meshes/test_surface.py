@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
+from known_fields import Solid
 from known_surfaces import (
-    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, one_camera_in_ndc, red_ball,
-    scene_around, shell, steep_ball, three_cameras, view_of_ball,
+    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, one_camera_in_ndc, red_and_blue,
+    red_ball, scene_around, shell, steep_ball, three_cameras, view_of_ball,
 )
 
 from nerf.meshes.depth_fusion import fused_depths
@@ -35,17 +37,15 @@ def test_the_surface_of_a_density_lies_where_the_density_has_its_level():
 
 def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():
     axes = grid_axes(BOX, 64)
-    centres, radii = np.array([[0.0, 0.0, 0.0], [1.1, 1.1, 1.1]]), np.array([0.8, 0.12])
+    centres, radii = torch.tensor([[0.0, 0.0, 0.0], [1.1, 1.1, 1.1]]), torch.tensor([0.8, 0.12])
 
-    def density(points, least=0.0):
-        depths = radii - np.linalg.norm(points[:, None] - centres, axis=-1)
-        return (THRESHOLD * np.clip(1.0 + depths.max(-1) / 0.1, 0.0, 2.0)).astype(np.float32)
-    field = red_ball()
-    field.density_array = density
-    sizes = {least: density_surface(field.sampler(), axes, 3.0 / 63, THRESHOLD, settings=MeshSettings(floater=least))
-             for least in (0.001, 0.1)}
-    assert [surface.dropped for surface in sizes.values()] == [0, 1]
-    assert len(sizes[0.001].faces) > len(sizes[0.1].faces)
+    def density(points):
+        depths = radii - (points[:, None] - centres).norm(dim=-1)
+        return THRESHOLD * (1.0 + depths.amax(-1) / 0.1).clamp(0.0, 2.0)
+    both, large = (density_surface(Solid(density, red_and_blue).sampler(), axes, 3.0 / 63, THRESHOLD, settings=settings)
+                   for settings in (MeshSettings(floater_share=0.001), MeshSettings(floater_share=0.1)))
+    assert (both.dropped, large.dropped) == (0, 1)
+    assert len(both.faces) > len(large.faces)
 
 
 def test_the_box_is_that_of_the_surface_and_is_printed(capsys):

@@ -24,7 +24,8 @@ from nerf.files.run_folder import locked, record_flags
 from nerf.flag_types import box_of
 from nerf.flags import config_parser, config_text, parse_flags  # noqa: F401 (config_parser is looked for here)
 from nerf.formats import data_flags, load_scene
-from nerf.meshes.mesh import export_mesh
+from nerf.meshes.export import export_mesh
+from nerf.meshes.options import MeshOptions
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
 from nerf.ray_batcher import RayBatcher
@@ -239,9 +240,9 @@ def mesh_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Pat
     moved = args.mesh_coordinates == 'capture' and scene.placement
     fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and args.mesh_threshold is None)
     sampler = guided(scene, field, run_dir, step)
-    mesh = export_mesh(sampler, scene, path, args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces,
-                       args.mesh_texture, scene.placement.to_capture() if moved else None,
-                       None if args.mesh_bounds is None else box_of(args.mesh_bounds))
+    options = MeshOptions(args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces, args.mesh_texture,
+                          None if args.mesh_bounds is None else box_of(args.mesh_bounds))
+    mesh = export_mesh(sampler, scene, path, options, scene.placement.to_capture() if moved else None)
     log_mesh(run_dir, mesh, step)
 
 

@@ -47,6 +47,7 @@ class Space:
     has_far = True  # rays end at their far bound; else they go on to infinity, whatever it is
     projective = False  # ray coordinates are a projection of the world, and a mirror image
     voxel_shape = (1.0, 1.0, 1.0)  # edges of a voxel in ray coordinates: pixels tell less of depth in NDC
+    depth_measure = ((1.0, 0.0), (0.0, 1.0))  # see `projection`
     horizon = 0.0  # near bounds to the last sample of a ray that is sampled evenly in disparity; 0: up to its far bound
 
     # Rays and points
@@ -73,6 +74,14 @@ class Space:
     def to_world(self, points: Tensor) -> Tensor:
         """Points [..., 3] in ray coordinates back to the world."""
         return points
+
+    def projection(self) -> np.ndarray:
+        """Matrix [4, 4] from ray coordinates to the world: (x, y, z, 1) becomes (q X, q Y, q Z, q).
+
+        The matrix [2, 2] `depth_measure` belongs to it. Depth d along a camera's axis, as (q d, q), becomes (r D, r).
+        Measured depth D rises with d, and its steps are even in ray coordinates.
+        """
+        return np.eye(4)
 
     def to_field(self, points: Tensor) -> Tensor:
         """Points [..., 3] in ray coordinates as a field stores them."""
@@ -196,6 +205,7 @@ class NDC(Space):
 
     name, note, unit, closed, projective = 'ndc', ' (NDC)', ' (NDC)', True, True
     voxel_shape = (1.0, 1.0, 4.0)
+    depth_measure = ((0.0, -2.0), (1.0, 0.0))  # -2 / d
 
     def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
         """As `Space.rays`, but bounds of single views do not apply: the viewing directions alone stay in the world."""
@@ -218,6 +228,11 @@ class NDC(Space):
 
     def to_world(self, points: Tensor) -> Tensor:
         return world_points(*self.camera, 1.0, points)
+
+    def projection(self) -> np.ndarray:
+        """`world_points` as a matrix, with q = (1 - z) / 2."""
+        x, y = 0.5 * self.width / self.focal, 0.5 * self.height / self.focal
+        return np.array([[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, 0.0, -1.0], [0.0, 0.0, -0.5, 0.5]])
 
     def field_scale(self, points: Tensor) -> Tensor:
         return super().field_scale(points) / math.prod(self.voxel_shape) ** (1 / 3)

@@ -1,25 +1,30 @@
-"""A mesh as cameras see it."""
+"""Pictures of a mesh as cameras see it, and a coarse copy of it for a log."""
 
 from __future__ import annotations
 
 import numpy as np
+import trimesh
 
 from nerf.cameras import Cameras
-from nerf.meshes.faces import vertex_normals
+from nerf.meshes.geometry import vertex_normals
 from nerf.meshes.raster import rasterised
 from run_nerf_helpers import to8b
 
 WIDTH = 400  # pixels of each view
-RAYS = 2  # along a pixel's side
-DARKEST = 0.35  # what is seen at a right angle to its normal, where what faces the camera has 1
+RAYS = 2  # rays along a pixel's side
+DARKEST = 0.35  # light on a face seen edge on, as a share of that on one which faces the camera
+CELLS = 200  # cells of the coarse copy along its longest side: finer ones would be finer than the log's pixels
 
 
-def mesh_views(mesh, cameras: Cameras) -> np.ndarray:
-    """A trimesh.Trimesh with vertex colours as cameras of one size see it on white, with light from the camera; lenses
-    do not bend, and faces are not seen from behind.
+def mesh_views(mesh: trimesh.Trimesh, cameras: Cameras) -> np.ndarray:
+    """Draws a mesh on white as cameras see it, with light from the camera. Faces show from outside alone.
+
+    Args:
+        mesh: mesh with vertex colours.
+        cameras: N cameras of one size. Their lenses are taken for pinholes.
 
     Returns:
-        [H, N * WIDTH, 3] uint8, side by side.
+        [H, N * WIDTH, 3] uint8: views side by side.
     """
     height, width = cameras.size(0)
     shape = round(WIDTH * height / width), WIDTH
@@ -28,8 +33,26 @@ def mesh_views(mesh, cameras: Cameras) -> np.ndarray:
     return to8b(np.concatenate(views, 1))
 
 
-def _view(mesh, pose: np.ndarray, intrinsics: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """[H, W, 3] in [0, 1] from a pose [3, 4] with the fx, fy, cx, cy of a picture of this size."""
+def coarsened(mesh: trimesh.Trimesh, vertices: np.ndarray, cells: int = CELLS) -> trimesh.Trimesh:
+    """Coarse copy of a mesh by vertex clustering: all vertices in a cell of a grid become one.
+
+    Args:
+        mesh: mesh with vertex colours.
+        vertices: [V, 3] its vertices in the coordinates of the grid.
+        cells: cells of the grid along the longest side.
+    """
+    cell = np.ptp(vertices, axis=0).max() / cells
+    _, first, cluster, count = np.unique(np.rint(vertices / cell).astype(np.int64), axis=0, return_index=True,
+                                         return_inverse=True, return_counts=True)
+    cluster = cluster.reshape(-1)
+    means = np.stack([np.bincount(cluster, axis) for axis in mesh.vertices.T], 1) / count[:, None]
+    faces = cluster[mesh.faces]
+    faces = faces[(faces != np.roll(faces, 1, 1)).all(1)]
+    return trimesh.Trimesh(means, faces, vertex_colors=mesh.visual.vertex_colors[first], process=False)
+
+
+def _view(mesh: trimesh.Trimesh, pose: np.ndarray, intrinsics: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """View [H, W, 3] in [0, 1] from a pose [3, 4], with fx, fy, cx, cy [4] in pixels of a picture of this shape."""
     vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces)
     to_camera, (fx, fy, cx, cy) = vertices - pose[:, 3], RAYS * intrinsics
     x, y, z = (to_camera @ pose[:, :3]).T

@@ -1,4 +1,4 @@
-"""Triangles to pixels."""
+"""Rasterisation of triangles: which face a pixel shows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from numba import njit
 
 @njit(cache=True)
 def rasterised(points, faces, height, width):
-    """Which face is nearest at each pixel, and where on it.
+    """Rasterises faces with a depth buffer.
 
     Args:
-        points: [V, 3] float64, x and y in pixels, whose centres have whole numbers, and depth, above 0.
-        faces: [F, 3] indices of their corners.
+        points: [V, 3] float64: x and y in pixels, whose centres are at whole numbers, and depth, above 0.
+        faces: [F, 3] indices of the faces' corners.
+        height, width: size of the picture in pixels.
 
     Returns:
-        [H, W] int64, -1 where there is no face, and [H, W, 3] float64 barycentric weights in space.
+        The nearest face [H, W] int64 at each pixel, -1 where there is none, and its barycentric weights [H, W, 3]
+        float64 in space, not in the picture.
     """
     depth = np.full((height, width), np.inf)
     shown, weights = np.full((height, width), -1), np.zeros((height, width, 3))

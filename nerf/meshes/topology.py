@@ -1,39 +1,48 @@
-"""Which faces of a mesh hang together: components, edges, and where a mesh touches itself."""
+"""Topology of a mesh: components, edges, and places where a mesh touches itself."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
 import numpy as np
+from trimesh.graph import connected_component_labels
 
-FLOATER = 0.01  # components with a smaller share of the largest one's faces are dropped
-APART = 0.05  # of a face's height by which sheets that touch are parted
+from nerf.meshes.options import DEFAULTS
 
 
-def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Drops components with less than FLOATER of the faces of the largest; the mesh and how many were dropped."""
-    from trimesh.graph import connected_component_labels
+def without_floaters(vertices: np.ndarray, faces: np.ndarray,
+                     least: float = DEFAULTS.floater_share) -> tuple[np.ndarray, np.ndarray, int]:
+    """Drops small components of a mesh.
 
+    Args:
+        vertices, faces: [V, 3] and [F, 3].
+        least: share of the largest component's faces that a component needs to stay.
+
+    Returns:
+        Vertices [V', 3] and faces [F', 3] of the rest, and the number of components that were dropped.
+    """
     label = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), node_count=len(vertices))
     count = label.max() + 1
     sizes = np.bincount(label[faces[:, 0]], minlength=count)
-    keep = sizes >= FLOATER * sizes.max()
+    keep = sizes >= least * sizes.max()
     return *without_others(vertices, faces[keep[label[faces[:, 0]]]]), int(count - keep.sum())
 
 
 def without_others(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh without the vertices that are in no face."""
+    """Drops vertices that are in no face."""
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     return vertices[used], (np.cumsum(used) - 1)[faces]
 
 
 def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh without pairs of faces that lie on one another, as a collapsed bump leaves them; they would be a third
-    and fourth face of an edge."""
+    """Drops pairs of faces with the same three corners, and then vertices that are in no face.
+
+    Simplification leaves such a pair where a bump collapsed. Its edges would have four faces.
+    """
     corners = np.sort(faces, 1)
     order = np.lexsort(corners.T)
-    first = np.append(True, (np.diff(corners[order], axis=0) != 0).any(1))  # of equal ones
+    first = np.append(True, (np.diff(corners[order], axis=0) != 0).any(1))  # first of equal faces
     copies = np.diff(np.append(np.flatnonzero(first), len(faces)))
     kept = np.zeros(len(faces), bool)
     kept[order[first][copies % 2 == 1]] = True
@@ -41,8 +50,8 @@ def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
 
 
 def closedness(faces: np.ndarray) -> str:
-    """Whether every edge of the faces [F, 3] has two of them, or, where a mesh touches itself, four; in a fifth of the
-    memory that trimesh takes for it."""
+    """Says in words whether a mesh with faces [F, 3] is closed: each edge has two faces, or four where the mesh touches
+    itself. trimesh takes five times the memory for it."""
     edges = _edges(faces)
     edges.sort()
     if len(edges) % 2 or (edges[::2] != edges[1::2]).any():
@@ -52,7 +61,7 @@ def closedness(faces: np.ndarray) -> str:
 
 
 def _edges(faces: np.ndarray) -> np.ndarray:
-    """A number [3 F] for each side of each face, the same for the same edge."""
+    """Number [3 F] of the edge at each side of each face."""
     count = int(faces.max()) + 1
     edges = np.empty(3 * len(faces), np.int64)
     for i in range(3):
@@ -61,12 +70,20 @@ def _edges(faces: np.ndarray) -> np.ndarray:
     return edges
 
 
-def parted(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh in which sheets no longer touch along edges, so that each edge has two faces, and vertices at the same
-    place are one, as programs that read the mesh would have it.
+def parted(vertices: np.ndarray, faces: np.ndarray,
+           apart: float = DEFAULTS.parted_share) -> tuple[np.ndarray, np.ndarray]:
+    """Parts sheets of a mesh that touch along edges, so that each edge has two faces.
 
-    Where more faces meet, they are in pairs with a wedge of the solid in between. All wedges but the widest one get a
-    new vertex at the middle of the edge, moved a little into them.
+    Faces at an edge with four or more of them are pairs with a wedge of the solid in between. Each wedge except the
+    widest gets a new vertex at the middle of the edge, moved into the wedge. Vertices at the same place become one, as
+    programs that read the mesh would join them.
+
+    Args:
+        vertices, faces: [V, 3] and [F, 3], counterclockwise seen from outside.
+        apart: share of a face's height by which the new vertex moves.
+
+    Returns:
+        Vertices [V', 3] and faces [F', 3].
     """
     vertices, faces = _merged(vertices, faces)
     edges = _edges(faces)
@@ -83,7 +100,7 @@ def parted(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
         there, back = ([(i, *way, sum(some[i]) - a - b) for i in sides[way]] for way in ((a, b), (b, a)))
         for wedge in _wedges(there, back, points)[1:]:
             middle, new = 0.5 * (points[a] + points[b]), len(points)
-            points.append(middle + APART * (np.mean([points[tip] for *_, tip in wedge], 0) - middle))
+            points.append(middle + apart * (np.mean([points[tip] for *_, tip in wedge], 0) - middle))
             for i, start, end, tip in wedge:
                 some[i] = [start, new, tip]
                 sides[end, tip] = [len(some) if other == i else other for other in sides[end, tip]]
@@ -92,7 +109,7 @@ def parted(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh without second vertices at a place, and faces that they leave without area."""
+    """Joins vertices at the same place, and drops faces that lose their area by it."""
     _, first, same = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
     if len(first) == len(vertices):
         return vertices, faces
@@ -100,11 +117,16 @@ def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return without_flaps(vertices, faces[(faces != np.roll(faces, 1, 1)).all(1)])
 
 
-Side = tuple[int, int, int, int]  # of a face: which it is, the points from and to which it goes, and the third one
+Side = tuple[int, int, int, int]  # side of a face: index of the face, of its two points in order, and of the third
 
 
 def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> list[list[Side]]:
-    """The sides at an edge, by the way they go, in pairs with a wedge of the solid in between, the widest one first."""
+    """Pairs of faces' sides at an edge with a wedge of the solid in between, the widest wedge first.
+
+    Args:
+        there, back: sides that go along the edge, and sides that go the other way.
+        points: all vertices.
+    """
     a, b = (there or back)[0][1:3]
     axis = points[b] - points[a]
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
@@ -114,10 +136,10 @@ def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> li
         return np.arctan2(np.cross(axis, across) @ tip, np.linalg.norm(axis) * (across @ tip))
 
     wedges = []
-    while there and back:  # the solid is behind a face
+    while there and back:  # the solid is behind each face
         widths = [(angle(there[0]) - angle(other)) % (2.0 * np.pi) for other in back]
         nearest = int(np.argmin(widths))
         wedges.append((widths[nearest], [there.pop(0), back.pop(nearest)]))
     wedges.sort(key=lambda wedge: -wedge[0])
-    rest = there + back  # where faces look the wrong way
+    rest = there + back  # faces that look the wrong way have no partner
     return [wedge for _, wedge in wedges] + [rest[i:i + 2] for i in range(0, len(rest), 2)]

@@ -1,6 +1,6 @@
-"""A mesh laid out flat in a texture: charts seen along the axes, packed by xatlas.
+"""Layout of a mesh in a texture: charts seen along the axes, packed by xatlas.
 
-xatlas can find charts too. For a mesh of 50,000 wobbly faces that takes a minute; this takes seconds.
+xatlas can find charts too, but takes a minute for a mesh of 50,000 uneven faces where this takes seconds.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from nerf.meshes.options import DEFAULTS, MeshSettings
 from nerf.meshes.raster import rasterised
-
-ROUNDS = 2  # in which faces take on the direction of their neighbours, so that charts are few
-STEEP = 0.3  # cosine between a face and the axis of its chart, from which on the chart may show it
-PADDING = 2  # texels between charts
-FOLDED = 4.0  # texels by which a face lies above or below another one of its chart
-FEW = 1e-3  # share of such faces that is left: they have the others' colours
-LAYERS = 3  # times at most that they are cut off
 
 
 class Layout(NamedTuple):
-    """Where a mesh is in its texture. Vertices are doubled where charts meet."""
+    """Places of a mesh in its texture. Vertices are doubled where charts meet."""
 
-    of: np.ndarray  # [V'] which vertices these are
-    faces: np.ndarray  # [F, 3] of them
+    of: np.ndarray  # [V'] index of the mesh's vertex for each vertex here
+    faces: np.ndarray  # [F, 3] indices of the vertices here
     uv: np.ndarray  # [V', 2] in [0, 1], v upwards
-    shown: np.ndarray  # [S, S] the face at each texel, the first row for v = 0; -1: none
-    weights: np.ndarray  # [S, S, 3] of its corners there
+    shown: np.ndarray  # [S, S] index of the face at each texel, the first row for v = 0; -1: none
+    weights: np.ndarray  # [S, S, 3] barycentric weights of the texel in its face
 
 
-def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int) -> Layout:
-    """Vertices [V, 3] and faces [F, 3] in a square of `size` texels along a side."""
+def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int, settings: MeshSettings = DEFAULTS) -> Layout:
+    """Lays a mesh out in a square texture.
+
+    Args:
+        vertices, faces: [V, 3] and [F, 3].
+        size: texels along a side of the texture.
+    """
     neighbours = _neighbours(faces, len(vertices))
-    axis, layer = _main_axes(vertices, faces, neighbours), np.zeros(len(faces), np.int64)
+    axis, layer = _main_axes(vertices, faces, neighbours, settings), np.zeros(len(faces), np.int64)
     while True:
-        layout, depth = _packed(vertices, faces, size, axis, _charts(neighbours, 6 * layer + axis))
-        folded = _folded(layout, depth)
-        if folded.mean() <= FEW or layer.max() == LAYERS:
+        chart = _charts(neighbours, 6 * layer + axis)
+        layout, depth = _packed(vertices, faces, size, axis, chart, settings.chart_padding)
+        folded = _folded(layout, depth, settings.folded_texels)
+        if folded.mean() <= settings.folded_share or layer.max() == settings.chart_layers:
             return layout
-        layer += folded  # these get charts of their own
+        layer += folded  # these faces get charts of their own
 
 
 def _neighbours(faces: np.ndarray, n_vertices: int) -> np.ndarray:
@@ -52,33 +52,37 @@ def _neighbours(faces: np.ndarray, n_vertices: int) -> np.ndarray:
     return np.stack([of[order][same], of[order][same + 1]], 1)
 
 
-def _main_axes(vertices: np.ndarray, faces: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """For each face which of x, y, z, -x, -y, -z it and those around it face most, or it alone, if it hardly faces
-    that."""
+def _main_axes(vertices: np.ndarray, faces: np.ndarray, neighbours: np.ndarray, settings: MeshSettings) -> np.ndarray:
+    """Axis [F] of each face's chart, one of x, y, z, -x, -y, -z: the one that the face and the faces around it face
+    most. If the face itself hardly faces it, the one that the face alone faces most."""
     corners = vertices[faces].astype(np.float64)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     own = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
     joined = sparse.coo_matrix((np.ones(len(neighbours)), neighbours.T), shape=(len(faces),) * 2).tocsr()
     joined = joined + joined.T
-    for _ in range(ROUNDS):
+    for _ in range(settings.chart_rounds):
         normals = normals + joined @ normals
     towards = np.concatenate([own, -own], 1)
     axis = np.concatenate([normals, -normals], 1).argmax(1)
-    steep = np.take_along_axis(towards, axis[:, None], 1)[:, 0] < STEEP
+    steep = np.take_along_axis(towards, axis[:, None], 1)[:, 0] < settings.chart_cosine
     return np.where(steep, towards.argmax(1), axis)
 
 
 def _charts(neighbours: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Numbers of the charts that faces [F] are in: those with one label that are connected."""
+    """Chart [F] of each face: faces with one label that are connected."""
     a, b = neighbours[label[neighbours[:, 0]] == label[neighbours[:, 1]]].T
     graph = sparse.coo_matrix((np.ones(len(a)), (a, b)), shape=(len(label),) * 2)
     return csgraph.connected_components(graph, directed=False)[1]
 
 
-def _packed(vertices: np.ndarray, faces: np.ndarray, size: int, axis: np.ndarray,
-            chart: np.ndarray) -> tuple[Layout, np.ndarray]:
-    """The layout of charts that are each seen along an axis, and the vertices' depths [V'] along it, in texels."""
-    import xatlas
+def _packed(vertices: np.ndarray, faces: np.ndarray, size: int, axis: np.ndarray, chart: np.ndarray,
+            padding: int) -> tuple[Layout, np.ndarray]:
+    """Packs charts, each seen along its axis, with `padding` texels in between.
+
+    Returns:
+        The layout, and depths [V'] of its vertices along their charts' axes, in texels.
+    """
+    import xatlas  # only a mesh with a texture needs it
 
     corners, along = vertices[faces], axis % 3
     depth, u, v = (np.take_along_axis(corners, ((along + turn) % 3)[:, None, None].repeat(3, 1), 2)[..., 0]
@@ -88,27 +92,26 @@ def _packed(vertices: np.ndarray, faces: np.ndarray, size: int, axis: np.ndarray
                                  return_inverse=True)
     flat = np.stack([u.ravel()[first], v.ravel()[first]], 1).astype(np.float32)
     atlas, options = xatlas.Atlas(), xatlas.PackOptions()
-    options.resolution, options.padding = size, PADDING
+    options.resolution, options.padding = size, padding
     atlas.add_uv_mesh(flat, corner.reshape(-1, 3).astype(np.uint32), chart[:, None].astype(np.uint32))
     atlas.generate(xatlas.ChartOptions(), options)
     index, corner, uv = atlas.get_mesh(0)
     places, corner = uv.astype(np.float64) * size - 0.5, corner.astype(np.int64)
     shown, weights = rasterised(np.column_stack([places, np.ones(len(places))]), corner, size, size)
-    scale = _length(places, corner) / max(_length(flat[index], corner), 1e-20)  # texels in a unit
+    scale = _length(places, corner) / max(_length(flat[index], corner), 1e-20)  # texels per unit
     layout = Layout(faces.ravel()[first][index], corner, uv, shown, weights)
     return layout, depth.ravel()[first][index] * scale
 
 
 def _length(points: np.ndarray, faces: np.ndarray) -> float:
-    """The length of all edges."""
+    """Sum of the lengths of all faces' edges."""
     return float(np.linalg.norm(points[faces] - points[np.roll(faces, 1, 1)], axis=-1).sum())
 
 
-def _folded(layout: Layout, depth: np.ndarray) -> np.ndarray:
-    """Which faces [F] lie far above or below what is shown where their middle is."""
+def _folded(layout: Layout, depth: np.ndarray, apart: float) -> np.ndarray:
+    """Faces [F] bool that lie more than `apart` texels above or below the face shown at the texel of their middle."""
     size = len(layout.shown)
     middle = (layout.uv[layout.faces].mean(1) * size).astype(np.int64).clip(0, size - 1)
     row, column = middle[:, 1], middle[:, 0]
     there = (layout.weights[row, column] * depth[layout.faces[layout.shown[row, column]]]).sum(1)
-    apart = np.abs(depth[layout.faces].mean(1) - there) > FOLDED
-    return apart & (layout.shown[row, column] >= 0)
+    return (np.abs(depth[layout.faces].mean(1) - there) > apart) & (layout.shown[row, column] >= 0)

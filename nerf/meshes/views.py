@@ -1,4 +1,4 @@
-"""What a field looks like from training cameras, for whoever makes a mesh of it: depth and colour."""
+"""Views of a field from training cameras: depth and colour, for making a mesh."""
 
 from __future__ import annotations
 
@@ -6,66 +6,95 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba import njit
 from tqdm import tqdm
 
 from nerf.cameras import Cameras
 from nerf.fields.interface import Sampler
+from nerf.meshes.options import DEFAULTS, MeshSettings
 from nerf.rendering import draw, view_rays
 from nerf.scene import Scene
-from nerf.space import NDC
-from run_nerf_helpers import world_points
-
-VIEWS = 64  # that are drawn at most
-RAYS, TEXTURE_RAYS = 2_000_000, 4_000_000  # in all of them, at most
-SOLID = 0.5  # opacity of a ray that is stopped
+from nerf.space import Space
 
 
 class SeenFrom(NamedTuple):
-    """A pinhole's picture of a field. Pixel (row, column) is at (row + 0.5, column + 0.5)."""
+    """Picture of a field from a pinhole camera. Pixel (row, column) is at (row + 0.5, column + 0.5)."""
 
-    rotation: np.ndarray  # [3, 3] of the camera to the world, OpenGL axes
-    place: np.ndarray  # [3]
-    focal: float  # in pixels, as the centre, which is that of the picture
-    depth: np.ndarray  # [H, W] float32 along the camera's axis, `measured`; infinite where nothing stops a ray
-    points: np.ndarray  # [H, W, 3] float32 in the field's coordinates, that are seen
+    place: np.ndarray  # [3] position of the camera in world coordinates
+    focal: float  # focal length in pixels
+    to_pixels: np.ndarray  # [5, 4] from world points to pixels: see `pixel_matrix`
+    depth: np.ndarray  # [H, W] float32 measured depth; infinite where nothing stops a ray
+    points: np.ndarray  # [H, W, 3] float32 points that are seen, in ray coordinates
     rgb: np.ndarray  # [H, W, 3] float32
     opacity: np.ndarray  # [H, W] float32
-    ndc: tuple[float, float] = (0.0, 0.0)  # see projection.py
-
-    @property
-    def in_ndc(self) -> bool:
-        return self.ndc[0] > 0.0
 
 
-def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int = RAYS) -> list[SeenFrom]:
-    """The field from training cameras spread over all of them, in pixels as wide as a length `step` at the scene's
-    centre, or wider where these would be more than `most`."""
-    cameras = _pinholes(scene, step, most)
-    return [_seen_from(sampler, scene, cameras.take([i]))
+def pixel_matrix(pose: np.ndarray, focal: float, height: int, width: int, space: Space) -> np.ndarray:
+    """Matrix from world points to the pixels of a pinhole camera whose axis goes through the picture's centre.
+
+    Args:
+        pose: [3, 4] camera-to-world, OpenGL axes.
+        focal: focal length in pixels.
+        height, width: size of the picture in pixels.
+        space: space of the scene, which says how depth is measured.
+
+    Returns:
+        [5, 4], from (q x, q y, q z, q) to (d row, d column, d, r D, r): d is q times the depth along the camera's axis,
+        and D the measured depth (`Space.projection`). The factors q and r are free.
+    """
+    right, up, back = np.column_stack([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3]])
+    away, scale = -back, np.array([0.0, 0.0, 0.0, 1.0])
+    return np.stack([0.5 * (height - 1) * away - focal * up, 0.5 * (width - 1) * away + focal * right, away,
+                     *(along * away + fixed * scale for along, fixed in space.depth_measure)])
+
+
+@njit(cache=True, error_model='numpy')
+def onto_pixels(matrix, x, y, z, q):
+    """Product of a matrix [5, 4] with (x, y, z, q), for compiled loops."""
+    return (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3] * q,
+            matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3] * q,
+            matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3] * q,
+            matrix[3, 0] * x + matrix[3, 1] * y + matrix[3, 2] * z + matrix[3, 3] * q,
+            matrix[4, 0] * x + matrix[4, 1] * y + matrix[4, 2] * z + matrix[4, 3] * q)
+
+
+def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int,
+                settings: MeshSettings = DEFAULTS) -> list[SeenFrom]:
+    """Draws views of a field from training cameras, spread evenly over all of them.
+
+    Args:
+        sampler: shows the field.
+        scene: scene of the field.
+        step: width of a pixel at the scene's centre, in ray coordinates.
+        most: rays of all views at most. Pixels are wider if there would be more.
+    """
+    cameras = _pinholes(scene, step, most, settings.views)
+    return [_seen_from(sampler, scene.space, cameras.take([i]), settings.solid_opacity)
             for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False)]
 
 
 @torch.inference_mode()
-def _seen_from(sampler: Sampler, scene: Scene, camera: Cameras) -> SeenFrom:
-    rays, pose = view_rays(sampler, scene.space, camera), camera.poses[0].double()
+def _seen_from(sampler: Sampler, space: Space, camera: Cameras, solid: float) -> SeenFrom:
+    """View of one pinhole camera. A ray ends where its opacity is at least `solid`."""
+    rays, (height, width) = view_rays(sampler, space, camera), camera.size(0)
     *_, picture = draw(sampler, rays)
-    depth = torch.where(picture.acc >= SOLID, picture.depth / picture.acc, torch.inf)
-    points, ndc = rays.origins + depth[:, None] * rays.directions, (0.0, 0.0)
-    if isinstance(scene.space, NDC):
-        height, width, focal = scene.space.camera
-        ndc = 2.0 * focal / width, 2.0 * focal / height
-        places = world_points(height, width, focal, 1.0, points.double())
-        depth = -2.0 / ((pose[:, 3].to(places) - places) @ pose[:, 2].to(places)).clamp(min=1e-6)
-        depth = torch.where(picture.acc >= SOLID, depth.float(), torch.inf)
-    depth, points, rgb, opacity = (part.float().cpu().numpy().reshape(*camera.size(0), *part.shape[1:])
-                                   for part in (depth, points, picture.rgb, picture.acc))
-    pose = pose.numpy()
-    return SeenFrom(pose[:, :3].copy(), pose[:, 3].copy(), float(camera.intrinsics[0, 0]), depth, points, rgb, opacity,
-                    ndc)
+    stopped = picture.acc >= solid
+    depth = torch.where(stopped, picture.depth / picture.acc, torch.inf)
+    points = rays.origins + depth[:, None] * rays.directions
+    points, stopped, rgb, opacity = (part.cpu().numpy().reshape(height, width, *part.shape[1:]) for part in (
+        points.float(), stopped, picture.rgb.float(), picture.acc.float()))
+    pose, focal = camera.poses[0].double().cpu().numpy(), float(camera.intrinsics[0, 0])
+    to_pixels = pixel_matrix(pose, focal, height, width, space)
+    seen = np.column_stack([points[stopped].astype(np.float64), np.ones(stopped.sum())])
+    over, under = to_pixels[3:] @ space.projection() @ seen.T
+    measured = np.full((height, width), np.inf, np.float32)
+    measured[stopped] = over / under
+    return SeenFrom(pose[:, 3].copy(), focal, to_pixels, measured, points, rgb, opacity)
 
 
-def _pinholes(scene: Scene, step: float, most: int) -> Cameras:
-    views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(VIEWS, len(scene.i_train))).astype(int)]
+def _pinholes(scene: Scene, step: float, most: int, count: int) -> Cameras:
+    """Pinhole cameras at the poses of at most `count` training views. Arguments step and most: see `drawn_views`."""
+    views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(count, len(scene.i_train))).astype(int)]
     cameras = scene.cameras.take(views)
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
     factor = scene.space.pixel_sides(cameras) / step  # of the picture's size

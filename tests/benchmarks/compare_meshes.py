@@ -1,17 +1,18 @@
-"""How far a mesh is from the true one: python tests/benchmarks/compare_meshes.py MESH TRUE_MESH [--views DATADIR];
-prints a line of JSON.
+"""Compares a mesh with the true one: python tests/benchmarks/compare_meshes.py MESH TRUE_MESH [--views DATADIR]
+
+The result is a line of JSON.
 
 - The Chamfer distance is the mean, over both directions, of the distance from 30,000 points on one surface to the
-  nearest of 500,000 on the other; in scene units and in percent of the true mesh's diagonal.
-- The F-score is the harmonic mean of two shares: of our points that are within 0.5% of the diagonal of the true
-  surface, and of the true points that are so of ours.
-- The normals' consistency is the mean cosine between the normal of a point and that of the nearest one.
-- The colour error, of a mesh with vertex colours, is the mean absolute difference, over vertices and channels in
+  nearest of 500,000 points on the other: in scene units, and in percent of the true mesh's diagonal.
+- The F-score is the harmonic mean of two shares: of our points within 0.5% of the diagonal from the true surface, and
+  of true points within the same distance from our surface.
+- The normals' consistency is the mean cosine between the normal at a point and the normal at the nearest point.
+- The colour error, of meshes with vertex colours, is the mean absolute difference, over vertices and channels in
   [0, 1], between a vertex and the nearest point of the true surface.
-- With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, 3x3 rays a pixel:
-  the PSNR is what somebody who opens the file sees, against the pictures. The distances are then also given of what
-  the training cameras see, as nobody can know the rest ("seen"), and of a mesh that would be exactly what they see of
-  the true one, against all of it ("perfect").
+- With --views the mesh is drawn on white from the test cameras of a scene in the Blender format, with 3x3 rays per
+  pixel. The PSNR against the test pictures is what a user sees who opens the file. The distances are also given for the
+  parts that training cameras see, because no method can know the rest ("seen"), and for an ideal mesh of exactly these
+  parts of the true surface, against the whole true surface ("perfect").
 """
 
 from __future__ import annotations
@@ -30,15 +31,22 @@ from nerf.meshes.raster import rasterised
 from nerf.metrics import psnr
 from nerf.scene import Scene, blender_scene
 
-SAMPLES, DENSE = 30000, 500_000  # points whose distances are measured, and those to which
-NEAR = 0.005  # of the diagonal
-RAYS = 3  # along a pixel's side
+SAMPLES, DENSE = 30000, 500_000  # points from which, and points to which distances are measured
+NEAR = 0.005  # share of the diagonal up to which a point is right
+RAYS = 3  # rays along a pixel's side
 SEEN_SIZE = 400  # pixels of a z-buffer's longer side
 
 
 def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, scene: Scene | None = None) -> dict[str, float]:
-    """The distances, and the colour error where both have vertex colours; with a scene, of the points that its training
-    cameras see alone."""
+    """Compares two meshes.
+
+    Args:
+        mesh, truth: our mesh and the true one.
+        scene: scene to whose training cameras the comparison is limited; None: all of both surfaces.
+
+    Returns:
+        The numbers of the module's docstring by name; the colour error only if both meshes have vertex colours.
+    """
     samples = [trimesh.sample.sample_surface(each, DENSE, seed=seed) for seed, each in enumerate((mesh, truth))]
     if scene:
         samples = [(points[kept], face[kept]) for each, (points, face) in zip((mesh, truth), samples)
@@ -63,7 +71,7 @@ def compare(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, scene: Scene | None =
 
 
 def perfect(truth: trimesh.Trimesh, scene: Scene) -> dict[str, float]:
-    """What the distances would be of exactly what the training cameras see."""
+    """Chamfer distance and F-score of an ideal mesh: exactly the parts of the true one that training cameras see."""
     points, _ = trimesh.sample.sample_surface(truth, DENSE, seed=1)
     distances = cKDTree(points[seen_points(truth, points, scene)]).query(points[:SAMPLES])[0]
     diagonal = np.linalg.norm(truth.extents)
@@ -72,7 +80,7 @@ def perfect(truth: trimesh.Trimesh, scene: Scene) -> dict[str, float]:
 
 
 def colours_at(mesh: trimesh.Trimesh, points: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Colours [N, 3] in [0, 1] of points on faces."""
+    """Colours [N, 3] in [0, 1] at points [N, 3] on faces [N]."""
     weights = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)
     return shaded(mesh, face, weights)
 
@@ -99,7 +107,18 @@ def shaded(mesh: trimesh.Trimesh, face: np.ndarray, weights: np.ndarray) -> np.n
 
 def drawn(mesh: trimesh.Trimesh, pose: np.ndarray, focal: float, height: int, width: int,
           within: float) -> np.ndarray:
-    """The mesh on white [H, W, 3] from a camera [3, 4] in OpenGL axes, whose rays go `within` pixels into each."""
+    """Draws a mesh on white.
+
+    Args:
+        mesh: mesh with vertex colours or a texture.
+        pose: [3, 4] camera-to-world, OpenGL axes.
+        focal: focal length in pixels.
+        height, width: size of the picture in pixels.
+        within: place in a pixel of the camera's rays: 0 its upper left corner, 0.5 its centre.
+
+    Returns:
+        [H, W, 3] in [0, 1].
+    """
     corners = projected(np.asarray(mesh.vertices), pose, focal, height, width)
     corners[:, :2] = (corners[:, :2] + 1.0 - within) * RAYS - 0.5
     face, weights = rasterised(corners, np.asarray(mesh.faces), height * RAYS, width * RAYS)
@@ -109,14 +128,14 @@ def drawn(mesh: trimesh.Trimesh, pose: np.ndarray, focal: float, height: int, wi
 
 
 def projected(points: np.ndarray, pose: np.ndarray, focal: float, height: int, width: int) -> np.ndarray:
-    """Points [N, 3] as column, row and depth [N, 3], the middle of the picture's first pixel at 0."""
+    """Columns, rows and depths [N, 3] of world points [N, 3]. The middle of the first pixel has row and column 0."""
     local = (points - pose[:, 3]) @ pose[:, :3]
     return np.stack([focal * local[:, 0] / -local[:, 2] + 0.5 * width - 0.5,
                      focal * local[:, 1] / local[:, 2] + 0.5 * height - 0.5, -local[:, 2]], 1)
 
 
 def seen_points(mesh: trimesh.Trimesh, points: np.ndarray, scene: Scene) -> np.ndarray:
-    """[N] bool: points on a mesh that a training camera sees, by z-buffers of SEEN_SIZE pixels."""
+    """Points [N] bool, of points [N, 3] on a mesh, that a training camera sees, by z-buffers of SEEN_SIZE pixels."""
     seen, slack = np.zeros(len(points), bool), 2e-3 * np.linalg.norm(mesh.extents)
     for i in scene.i_train.tolist():
         camera = scene.cameras.take([i])
@@ -134,7 +153,7 @@ def seen_points(mesh: trimesh.Trimesh, points: np.ndarray, scene: Scene) -> np.n
 
 
 def view_psnr(mesh: trimesh.Trimesh, scene: Scene, within: float) -> float:
-    """The mean PSNR in dB of the mesh against the test pictures of a scene."""
+    """Mean PSNR, in dB, of a mesh drawn from the test cameras of a scene; `within` is that of `drawn`."""
     values = []
     for i in scene.i_test.tolist():
         camera = scene.cameras.take([i])
@@ -145,7 +164,7 @@ def view_psnr(mesh: trimesh.Trimesh, scene: Scene, within: float) -> float:
 
 
 def loaded(path: str) -> trimesh.Trimesh:
-    """A mesh in its own coordinates: in a .glb those before its node turns it."""
+    """Reads a mesh in its own coordinates, without the rotation that a .glb's node has."""
     found = trimesh.load(path, process=False)
     return next(iter(found.geometry.values())) if isinstance(found, trimesh.Scene) else found
 
@@ -156,7 +175,7 @@ if __name__ == '__main__':
     parser.add_argument('truth')
     parser.add_argument('--views', metavar='DATADIR')
     parser.add_argument('--rays_through', choices=('corner', 'center'), default='center')
-    parser.add_argument('--testskip', type=int, default=1, help='every which test view')
+    parser.add_argument('--testskip', type=int, default=1, help='1: all test views; N: every Nth')
     args = parser.parse_args()
     mesh, truth = loaded(args.mesh), loaded(args.truth)
     result = compare(mesh, truth)

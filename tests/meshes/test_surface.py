@@ -1,0 +1,108 @@
+"""nerf/meshes/surface.py: boxes and surfaces of a density and of what cameras see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from known_fields import Solid
+from known_surfaces import (
+    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, one_camera_in_ndc, red_and_blue,
+    red_ball, scene_around, shell, steep_ball, three_cameras, view_of_ball,
+)
+
+from nerf.meshes.depth_fusion import fused_depths
+from nerf.meshes.extraction import grid_axes, marching_cubes
+from nerf.meshes.geometry import vertex_normals
+from nerf.meshes.options import MeshSettings
+from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, outline_shift
+from nerf.runtime.errors import UserError
+from nerf.space import Unbounded
+
+COARSE = MeshSettings(survey=49)  # a survey that is fast
+
+
+def test_the_surface_of_a_density_lies_where_the_density_has_its_level():
+    axes = grid_axes(BOX, 40)
+    surface = density_surface(red_ball().sampler(), axes, 3.0 / 39, THRESHOLD)
+    assert np.abs(ball_distance(surface.vertices)).max() < 0.005
+    assert trimesh.Trimesh(surface.vertices, surface.faces, process=False).is_watertight
+    assert surface.words == 'at density 25'
+    by_light = density_surface(red_ball().sampler(), axes, 3.0 / 39, THRESHOLD, by_light=True)
+    assert by_light.words == 'at density 25, where half of the light of the training rays has stopped'
+
+
+def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():
+    axes = grid_axes(BOX, 64)
+    centres, radii = torch.tensor([[0.0, 0.0, 0.0], [1.1, 1.1, 1.1]]), torch.tensor([0.8, 0.12])
+
+    def density(points):
+        depths = radii - (points[:, None] - centres).norm(dim=-1)
+        return THRESHOLD * (1.0 + depths.amax(-1) / 0.1).clamp(0.0, 2.0)
+    both, large = (density_surface(Solid(density, red_and_blue).sampler(), axes, 3.0 / 63, THRESHOLD, settings=settings)
+                   for settings in (MeshSettings(floater_share=0.001), MeshSettings(floater_share=0.1)))
+    assert (both.dropped, large.dropped) == (0, 1)
+    assert len(both.faces) > len(large.faces)
+
+
+def test_the_box_is_that_of_the_surface_and_is_printed(capsys):
+    box = box_of_surface(red_ball().sampler(), three_cameras(), THRESHOLD, settings=COARSE)
+    np.testing.assert_allclose(box, [[0.2, -0.3, -0.4], [1.2, 0.7, 0.6]], atol=0.3)
+    line = capsys.readouterr().out
+    assert line.startswith(f'box       {box[0, 0]:.3f} to {box[1, 0]:.3f}, ')
+    assert 'mesh_bounds' not in line
+
+
+def test_bounds_are_recommended_if_the_scene_has_none(capsys):
+    scene = three_cameras()
+    endless = replace(scene, space=Unbounded.around(scene.training_cameras, 2.0, 6.0, True))
+    box_of_surface(red_ball().sampler(), endless, THRESHOLD, settings=COARSE)
+    assert 'the scene goes on: --mesh_bounds' in capsys.readouterr().out
+    for each, bounds in ((scene, None), (endless, BOX)):
+        box_of_surface(red_ball().sampler(), each, THRESHOLD, bounds, COARSE)
+        assert 'mesh_bounds' not in capsys.readouterr().out
+
+
+def test_bounds_in_which_nothing_is_seen_are_one_line():
+    behind = np.array([[-1.0, -1.0, 1.0], [1.0, 1.0, 2.0]])
+    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is not in what the training cameras see'):
+        box_of_surface(balls_in_ndc().sampler(), one_camera_in_ndc(), THRESHOLD, behind, COARSE)
+
+
+def test_faces_from_ndc_are_cut_to_a_box_of_the_world():
+    scene, (centre, radius, _) = one_camera_in_ndc(), NEAR_BALL
+    box = box_of_surface(balls_in_ndc().sampler(), scene, THRESHOLD, settings=COARSE)
+    surface = density_surface(balls_in_ndc().sampler(), grid_axes(box, 80), 2.0 / 79, THRESHOLD)
+    half = np.stack([centre - 2.0 * radius, centre + [0.0, 2.0 * radius, 2.0 * radius]])
+    part = surface.within(half, scene.space)
+    assert 0 < len(part.faces) < len(surface.faces)
+    with pytest.raises(UserError, match=r'mesh_bounds 5 5 -2 to 6 6 -1\.5 holds no surface; that is from -'):
+        surface.within(np.array([[5.0, 5.0, -2.0], [6.0, 6.0, -1.5]]), scene.space)
+
+
+# What cameras see
+
+
+@pytest.mark.parametrize('outline', [0.46, 0.5, 0.53])
+def test_the_surface_is_moved_to_where_the_outlines_are(outline):
+    scene, axes, step = scene_around(24), grid_axes(SMALL_BOX, 64), 1.6 / 63
+    views = [view_of_ball(pose, RADIUS, outline) for pose in scene.cameras.poses.double().numpy()]
+    vertices, faces = marching_cubes(fused_depths(views, scene.space, axes, steep_ball, 50.0).values, axes, 0.0)
+    assert np.median(np.linalg.norm(vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
+    shift = outline_shift(views, vertices, vertex_normals(vertices, faces), step)
+    assert shift == pytest.approx(outline - RADIUS, abs=0.01)
+    moved = fused_surface(views, scene.space, axes, step, steep_ball, 50.0)
+    assert np.median(np.linalg.norm(moved.vertices, axis=1)) == pytest.approx(outline, abs=0.01)
+    assert moved.words.startswith('as the training cameras see it, moved outwards by ')
+
+
+def test_the_surface_stays_if_too_few_outlines_are_seen():
+    scene, axes = scene_around(24), grid_axes(SMALL_BOX, 64)
+    views = [view_of_ball(pose, RADIUS, 0.46) for pose in scene.cameras.poses.double().numpy()]
+    stays = fused_surface(views, scene.space, axes, 1.6 / 63, shell().sampler().density_array, 50.0,
+                          MeshSettings(outline_fewest=10 ** 9))
+    assert np.median(np.linalg.norm(stays.vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
+    assert stays.words == 'as the training cameras see it'

@@ -1,10 +1,11 @@
-"""What several test files need: the golden values, and a scene small enough to be written for one test."""
+"""Fixtures of several test files: golden values, scenes that are written in a moment, and short runs."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_cuda.gpu_tests import pytest_collection_finish, pytest_configure, pytest_pyfunc_call  # noqa: F401
+from fake_cuda.gpu_tests import pytest_collection_finish, pytest_pyfunc_call  # noqa: F401
 from hypothesis import settings
 from PIL import Image
 
@@ -20,7 +21,7 @@ from nerf.flags import parse_flags
 from nerf.runtime.devices import choose_device, choose_precision
 from nerf.scene import Scene
 from nerf.training import Trainer
-from run_nerf import create_batcher, create_model, load_scene
+from run_nerf import create_batcher, create_field, create_training, load_scene
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
@@ -222,11 +223,12 @@ def flags(scene_dir, tmp_path):
 
 
 def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
-    """The trainer that run_nerf.py makes of these flags; the scene is read where it is not given."""
+    """Trainer that run_nerf.py makes of these flags; scene None: it is read from datadir."""
     args = parse_flags(flags)
     scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
-    model = create_model(args, scene, device, choose_precision(args.precision, device))
-    return Trainer(model, create_batcher(args, scene, device), args.lrate, args.lrate_decay, args.ema_decay)
+    field = create_field(args, scene, device, choose_precision(args.precision, device))
+    return Trainer(create_training(args, field), create_batcher(args, scene, device), args.lrate, args.lrate_decay,
+                   args.ema_decay)
 
 
 def state_of_run(folder: Path, step: int) -> dict:
@@ -263,11 +265,41 @@ LOGGED_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--
 
 
 @pytest.fixture(scope='session')
-def logged_run(tiny_scene, tmp_path_factory) -> Path:
-    """The folder of a run that was cut off after step 34, whose newest checkpoint is of step 30, and went on to 44;
-    what its two starts printed, first.txt and second.txt, and its scene are two folders up."""
-    folder = tmp_path_factory.mktemp('user')
-    scene = tiny_scene(folder / 'scene')
+def made_once(tmp_path_factory):
+    """Makes a folder once for all test processes of a session.
+
+    made_once(name, make): `make` gets the path of a new folder and fills it; returns the path. Tests only read there.
+    """
+    def made(name: str, make) -> Path:
+        if 'PYTEST_XDIST_WORKER' not in os.environ:
+            make(folder := tmp_path_factory.mktemp(name))
+            return folder
+        import fcntl
+
+        folder = tmp_path_factory.getbasetemp().parent / name
+        with open(folder.with_suffix('.lock'), 'a+') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed: other processes wait for the folder
+            lock.seek(0)
+            if lock.read() != 'made':
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                lock.write('made')
+        return folder
+    return made
+
+
+@pytest.fixture(scope='session')
+def logged_run(tiny_scene, made_once) -> Path:
+    """Folder of a run that was cut off after step 34, with its newest checkpoint of step 30, and went on to step 44.
+
+    Two folders up lie its scene, and first.txt and second.txt: the output of the two starts.
+    """
+    return made_once('user', lambda folder: run_twice(folder, tiny_scene(folder / 'scene'))) / 'logs' / 'run'
+
+
+def run_twice(folder: Path, scene: Path) -> None:
+    """Trains `logged_run` into a folder."""
     command = [sys.executable, ROOT / 'run_nerf.py', *LOGGED_RUN, '--datadir', scene, '--basedir', folder / 'logs',
                '--expname', 'run']
     for name, steps in (('first', 34), ('second', 44)):
@@ -276,7 +308,6 @@ def logged_run(tiny_scene, tmp_path_factory) -> Path:
                            env=os.environ | {'OMP_NUM_THREADS': '1'})
         if name == 'first':
             (folder / 'logs' / 'run' / '000034.tar').unlink()
-    return folder / 'logs' / 'run'
 
 
 @pytest.fixture(scope='session')

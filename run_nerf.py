@@ -41,8 +41,7 @@ from nerf.ray_batcher import RayBatcher
 from nerf.rendering import render_path, save_metrics
 from nerf.runtime import ranks, stop_signals
 from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
-from nerf.runtime.errors import UserError
-from nerf.runtime.exit_codes import returns_exit_code
+from nerf.runtime.errors import UserError, returns_exit_code
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 from nerf.space import Space
 from nerf.train_log import TrainLog, log_mesh, peak_memory

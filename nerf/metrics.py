@@ -51,8 +51,9 @@ def lpips(rendered: np.ndarray, target: np.ndarray, networks: dict[str, Callable
         return {}
     pictures = [torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None] * 2.0 - 1.0
                 for picture in (rendered, target)]
+    networks = installed_networks() if networks is None else networks
     with torch.inference_mode():
-        return {name: float(network(*pictures)) for name, network in (installed_networks() if networks is None else networks).items()}
+        return {name: float(network(*pictures)) for name, network in networks.items()}
 
 
 @functools.cache

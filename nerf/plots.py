@@ -21,8 +21,8 @@ LARGEST_ERROR = 0.25  # white in an error map
 
 
 def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Error map [H, W] in [0, 1] of pictures [H, W, 3] in [0, 1]: the absolute difference, mean of the channels, where 1
-    stands for LARGEST_ERROR or more."""
+    """Error map [H, W] of pictures [H, W, 3] in [0, 1]: the absolute difference, mean of the channels, in units of
+    LARGEST_ERROR and at most 1."""
     return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
 
 
@@ -78,7 +78,7 @@ def _draw_curves(figure: Figure | SubFigure, lines: list[dict], tests: list[dict
 
 
 def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:
-    """(PSNR, rendered, target, error map) of the first views of a test set; empty if the test set is of other images."""
+    """PSNR, rendered picture, image and error map of the first views of a test set; empty if its images are others."""
     if len(test['images']) != n_views:
         return []
     views = []

@@ -84,8 +84,7 @@ def one_voice():
 
 
 def say_error(message: str) -> None:
-    """Writes a line to standard error, with the rank if it is not 0. It is one write, so that lines of several processes
-    do not mix."""
+    """Writes a line to standard error, with the rank if it is not 0, in one write: lines of processes do not mix."""
     sys.stderr.write(f'error{"" if first() else f" (process {rank()})"}: {message}\n')
 
 

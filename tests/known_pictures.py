@@ -21,11 +21,14 @@ BETWEEN = Bounded(2.0, 6.0)  # near and far bound of `scene_of`
 
 
 class Blank(Field):
-    """A field that only has a device and a background."""
+    """A field that has nothing but a device, a background and a sampler."""
 
-    def __init__(self, white_bkgd: bool):
+    def __init__(self, shown: Painted, white_bkgd: bool):
         super().__init__()
-        self.unused, self.white_bkgd = torch.nn.Parameter(torch.zeros(1)), white_bkgd
+        self.unused, self.shown, self.white_bkgd = torch.nn.Parameter(torch.zeros(1)), shown, white_bkgd
+
+    def sampler(self) -> Painted:
+        return self.shown
 
 
 class Painted(Sampler):
@@ -42,7 +45,7 @@ class Painted(Sampler):
 
     def __init__(self, paint: Callable[[Rays], tuple[Tensor, Tensor, Tensor]], tile: int = 100, supersample: int = 1,
                  white_bkgd: bool = True, coarse: Callable | None = None):
-        super().__init__(Blank(white_bkgd), tile, supersample)
+        super().__init__(Blank(self, white_bkgd), tile, supersample)
         self.paint, self.coarse, self.tiles = paint, coarse, []
         self.passes = () if coarse is None else ('coarse',)
 

@@ -222,13 +222,20 @@ def flags(scene_dir, tmp_path):
     return make
 
 
-def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
-    """Trainer that run_nerf.py makes of these flags; scene None: it is read from datadir."""
+def trainer_of(flags: list[str], scene: Scene | None = None, captured: bool = True) -> Trainer:
+    """Trainer that run_nerf.py makes of these flags.
+
+    Args:
+        flags: of a run.
+        scene: of the run; None: it is read from datadir.
+        captured: steps on a GPU may run as a captured CUDA graph.
+    """
     args = parse_flags(flags)
     scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
     field = create_field(args, scene, device, choose_precision(args.precision, device))
-    return Trainer(create_training(args, field), create_batcher(args, scene, device), args.lrate, args.lrate_decay,
-                   args.ema_decay)
+    training = create_training(args, field)
+    training.captured = training.captured and captured
+    return Trainer(training, create_batcher(args, scene, device), args.lrate, args.lrate_decay, args.ema_decay)
 
 
 def state_of_run(folder: Path, step: int) -> dict:

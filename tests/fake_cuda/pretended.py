@@ -8,8 +8,8 @@ forbidden (in a capture, or by `torch.cuda.set_sync_debug_mode`), an operation t
 every tensor must be on CUDA: a GPU takes a scalar of the CPU, but replays would repeat its value. As on a GPU, ending a
 capture with such an error is a second error, the capture's stream stays current, and its memory pool stays open.
 
-`install` needs a process that loaded device.cpp's library before it imported torch, and that ends by `os._exit`: torch's
-threads would abort it.
+`install` needs a process that loaded device.cpp's library before it imported torch, and that ends by `os._exit`:
+torch's threads would abort it.
 """
 
 from __future__ import annotations

@@ -10,30 +10,13 @@ import pytest
 import torch
 from conftest import assert_same, trainer_of
 from known_pictures import scene_of
+from small_checkpoints import saved, tiny_trainer
 
 from nerf.files import checkpoints
 from nerf.runtime.errors import UserError
-from nerf.training import Trainer
 from run_nerf_helpers import NeRF
 
-TINY = ['--expname', 'run', '--netdepth', '6', '--netwidth', '8', '--netdepth_fine', '6', '--netwidth_fine', '8',
-        '--multires', '1', '--multires_views', '1', '--N_samples', '8', '--N_importance', '8', '--N_rand', '32',
-        '--device', 'cpu', '--precision', 'fp32', '--use_viewdirs', '--lrate', '1e-3']
 SHAPE = {'D': 6, 'W': 8, 'input_ch': 9, 'input_ch_views': 9, 'output_ch': 5, 'skips': [4], 'use_viewdirs': True}
-
-
-def tiny_trainer(*more: str) -> Trainer:
-    """Trainer of two small networks, by some more flags; --no_viewdirs stands for no --use_viewdirs."""
-    flags = [flag for flag in TINY if flag != '--use_viewdirs' or '--no_viewdirs' not in more]
-    return trainer_of([*flags, *(flag for flag in more if flag != '--no_viewdirs')], scene_of(12, 16))
-
-
-def saved(path: Path, *more: str, step: int = 123) -> Trainer:
-    """Writes a checkpoint of `tiny_trainer` after a training step."""
-    trainer = tiny_trainer(*more)
-    trainer.step(1)
-    checkpoints.save_checkpoint(path, trainer.checkpoint(step))
-    return trainer
 
 
 def write_steps(folder: Path, *names: str) -> None:

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from test_checkpoints import Bomb, tiny_trainer
+from small_checkpoints import keras_arrays, network, save_keras, tiny_trainer
+from test_checkpoints import Bomb
 
 from nerf.files import checkpoints
 from nerf.runtime.errors import UserError
-
-
-def keras_arrays(state: dict[str, torch.Tensor]) -> list[np.ndarray]:
-    """Weights of a network in the order in which the original code's Keras model lists them, kernels transposed."""
-    heads = ['feature_linear', 'views_linears.0', 'rgb_linear', 'alpha_linear']
-    trunk = [f'pts_linears.{i}' for i in range(6)]
-    return [array for layer in [*trunk, *(heads if 'rgb_linear.weight' in state else ['output_linear'])]
-            for array in (state[f'{layer}.weight'].numpy().T, state[f'{layer}.bias'].numpy())]
-
-
-def network(seed: int = 0, *more: str) -> dict[str, torch.Tensor]:
-    """Weights of a coarse network."""
-    return tiny_trainer('--seed', str(seed), *more).field.weights()['network_fn_state_dict']
-
-
-def save_keras(path: Path, arrays: list[np.ndarray], protocol: int = 3) -> None:
-    holder = np.empty(len(arrays), object)
-    holder[:] = arrays
-    with open(path, 'wb') as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(holder))
-        pickle.dump(holder, file, protocol)
 
 
 @pytest.mark.parametrize('more', [[], ['--no_viewdirs']])

@@ -26,7 +26,7 @@ from run_nerf import create_batcher, create_field, create_training, load_scene
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
 
-if 'PYTEST_XDIST_WORKER' in os.environ:  # the cores have enough to do; threads that wait for each other take far longer
+if 'PYTEST_XDIST_WORKER' in os.environ:  # each worker has a core; more threads would wait for each other
     os.environ |= {'OMP_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1'}
     torch.set_num_threads(1)
 
@@ -37,7 +37,7 @@ settings.load_profile('nerf')
 
 @pytest.fixture(scope='session')
 def shared() -> Path:
-    """The folder of golden values and real scenes; not part of the repository."""
+    """Folder of golden values and real scenes, which is not part of the repository."""
     if not SHARED.is_dir():
         pytest.skip(f'needs {SHARED}')
     return SHARED
@@ -54,7 +54,7 @@ def golden(shared) -> dict[str, np.ndarray]:
 
 
 def look_at_origin(azimuth: float, elevation: float, distance: float) -> np.ndarray:
-    """[4, 4] camera-to-world, OpenGL axes, z up; angles in radians."""
+    """Pose [4, 4], camera-to-world, OpenGL axes, z up; angles in radians."""
     away = np.array([math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation),
                      math.sin(elevation)])
     right = np.cross([0.0, 0.0, 1.0], away)
@@ -90,7 +90,7 @@ def tiny_scene():
 
 
 def turn(axis, degrees: float) -> np.ndarray:
-    """[3, 3] rotation about an axis, counterclockwise where the axis points at the viewer."""
+    """Rotation [3, 3] about an axis, counterclockwise when the axis points at the viewer."""
     x, y, z = np.asarray(axis) / np.linalg.norm(axis)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     angle = math.radians(degrees)
@@ -98,8 +98,8 @@ def turn(axis, degrees: float) -> np.ndarray:
 
 
 def forward_cameras(count: int = 5) -> np.ndarray:
-    """[count, 3, 4] camera-to-world, OpenGL axes: roughly side by side and each turned a little, far from the world's
-    origin and along none of its axes."""
+    """Poses [count, 3, 4], camera-to-world, OpenGL axes: roughly side by side, each turned a little, far from the
+    world's origin and along none of its axes."""
     world, places = turn([1, 2, 3], 70.0), np.arange(count) - (count - 1) / 2
     return np.stack([np.column_stack([world @ turn([0.3, 1.0, 0.2 * place], 4.0 * place),
                                       world @ [0.5 * place, 0.1 * place ** 2, 0.15 * (i % 2)] + [4.0, -3.0, 2.0]])
@@ -210,13 +210,13 @@ SMALL_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--n
 
 @pytest.fixture(scope='session')
 def scene_dir(tiny_scene, tmp_path_factory) -> Path:
-    """The folder of a tiny scene that no test changes."""
+    """Folder of a tiny scene. Tests only read it."""
     return tiny_scene(tmp_path_factory.mktemp('scene'))
 
 
 @pytest.fixture
 def flags(scene_dir, tmp_path):
-    """Makes the flags of a run on the tiny scene; later ones win."""
+    """Makes the flags of a run on the tiny scene, and further ones, which override them."""
     def make(*extra: str, expname: str = 'run') -> list[str]:
         return [*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--expname', expname, *extra]
     return make
@@ -239,14 +239,14 @@ def trainer_of(flags: list[str], scene: Scene | None = None, captured: bool = Tr
 
 
 def state_of_run(folder: Path, step: int) -> dict:
-    """A run's checkpoint without its flags."""
+    """Checkpoint of a run, without the flags in it."""
     checkpoint = torch.load(folder / f'{step:06d}.tar', weights_only=True)
     del checkpoint['run_state']['flags']
     return checkpoint
 
 
 def assert_same(a, b) -> None:
-    """Bit for bit, all the way down."""
+    """Checks that nested values are equal bit for bit."""
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert a.keys() == b.keys()
@@ -319,7 +319,7 @@ def run_twice(folder: Path, scene: Path) -> None:
 
 @pytest.fixture(scope='session')
 def board(logged_run):
-    """What TensorBoard shows of `logged_run`: an EventAccumulator with all pictures, scalars and histograms."""
+    """EventAccumulator of `logged_run` with all its pictures, scalars and histograms, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(logged_run), size_guidance={'images': 0, 'scalars': 0, 'histograms': 0})
@@ -328,7 +328,7 @@ def board(logged_run):
 
 @pytest.fixture
 def as_rank(monkeypatch):
-    """Makes this process one of several, as far as it can tell: as_rank(rank, count)."""
+    """Sets the environment variables of one of several processes: as_rank(rank, count)."""
     def become(rank: int, count: int) -> None:
         for name, value in {'RANK': rank, 'WORLD_SIZE': count, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 1}.items():
             monkeypatch.setenv(name, str(value))

@@ -33,8 +33,7 @@ from nerf.rendering import render_path, save_metrics
 from nerf.resume import Origin, checkpoint_writer, restore_trained, restore_weights, resume
 from nerf.runtime import ranks, stop_signals
 from nerf.runtime.devices import choose_device, choose_precision, keep_freed_memory
-from nerf.runtime.errors import UserError
-from nerf.runtime.exit_codes import returns_exit_code
+from nerf.runtime.errors import UserError, returns_exit_code
 from nerf.scene import Scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer

@@ -1,6 +1,8 @@
-"""Photographs of one scene that differ in brightness: a gain for each of them and each colour channel."""
+"""Exposure of photographs that differ in brightness: a gain for each photograph and colour channel."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,38 +10,52 @@ from torch import Tensor, nn
 
 from nerf.optimiser import is_real
 
-RATE = 1.0  # of the gains' logarithms, as a multiple of the learning rate
-PENALTY = 1e-4  # on the squared logarithm of a gain, beside a mean squared error of its image
 MEASURED = 'right half of each image, after a gain per colour channel was fitted on its left half'
 
 
-class Exposure:
-    """The gains of N training images, learned with the model. What the model shows is multiplied by them,
-    but for a background.
+@dataclass(frozen=True)
+class ExposureSettings:
+    """Numbers that decide what gains are learned. They were tried on the toy chair with random gains, seed 0
+    (docs/measurements.md, "Exposure")."""
 
-    In each channel the mean of their logarithms over the images is 0: else the brightness of the scene itself would
-    drift. At first all gains are 1.
+    rate: float = 1.0  # learning rate of the gains' logarithms, as a multiple of the learning rate
+    penalty: float = 1e-4  # weight of a gain's squared logarithm, beside the mean squared error of its image
+
+
+class Exposure:
+    """Gains of N training images, learned with the field. They multiply the colours that the field shows, except its
+    background.
+
+    In each channel the logarithms of the gains have mean 0 over the images. Without that the brightness of the scene
+    would drift. Gains begin at 1.
+
+    Args:
+        n_images: number of training images.
+        device: of the gains.
+        settings: learning rate and penalty.
     """
 
-    def __init__(self, n_images: int, device: torch.device):
-        self.raw = nn.Parameter(torch.zeros(n_images, 3, device=device))  # logarithms, but for their mean
+    def __init__(self, n_images: int, device: torch.device, settings: ExposureSettings | None = None):
+        self.settings = settings or ExposureSettings()
+        self.raw = nn.Parameter(torch.zeros(n_images, 3, device=device))  # logarithms before their mean is subtracted
 
     def gains(self, image: Tensor) -> Tensor:
-        """The gains [R, 3] of R pixels, of the images [R] int64."""
-        # An index in brackets would add up its gradient in any order where there are several threads.
+        """Gains [R, 3] of R pixels of images [R] int64."""
+        # index_select: the gradient of an index in brackets is summed in random order on several threads.
         return (self.raw - self.raw.mean(0)).exp().index_select(0, image)
 
     def parameter_group(self) -> dict:
-        """The group for Adam, whose weight decay is the gradient of the penalty; an image has 1 / N of the rays."""
-        return {'params': [self.raw], 'rate': RATE, 'weight_decay': PENALTY / len(self.raw)}
+        """Parameter group for Adam. Its weight decay is the gradient of the penalty: an image has 1 / N of the rays."""
+        return {'params': [self.raw], 'rate': self.settings.rate,
+                'weight_decay': self.settings.penalty / len(self.raw)}
 
     def state(self) -> Tensor:
-        """What a checkpoint holds of it: [N, 3]."""
+        """Logarithms [N, 3] for a checkpoint."""
         return self.raw.detach().cpu()
 
     @torch.no_grad()
     def load_state(self, raw: Tensor) -> None:
-        """Takes what `state` gave.
+        """Takes the result of `state`.
 
         Raises:
             ValueError: it is broken, or of another number of images.
@@ -51,18 +67,16 @@ class Exposure:
 
 def right_halves(rendered: np.ndarray, target: np.ndarray,
                  background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is compared of a held-out view whose gain nobody knows.
-
-    The gain is fitted on one half of the image and the view is measured on the other, as NeRF-W does with what it knows
-    of an image (arXiv:2008.02268).
+    """Right halves of a rendered test view and its image, for metrics. The gain of a test image is unknown: it is
+    fitted on the left halves, as NeRF-W fits the appearance of an image (arXiv:2008.02268).
 
     Args:
         rendered, target: [H, W, 3] in [0, 1].
-        background: [H, W, 1], what of both is light of a background, which has no gain.
+        background: [H, W, 1] light of a background in both, which has no gain.
 
     Returns:
-        the right half of both, [H, W - W // 2, 3] float32, the rendered one times the gain and within [0, 1]; and the
-        gain [3] float64: of each channel, that with the least squared error on the left half.
+        both right halves [H, W - W // 2, 3] float32, the rendered one times the gain and clipped to [0, 1]; and the
+        gain [3] float64 with the least squared error on the left halves, per channel.
     """
     middle = target.shape[1] // 2
     shown, seen = (np.float64(picture) - background for picture in (rendered, target))

@@ -1,4 +1,4 @@
-"""What a run comes to, as a figure: PSNR over time, and test views."""
+"""Figures of a run: PSNR over time, and test views with error maps."""
 
 from __future__ import annotations
 
@@ -6,30 +6,40 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nerf.files.images import read_image
 from nerf.files.whole_file import whole_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
 SUMMARY_VIEWS = 4  # test views in summary.png
-LARGEST_ERROR = 0.25  # mean over the channels, which an error map shows white
+LARGEST_ERROR = 0.25  # white in an error map
 
 
 def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[H, W] in [0, 1]: the mean over channels of the absolute difference of pictures [H, W, 3] in [0, 1], where 1 is
-    LARGEST_ERROR or more."""
+    """Error map [H, W] of pictures [H, W, 3] in [0, 1]: the absolute difference, mean of the channels, in units of
+    LARGEST_ERROR and at most 1."""
     return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
 
 
 def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> None:
-    """Draws summary.png from the files of a run: PSNR over steps and over time, and views of the newest test set.
+    """Draws `summary_figure` to summary.png in the folder of a run."""
+    with whole_file(run_dir / 'summary.png') as partial:
+        summary_figure(run_dir, step, n_views, target).savefig(partial, format='png', dpi=100)
+
+
+def summary_figure(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> Figure:
+    """Figure of a run: PSNR over steps and over time, and views of the newest test set.
 
     Args:
-        run_dir: its metrics.jsonl and testset_NNNNNN folders are read.
-        step: test sets of later steps, which a run that started again from before them left, are not shown.
-        n_views: test views that the run has now.
-        target: what the nth of them should be, [H, W, 3] in [0, 1].
+        run_dir: folder with metrics.jsonl and testset_NNNNNN.
+        step: the run's step. A run that was started again can have test sets of later steps, which are not shown.
+        n_views: number of test views; a test set with another number is not shown.
+        target: image [H, W, 3] in [0, 1] of test view n.
     """
     from matplotlib.figure import Figure
 
@@ -49,12 +59,11 @@ def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int],
             for axes, picture in zip(column, pictures):
                 axes.imshow(picture, cmap='magma', vmin=0.0, vmax=1.0)
                 axes.axis('off')
-    with whole_file(run_dir / 'summary.png') as partial:
-        figure.savefig(partial, format='png', dpi=100)
+    return figure
 
 
-def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
-    """PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
+def _draw_curves(figure: Figure | SubFigure, lines: list[dict], tests: list[dict]) -> None:
+    """Draws PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
     steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
     for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):
         for name, what, style in (('psnr0', 'training, coarse', ':'), ('psnr', 'training', '-')):
@@ -70,7 +79,7 @@ def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
 
 
 def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int], np.ndarray]) -> list[tuple]:
-    """(PSNR, rendered, target, error map) of the first views of a test set; none where it is of other images."""
+    """PSNR, rendered picture, image and error map of the first views of a test set; empty if its images are others."""
     if len(test['images']) != n_views:
         return []
     views = []

@@ -1,10 +1,11 @@
-"""What several test files need: the golden values, and a scene small enough to be written for one test."""
+"""Fixtures of several test files: golden values, scenes that are written in a moment, and short runs."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_cuda.gpu_tests import pytest_collection_finish, pytest_configure, pytest_pyfunc_call  # noqa: F401
+from fake_cuda.gpu_tests import pytest_collection_finish, pytest_pyfunc_call  # noqa: F401
 from hypothesis import settings
 from PIL import Image
 
@@ -27,7 +28,7 @@ from run_nerf import create_trainer
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared'
 
-if 'PYTEST_XDIST_WORKER' in os.environ:  # the cores have enough to do; threads that wait for each other take far longer
+if 'PYTEST_XDIST_WORKER' in os.environ:  # each worker has a core; more threads would wait for each other
     os.environ |= {'OMP_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1'}
     torch.set_num_threads(1)
 
@@ -38,7 +39,7 @@ settings.load_profile('nerf')
 
 @pytest.fixture(scope='session')
 def shared() -> Path:
-    """The folder of golden values and real scenes; not part of the repository."""
+    """Folder of golden values and real scenes, which is not part of the repository."""
     if not SHARED.is_dir():
         pytest.skip(f'needs {SHARED}')
     return SHARED
@@ -55,7 +56,7 @@ def golden(shared) -> dict[str, np.ndarray]:
 
 
 def look_at_origin(azimuth: float, elevation: float, distance: float) -> np.ndarray:
-    """[4, 4] camera-to-world, OpenGL axes, z up; angles in radians."""
+    """Pose [4, 4], camera-to-world, OpenGL axes, z up; angles in radians."""
     away = np.array([math.cos(azimuth) * math.cos(elevation), math.sin(azimuth) * math.cos(elevation),
                      math.sin(elevation)])
     right = np.cross([0.0, 0.0, 1.0], away)
@@ -91,7 +92,7 @@ def tiny_scene():
 
 
 def turn(axis, degrees: float) -> np.ndarray:
-    """[3, 3] rotation about an axis, counterclockwise where the axis points at the viewer."""
+    """Rotation [3, 3] about an axis, counterclockwise when the axis points at the viewer."""
     x, y, z = np.asarray(axis) / np.linalg.norm(axis)
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     angle = math.radians(degrees)
@@ -99,8 +100,8 @@ def turn(axis, degrees: float) -> np.ndarray:
 
 
 def forward_cameras(count: int = 5) -> np.ndarray:
-    """[count, 3, 4] camera-to-world, OpenGL axes: roughly side by side and each turned a little, far from the world's
-    origin and along none of its axes."""
+    """Poses [count, 3, 4], camera-to-world, OpenGL axes: roughly side by side, each turned a little, far from the
+    world's origin and along none of its axes."""
     world, places = turn([1, 2, 3], 70.0), np.arange(count) - (count - 1) / 2
     return np.stack([np.column_stack([world @ turn([0.3, 1.0, 0.2 * place], 4.0 * place),
                                       world @ [0.5 * place, 0.1 * place ** 2, 0.15 * (i % 2)] + [4.0, -3.0, 2.0]])
@@ -211,35 +212,45 @@ SMALL_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--n
 
 @pytest.fixture(scope='session')
 def scene_dir(tiny_scene, tmp_path_factory) -> Path:
-    """The folder of a tiny scene that no test changes."""
+    """Folder of a tiny scene. Tests only read it."""
     return tiny_scene(tmp_path_factory.mktemp('scene'))
 
 
 @pytest.fixture
 def flags(scene_dir, tmp_path):
-    """Makes the flags of a run on the tiny scene; later ones win."""
+    """Makes the flags of a run on the tiny scene, and further ones, which override them."""
     def make(*extra: str, expname: str = 'run') -> list[str]:
         return [*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(tmp_path), '--expname', expname, *extra]
     return make
 
 
-def trainer_of(flags: list[str], scene: Scene | None = None) -> Trainer:
-    """Trainer that run_nerf.py makes of these flags; scene None: it is read from datadir."""
+def trainer_of(flags: list[str], scene: Scene | None = None, captured: bool = True) -> Trainer:
+    """Trainer that run_nerf.py makes of these flags.
+
+    Args:
+        flags: of a run.
+        scene: of the run; None: it is read from datadir.
+        captured: steps on a GPU may run as a captured CUDA graph.
+    """
     args = parse_flags(flags)
     scene, device = load_scene(args) if scene is None else scene, choose_device(args.device)
     field = FIELDS[args.field].build(args, scene, device, choose_precision(args.precision, device))
-    return create_trainer(args, scene, field)
+    trainer = create_trainer(args, scene, field)
+    if captured:
+        return trainer
+    trainer.training.captured = False
+    return Trainer(trainer.training, trainer.batcher, args.lrate, args.lrate_decay, args.ema_decay)
 
 
 def state_of_run(folder: Path, step: int) -> dict:
-    """A run's checkpoint without its flags."""
+    """Checkpoint of a run, without the flags in it."""
     checkpoint = torch.load(folder / f'{step:06d}.tar', weights_only=True)
     del checkpoint['run_state']['flags']
     return checkpoint
 
 
 def assert_same(a, b) -> None:
-    """Bit for bit, all the way down."""
+    """Checks that nested values are equal bit for bit."""
     assert type(a) is type(b)
     if isinstance(a, dict):
         assert a.keys() == b.keys()
@@ -265,11 +276,41 @@ LOGGED_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--
 
 
 @pytest.fixture(scope='session')
-def logged_run(tiny_scene, tmp_path_factory) -> Path:
-    """The folder of a run that was cut off after step 34, whose newest checkpoint is of step 30, and went on to 44;
-    what its two starts printed, first.txt and second.txt, and its scene are two folders up."""
-    folder = tmp_path_factory.mktemp('user')
-    scene = tiny_scene(folder / 'scene')
+def made_once(tmp_path_factory):
+    """Makes a folder once for all test processes of a session.
+
+    made_once(name, make): `make` gets the path of a new folder and fills it; returns the path. Tests only read there.
+    """
+    def made(name: str, make) -> Path:
+        if 'PYTEST_XDIST_WORKER' not in os.environ:
+            make(folder := tmp_path_factory.mktemp(name))
+            return folder
+        import fcntl
+
+        folder = tmp_path_factory.getbasetemp().parent / name
+        with open(folder.with_suffix('.lock'), 'a+') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed: other processes wait for the folder
+            lock.seek(0)
+            if lock.read() != 'made':
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                lock.write('made')
+        return folder
+    return made
+
+
+@pytest.fixture(scope='session')
+def logged_run(tiny_scene, made_once) -> Path:
+    """Folder of a run that was cut off after step 34, with its newest checkpoint of step 30, and went on to step 44.
+
+    Two folders up lie its scene, and first.txt and second.txt: the output of the two starts.
+    """
+    return made_once('user', lambda folder: run_twice(folder, tiny_scene(folder / 'scene'))) / 'logs' / 'run'
+
+
+def run_twice(folder: Path, scene: Path) -> None:
+    """Trains `logged_run` into a folder."""
     command = [sys.executable, ROOT / 'run_nerf.py', *LOGGED_RUN, '--datadir', scene, '--basedir', folder / 'logs',
                '--expname', 'run']
     for name, steps in (('first', 34), ('second', 44)):
@@ -278,12 +319,11 @@ def logged_run(tiny_scene, tmp_path_factory) -> Path:
                            env=os.environ | {'OMP_NUM_THREADS': '1'})
         if name == 'first':
             (folder / 'logs' / 'run' / '000034.tar').unlink()
-    return folder / 'logs' / 'run'
 
 
 @pytest.fixture(scope='session')
 def board(logged_run):
-    """What TensorBoard shows of `logged_run`: an EventAccumulator with all pictures, scalars and histograms."""
+    """EventAccumulator of `logged_run` with all its pictures, scalars and histograms, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(logged_run), size_guidance={'images': 0, 'scalars': 0, 'histograms': 0})
@@ -292,7 +332,7 @@ def board(logged_run):
 
 @pytest.fixture
 def as_rank(monkeypatch):
-    """Makes this process one of several, as far as it can tell: as_rank(rank, count)."""
+    """Sets the environment variables of one of several processes: as_rank(rank, count)."""
     def become(rank: int, count: int) -> None:
         for name, value in {'RANK': rank, 'WORLD_SIZE': count, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 1}.items():
             monkeypatch.setenv(name, str(value))

@@ -1,10 +1,10 @@
-"""Kills a training run with SIGKILL again and again and compares its end with that of a run that nobody killed.
+"""Training run that is killed with SIGKILL again and again, compared with a run that is not killed.
 
     python tests/kill_harness.py --kills 200
     python tests/kill_harness.py --kills 50 --field grid
 
-The real script trains a small scene; each start is killed at a random moment, during start-up, training, saving,
-rendering or logging. The last run is left to its end. Prints a line of JSON; the exit code is 1 where the two differ.
+The real script trains a small scene; each start is killed at a random moment: during start-up, training, saving,
+rendering or logging. The last start ends by itself. Prints a line of JSON; the exit code is 1 if the two differ.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LINES = 8  # of progress, at most, that a start may print before it is killed
 
 
 def command(scene: Path, logs: Path, steps: int, field: str = 'mlp') -> list[str]:
-    """A run of the mlp, or of a grid of a few cells."""
+    """Command of a run of the paper's networks, or of a grid of a few cells."""
     script = ['-c', SMALL_GRID] if field == 'grid' else [str(ROOT / 'run_nerf.py')]
     return [sys.executable, '-u', *script, *FLAGS, *(GRID if field == 'grid' else []), '--datadir', str(scene),
             '--basedir', str(logs), '--expname', 'run', '--N_iters', str(steps)]
@@ -50,10 +50,11 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 
 def kill_until_done(arguments: list[str], kills: int, rng: random.Random) -> int:
-    """Starts the run to be killed, `kills` times, and once more to its end; how often it was killed.
+    """Starts a run and kills it, `kills` times, then starts it once more to its end; the number of starts that were
+    killed before they ended.
 
-    A quarter of them die within seconds of their start, the others behind a random line of progress: at no step in
-    particular, as training goes on meanwhile.
+    A quarter of the starts die within seconds, the others after a random line of progress, at any step, because
+    training goes on meanwhile.
     """
     killed = 0
     for _ in range(kills):
@@ -76,14 +77,14 @@ def kill_until_done(arguments: list[str], kills: int, rng: random.Random) -> int
 
 
 def finish(arguments: list[str]) -> None:
-    """Lets a run go to its end."""
+    """Starts a run and waits for its end."""
     process = start(arguments)
     _, error = process.communicate()
     assert process.returncode == 0, error.decode()
 
 
 def same(a, b) -> bool:
-    """Whether two checkpoints' values are equal bit by bit."""
+    """Whether values of two checkpoints are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -94,7 +95,7 @@ def same(a, b) -> bool:
 
 
 def differences(killed: Path, whole: Path, steps: int) -> list[str]:
-    """What the folder of the killed run has other than that of the whole one."""
+    """Differences between the folders of a killed run and of a whole one."""
     found = []
     a, b = (torch.load(folder / f'{steps:06d}.tar', weights_only=True) for folder in (killed, whole))
     for checkpoint in (a, b):
@@ -117,7 +118,7 @@ def differences(killed: Path, whole: Path, steps: int) -> list[str]:
 
 
 def compare_runs(scene: Path, folder: Path, kills: int, steps: int, seed: int, field: str = 'mlp') -> dict:
-    """Trains the scene whole and with kills; the figures of both."""
+    """Trains a scene once whole and once with kills; their differences, and figures."""
     began = time.perf_counter()
     finish(command(scene, folder / 'whole', steps, field))
     killed = kill_until_done(command(scene, folder / 'killed', steps, field), kills, random.Random(seed))

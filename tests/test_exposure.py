@@ -10,25 +10,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_same, state_of_run, trainer_of
-from known_fields import Shown, scene_of
+from known_pictures import Painted, scene_of
 from PIL import Image
 from skimage.metrics import structural_similarity
 
 import run_nerf
-from nerf.exposure import MEASURED, PENALTY, RATE, Exposure, right_halves
-from nerf.fields.paper.model import PaperModel
+from nerf.exposure import MEASURED, Exposure, ExposureSettings, right_halves
+from nerf.fields.interface import Target, exposed
 from nerf.flags import learns_exposure, parse_flags
 from nerf.outputs import Intervals, Outputs
 from nerf.rendering import save_metrics
-from run_nerf_helpers import Sampling
 
 LOGS = np.log(np.random.default_rng(0).uniform(0.5, 1.0, (24, 3)))  # of the training images' gains
 
 
 @pytest.fixture(scope='session')
 def gained_dir(tiny_scene, tmp_path_factory) -> Path:
-    """The folder of a scene, a bright ball, on black where alpha is ignored, whose images have gains: LOGS in training,
-    0.6 in the others."""
+    """Folder of a scene, a bright ball on black (alpha is ignored), whose images have gains: LOGS in training, 0.6 in
+    the others."""
     folder = tiny_scene(tmp_path_factory.mktemp('gained') / 'scene', size=24, counts=(24, 2, 2))
     for path in folder.glob('*/*.png'):
         gain = np.exp(LOGS[int(path.stem[2:])]) if path.parent.name == 'train' else 0.6
@@ -46,8 +45,8 @@ def gained(flags, gained_dir):
     return make
 
 
-def some_exposure(logs: np.ndarray = LOGS) -> Exposure:
-    exposure = Exposure(len(logs), torch.device('cpu'))
+def some_exposure(logs: np.ndarray = LOGS, *settings: ExposureSettings) -> Exposure:
+    exposure = Exposure(len(logs), torch.device('cpu'), *settings)
     exposure.load_state(torch.from_numpy(logs).float())
     return exposure
 
@@ -72,14 +71,14 @@ def test_a_common_change_of_all_gains_changes_nothing_and_has_no_gradient():
 
 
 def test_the_penalty_pulls_gains_to_1():
-    exposure = some_exposure()
+    exposure = some_exposure(LOGS, ExposureSettings(rate=0.25, penalty=0.024))
     group = exposure.parameter_group()
-    assert group.pop('rate') == RATE
+    assert group.pop('rate') == 0.25
     adam = torch.optim.Adam([group], lr=0.01)
     (0.0 * exposure.gains(torch.tensor([0])).sum()).backward()
     adam.step()
     mean = adam.state[exposure.raw]['exp_avg']  # a tenth of the gradient, which is the penalty's alone
-    torch.testing.assert_close(mean, 0.1 * PENALTY / 24 * torch.from_numpy(LOGS).float())
+    torch.testing.assert_close(mean, 0.1 * 0.001 * torch.from_numpy(LOGS).float())
     assert (exposure.raw[LOGS < 0] > torch.from_numpy(LOGS).float()[LOGS < 0]).all()
 
 
@@ -101,43 +100,41 @@ def test_it_is_off_by_default_for_scenes_that_do_not_need_it(flags, extra, expec
 # Training
 
 
-@pytest.mark.parametrize('more', [[], ['--occupancy'], ['--N_importance', '0'], ['--field', 'grid']])
+@pytest.mark.parametrize('more', [
+    [], ['--N_importance', '0'], pytest.param(['--field', 'grid'], marks=pytest.mark.slow)])
 def test_a_step_compares_what_rays_show_times_the_gain_of_their_image(gained, more):
-    """With the images' own gains, the loss of a field that shows the scene is small; without, it is not."""
     trainer = trainer_of(gained(*more, '--exposure', 'on', '--seed', '3'))
-    model, batcher = trainer.model, trainer.batcher
-    numbers, pixels = model.random_numbers(32, batcher.generator), batcher.pixels(1, 32)
-    rays, target = batcher.rays(*pixels)
-    plain, ones = model(rays, numbers, target), model(rays, numbers, target, torch.ones(32, 3))
+    training, batcher = trainer.training, trainer.batcher
+    numbers = training.random_numbers(32, batcher.generator)
+    rays, target = batcher.rays(*batcher.pixels(1, 32))
+    gains = torch.rand(32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    plain, ones, losses = (training.losses(rays, numbers, target._replace(gains=part)).terms
+                           for part in (None, torch.ones(32, 3), gains))
     for name, loss in plain.items():
         torch.testing.assert_close(ones[name], loss)
-    gains = torch.rand(32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    losses = model(rays, numbers, target, gains)
     sum(losses.values()).backward()
     assert losses['mse'] != plain['mse']
     assert (gains.grad != 0).any(0).all()
 
 
-def test_a_white_background_has_no_gain(gained):
-    model = trainer_of(gained('--exposure', 'on')).model
-    for network in model.networks().values():  # nothing but background
-        torch.nn.init.zeros_(network.alpha_linear.weight)
-        torch.nn.init.constant_(network.alpha_linear.bias, -1.0)
-    batcher = trainer_of(gained('--exposure', 'on')).batcher
+def test_a_background_has_no_gain():
+    """Half of a pixel is a background of 0.8, half shows 0.2, which is twice as bright in the photograph."""
+    rgb, background = torch.full((1, 3), 0.5 * 0.8 + 0.5 * 0.2), torch.full((1, 1), 0.5 * 0.8)
+    assert torch.equal(exposed(rgb, background, None), rgb)
+    torch.testing.assert_close(exposed(rgb, background, torch.full((1, 3), 2.0)), torch.full((1, 3), 0.6))
+
+
+def test_a_ray_that_meets_nothing_shows_a_white_background_in_any_exposure(gained):
+    trainer = trainer_of(gained('--exposure', 'on'))
+    field, batcher, checkpoint = trainer.field, trainer.batcher, trainer.field.weights()
+    for network in ('network_fn_state_dict', 'network_fine_state_dict'):
+        checkpoint[network]['alpha_linear.weight'].zero_()
+        checkpoint[network]['alpha_linear.bias'].fill_(-1.0)
+    field.load_weights(checkpoint)
     rays, _ = batcher.next(1)
-    losses = model(rays, model.random_numbers(32, batcher.generator), torch.ones(32, 3), torch.full((32, 3), 0.5))
-    assert losses == {'mse0': 0.0, 'mse': 0.0}
-
-
-def test_a_background_of_random_colours_has_no_gain(gained):
-    trainer = trainer_of(gained('--field', 'grid', '--exposure', 'on'))
-    model, batcher = trainer.model, trainer.batcher
-    model.rows.data[:, 0] = -100.0
-    model.rows_changed()
-    rays, target = batcher.next(1)
-    target[:] = torch.tensor([1.0, 1.0, 1.0, 0.0])  # nothing but the white background
-    loss = model(rays, model.random_numbers(32, batcher.generator), target, torch.full((32, 3), 0.5))['mse']
-    assert loss < 1e-8
+    white = Target(torch.ones(32, 3), gains=torch.full((32, 3), 0.5))
+    losses = trainer.training.losses(rays, trainer.training.random_numbers(32, batcher.generator), white)
+    assert losses.terms == {'mse0': 0.0, 'mse': 0.0}
 
 
 def test_without_the_flag_nothing_is_learned_or_saved(gained):
@@ -152,6 +149,7 @@ LEARNING = {'mlp': ('--N_rand', '256', '--N_iters', '400', '--lrate_decay', '1')
             'grid': ('--field', 'grid', '--N_iters', '300', '--N_rand', '1000', '--lrate', '2e-2')}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('field', LEARNING)
 def test_gains_approach_those_of_the_images_and_held_out_views_are_better_than_without(gained, tmp_path, field):
     n_iters = LEARNING[field][LEARNING[field].index('--N_iters') + 1]
@@ -169,10 +167,12 @@ def test_gains_approach_those_of_the_images_and_held_out_views_are_better_than_w
 
 
 def learning(flags: list[str]) -> list[str]:
-    """Without what would explain the gains of so few views: view directions, and thin fog before white."""
+    """Flags without view directions and a white background: few views could explain their gains by colours that depend
+    on the direction, or by thin fog before white."""
     return [flag for flag in flags if flag not in ('--use_viewdirs', '--white_bkgd')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('more', [(), ('--ema_decay', '0.9'), ('--field', 'grid', '--N_iters', '24')])
 def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_never_stopped(gained, tmp_path, more):
     extra = ('--exposure', 'on', '--N_iters', '24', '--i_img', '100', '--i_testset', '100', '--i_weights', '10', *more)
@@ -185,6 +185,7 @@ def test_a_run_that_goes_on_ends_bit_for_bit_like_one_that_never_stopped(gained,
     assert (whole['run_state']['exposure'] != 0).all()
 
 
+@pytest.mark.slow
 def test_a_run_cannot_begin_or_end_to_learn_gains_when_it_goes_on_and_the_error_names_the_flag(gained, capsys):
     assert run_nerf.main(gained('--N_iters', '2', '--exposure', 'on')) == 0
     assert run_nerf.main(gained('--N_iters', '4', '--exposure', 'off')) == 1
@@ -195,7 +196,7 @@ def test_a_run_cannot_begin_or_end_to_learn_gains_when_it_goes_on_and_the_error_
 
 
 def halves(gain=(0.5, 0.8, 1.2), size=(16, 23)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is rendered, the target, which is that times a gain, and a background of both."""
+    """A rendered picture, an image that is brighter by a gain, and the background of both."""
     rng = np.random.default_rng(0)
     background = rng.random((*size, 1), np.float32) * (rng.random((*size, 1)) < 0.5)
     shown = 0.8 * rng.random((*size, 3), np.float32) * (1.0 - background)
@@ -241,17 +242,18 @@ def test_metrics_json_says_what_was_measured_and_has_the_gains(tmp_path):
     rendered = np.random.default_rng(2).integers(0, 200, (16, 24, 3), dtype=np.uint8)
     target = np.rint(0.5 * rendered).astype(np.uint8)
     scene = replace(scene_of(16, 24, target[None]), exposure=True)
-    mean = save_metrics(tmp_path, 3, scene, [rendered])
+    sampler = Painted(None)
+    mean = save_metrics(tmp_path, 3, sampler, scene, [rendered])
     written = json.loads((tmp_path / 'metrics.json').read_text())
-    assert list(written) == ['step', 'measured_on', 'mean', 'images']
+    assert list(written) == ['step', 'sampler', 'measured_on', 'mean', 'images']
     assert written['measured_on'] == MEASURED
     assert written['images'][0]['gain'] == pytest.approx([0.5] * 3, abs=0.005)
     shown, wanted, _ = right_halves(rendered / 255.0, target / 255.0, np.zeros((16, 24, 1)))
     assert mean['psnr'] == pytest.approx(-10 * np.log10(np.mean((shown - wanted) ** 2)), abs=0.01)
     assert mean['ssim'] == pytest.approx(structural_similarity(
         shown, wanted, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0))
-    save_metrics(tmp_path, 3, replace(scene, exposure=False), [rendered])
-    assert list(json.loads((tmp_path / 'metrics.json').read_text())) == ['step', 'mean', 'images']
+    save_metrics(tmp_path, 3, sampler, replace(scene, exposure=False), [rendered])
+    assert list(json.loads((tmp_path / 'metrics.json').read_text())) == ['step', 'sampler', 'mean', 'images']
 
 
 def test_the_held_out_psnr_of_the_log_is_measured_in_the_same_way(tmp_path):
@@ -266,12 +268,12 @@ def test_the_held_out_psnr_of_the_log_is_measured_in_the_same_way(tmp_path):
             pass
 
         histogram = picture
-    model = PaperModel(Shown(np.ones((16, 24), bool)), None, Sampling(32, 0), 1000)
+    grey = Painted(lambda rays: (torch.full_like(rays.origins, 0.5), *torch.ones(2, len(rays.near))))
     psnr = {}
     for exposure in (True, False):
-        outputs = Outputs(replace(scene_of(16, 24), exposure=exposure), lambda: model, tmp_path, Log(),
+        outputs = Outputs(replace(scene_of(16, 24), exposure=exposure), lambda: grey.field, tmp_path, Log(),
                           Intervals(1, 1, 1, 1))
-        outputs.view(model, 1)  # the image is black, so that the gain is 0
+        outputs.view(grey.field, 1)  # the image is black, so that the gain is 0
         psnr[exposure] = outputs.log.scalars['val/psnr']
     assert psnr[True] == 100.0
     assert psnr[False] < 20.0

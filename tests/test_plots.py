@@ -1,14 +1,14 @@
-"""nerf/plots.py: the summary of a run, error maps, and pictures of meshes."""
+"""nerf/plots.py: the summary of a run, and error maps."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-from matplotlib.figure import Figure
+import pytest
 from PIL import Image
 
-from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_summary, error_map
+from nerf.plots import LARGEST_ERROR, SUMMARY_VIEWS, draw_summary, error_map, summary_figure
 
 
 def picture_of(path) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_an_error_map_shows_the_mean_absolute_error():
 
 
 def write_lines(run_dir, **others) -> None:
-    """metrics.jsonl of steps 100 to 1000."""
+    """Writes metrics.jsonl of steps 100 to 1000."""
     lines = [{'step': 100 * n, 'seconds': 6.0 * n, 'psnr': 10.0 + n, **others} for n in range(1, 11)]
     (run_dir / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
@@ -42,10 +42,11 @@ def write_test_set(run_dir, step: int, colours) -> None:
 
 
 def rows_of(picture: np.ndarray, colour) -> np.ndarray:
-    """Rows of a picture that have a lot of a colour."""
+    """Rows of a picture with more than 100 pixels of a colour."""
     return np.nonzero((np.abs(picture - colour).max(-1) <= 1).sum(1) > 100)[0]
 
 
+@pytest.mark.slow
 def test_summary_is_redrawn_with_curves_and_views(logged_run):
     picture = picture_of(logged_run / 'summary.png')
     assert picture.shape == (1200, 1200, 3)
@@ -97,17 +98,14 @@ def test_the_summary_has_the_first_views_alone(tmp_path):
     assert not (np.abs(picture - [255, 0, 255]).max(-1) <= 1).any()
 
 
-def test_the_curve_of_the_coarse_pass_is_there_where_there_is_one(tmp_path, monkeypatch):
-    labels, write = [], Figure.savefig
-
-    def note(figure, *args, **kwargs):
-        labels.append([[line.get_label() for line in axes.lines] for axes in figure.axes])
-        write(figure, *args, **kwargs)
-    monkeypatch.setattr(Figure, 'savefig', note)
-    for others in ({}, {'psnr0': 5.0}):
-        write_lines(tmp_path, **others)
-        draw_summary(tmp_path, 1000, 1, None)
-    assert labels == [[['training']] * 2, [['training, coarse', 'training']] * 2]
+@pytest.mark.parametrize(('others', 'labels'), [({}, ['training']), ({'psnr0': 5.0}, ['training, coarse', 'training'])])
+def test_curves_show_psnr_over_steps_and_minutes_and_that_of_the_coarse_pass_if_there_is_one(tmp_path, others, labels):
+    write_lines(tmp_path, **others)
+    over_steps, over_minutes = summary_figure(tmp_path, 1000, 1, None).axes
+    for axes, x in ((over_steps, 100.0 * np.arange(1, 11)), (over_minutes, 0.1 * np.arange(1, 11))):
+        assert [line.get_label() for line in axes.lines] == labels
+        np.testing.assert_allclose(axes.lines[-1].get_xdata(), x)
+        np.testing.assert_allclose(axes.lines[-1].get_ydata(), 10.0 + np.arange(1, 11))
 
 
 def test_a_summary_before_the_first_line_is_drawn_too(tmp_path):

@@ -1,4 +1,4 @@
-"""The scene that ships is what its README line promises."""
+"""The shipped scene: its views, its cameras and its true mesh."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoint files, in the reference code's format: written whole, and read so that they cannot run code."""
+"""Checkpoint files in the reference code's format: written whole, and read without running code."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ SLIM = '_slim'
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
+    """File of the checkpoint of a step."""
     return Path(run_dir) / f'{step:06d}.tar'
 
 
 def survey_path(run_dir: Path, step: int) -> Path:
-    """Where it is kept, beside a checkpoint, what a survey of its model found."""
+    """File of the survey of a checkpoint's density."""
     return Path(run_dir) / f'{step:06d}_occupancy.npz'
 
 
 def slim_path(run_dir: Path, step: int) -> Path:
-    """Where the weights alone are kept, in less room than a checkpoint takes."""
+    """File of the weights alone, much smaller than the checkpoint."""
     return Path(run_dir) / f'{step:06d}{SLIM}.tar'
 
 
 def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
-    """The readable checkpoint with the most steps in a run's folder, and its content; None where there is none at all.
+    """Path and content of the readable checkpoint with the most steps; None: the folder has no checkpoint.
 
-    One that cannot be read is reported, and the one before it taken.
+    A checkpoint that cannot be read is reported, and the one before it is read.
 
     Args:
-        run_dir: the folder.
-        slim: read a file of `slim_path` instead.
+        run_dir: folder of the run.
+        slim: look for files of `slim_path` instead.
 
     Raises:
-        UserError: none of them can be read.
+        UserError: the folder has checkpoints, but none can be read.
     """
     steps = {path: path.stem.removesuffix(SLIM) for path in Path(run_dir).glob('*.tar')
              if path.stem.endswith(SLIM) == slim}
@@ -49,14 +50,14 @@ def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
         try:
             return path, read_checkpoint(path)
         except UserError as error:
-            print(f'warning: {error}; looking for the one before it', file=sys.stderr)
+            print(f'warning: {error}; the checkpoint before it is tried', file=sys.stderr)
     if found:
         raise UserError(f'{run_dir}: none of its {len(found)} checkpoints can be read; start afresh with no_reload')
     return None
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Writes nested dictionaries and lists of tensors, numbers and strings, so that they load without running code.
+    """Writes nested dictionaries and lists of tensors, numbers and strings. Nothing else loads without running code.
 
     Raises:
         UserError: the file cannot be written.
@@ -64,12 +65,12 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     with whole_file(path, _bytes_of(checkpoint)) as partial:
         try:
             torch.save(checkpoint, partial)
-        except RuntimeError as error:  # torch's error for a full disk
+        except RuntimeError as error:  # raised by torch when a disk is full
             raise OSError(f'disk full or quota reached: {error}') from error
 
 
 def _bytes_of(value) -> int:
-    """Bytes of all tensors in nested dictionaries and lists."""
+    """Size in bytes of all tensors in nested dictionaries and lists."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
@@ -77,13 +78,14 @@ def _bytes_of(value) -> int:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Reads a .tar of ours or of the reference code, or a Keras .npy of the original TensorFlow code, onto the CPU.
+    """Content of a checkpoint, on the CPU: a .tar of this or the reference code, or a .npy of the original TensorFlow
+    code.
 
     Returns:
-        The checkpoint's dictionary; of a .npy it has the networks and the step alone.
+        the checkpoint's dictionary; that of a .npy has the networks and the step alone.
 
     Raises:
-        UserError: missing, broken, or holding more than numbers.
+        UserError: the file is missing, broken, or holds more than numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,7 +94,7 @@ def read_checkpoint(path: Path) -> dict:
         return read_keras_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a broken file can raise nearly anything in there
+    except Exception as error:  # a broken file can raise nearly any error
         reason = ('damaged, or holding more than numbers, which could run code' if isinstance(
             error, pickle.UnpicklingError) else str(error).partition('\n')[0][:200] or type(error).__name__)
         raise UserError(f'{path} cannot be read as a checkpoint ({reason}); remove or replace it') from error
@@ -101,5 +103,5 @@ def read_checkpoint(path: Path) -> dict:
             for key in checkpoint):
         raise UserError(f'{path} is not a checkpoint of a NeRF: global_step or network_fn_state_dict is missing')
     if not 0 <= checkpoint['global_step'] < 2 ** 31:
-        raise UserError(f'{path} has a global_step that is no number of steps; remove or replace it')
+        raise UserError(f'{path} has a global_step that is not a number of steps; remove or replace it')
     return checkpoint

@@ -1,4 +1,4 @@
-"""Weights of the original TensorFlow code: Keras' lists of arrays in .npy files, read without running their pickles."""
+"""Weights of the original TensorFlow code: .npy files of Keras, read without running the pickles inside."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nerf.runtime.errors import UserError
 
 
 def read_keras_checkpoint(path: Path) -> dict:
-    """model_NNNNNN.npy and, where it is there, its sibling model_fine_NNNNNN.npy, as the dictionary of a checkpoint.
+    """Checkpoint's dictionary of model_NNNNNN.npy and, if it exists, its sibling model_fine_NNNNNN.npy.
 
     Raises:
-        UserError: broken, or holding more than numbers.
+        UserError: a file is broken, or holds more than numbers.
     """
     step = re.search(r'(\d+)$', path.stem)
     sibling = path.with_name(path.name.replace('model_', 'model_fine_', 1))
@@ -27,10 +27,10 @@ def read_keras_checkpoint(path: Path) -> dict:
 
 
 def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A list [kernel, bias, kernel, bias, ...] in Keras' order to parameters of `NeRF`."""
+    """Parameters of `NeRF` from a list [kernel, bias, kernel, bias, ...] in Keras' order."""
     arrays = _read_array_list(path)
     n_layers = len(arrays) // 2
-    # With view directions the last layer is density alone, one output.
+    # With view directions the last layer gives density alone: one output.
     heads = (['feature_linear', 'views_linears.0', 'rgb_linear', 'alpha_linear'] if arrays[-1].shape == (1,)
              else ['output_linear'])
     if n_layers <= len(heads):
@@ -44,7 +44,7 @@ def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_array_list(path: Path) -> list[np.ndarray]:
-    """The float arrays in an object array's .npy, which is a pickle: only arrays of numbers are admitted."""
+    """Float arrays in the .npy file of an object array, which is a pickle; all but arrays of numbers is refused."""
     try:
         with open(path, 'rb') as file:
             version = np.lib.format.read_magic(file)
@@ -61,16 +61,17 @@ def _read_array_list(path: Path) -> list[np.ndarray]:
 
 
 class _ArrayUnpickler(pickle._Unpickler):
-    """Rebuilds arrays of floats and lists of them; whatever else a pickle asks for is refused before it runs.
+    """Unpickler of float arrays and lists of float arrays; anything else in a pickle is refused before it runs.
 
-    It is the unpickler in Python, as that in C allots memory for whatever memo index a file claims.
+    It derives from the unpickler written in Python, because the one in C allocates memory for any memo index that a
+    file claims.
     """
 
     def find_class(self, module: str, name: str):
         if name == '_reconstruct' and module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-            return lambda *_: _PickledArray()  # its state follows
+            return lambda *_: _PickledArray()  # the array's state follows
         if (module, name) == ('numpy', 'ndarray'):
-            return None  # _reconstruct's argument
+            return None  # an argument of _reconstruct
         if (module, name) == ('numpy', 'dtype'):
             return _PickledType
         if (module, name) == ('_codecs', 'encode'):
@@ -79,7 +80,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
 
 class _PickledType:
-    """NumPy's own would take sizes and flags from the file as they are."""
+    """Number type of an array. NumPy's dtype would take sizes and flags from the file unchecked."""
 
     def __init__(self, name: str, *_):
         self.name, self.order = name, ''
@@ -89,7 +90,7 @@ class _PickledType:
 
 
 class _PickledArray:
-    """An array: `value` is the list that an object array holds, or the numbers."""
+    """Array: `value` has its numbers, or the list of an object array."""
 
     value = None
 

@@ -1,7 +1,7 @@
-"""Large tensors in fewer bytes and without loss, for checkpoints.
+"""Large tensors packed into fewer bytes without loss, for checkpoints.
 
-The highest byte of each number, which has its sign and most of its exponent, is deflated; the others look random, and
-deflating them would take long and save nothing.
+The highest byte of each number, which has its sign and most of its exponent, is deflated. The other bytes look random:
+deflating them takes long and saves nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 
 
 def packed(values: Tensor) -> dict[str, Tensor]:
-    """A tensor on the CPU as two of bytes: 'high', the deflated highest bytes, and 'low' [N, size - 1], the others."""
-    numbers = np.ascontiguousarray(values.numpy()).reshape(-1, 1).view(np.uint8)  # [N, size], lowest first
+    """Tensor on the CPU as two tensors of bytes: 'high', the deflated highest bytes, and 'low' [N, size - 1], the other
+    bytes."""
+    numbers = np.ascontiguousarray(values.numpy()).reshape(-1, 1).view(np.uint8)  # [N, size], lowest byte first
     deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)  # three times as fast as the default and no larger here
     high = deflate.compress(np.ascontiguousarray(numbers[:, -1])) + deflate.flush()
     return {'high': torch.frombuffer(bytearray(high), dtype=torch.uint8),
@@ -25,11 +26,13 @@ def packed(values: Tensor) -> dict[str, Tensor]:
 
 
 def unpacked(parts: dict[str, Tensor] | Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """The tensor that `packed` got; no more memory is taken than it needs. A plain tensor of this shape is
-    returned as it is.
+    """Tensor that `packed` took. Broken bytes cannot make it allocate more memory than the tensor needs.
+
+    Args:
+        parts: result of `packed`, or a plain tensor of this shape, which is returned as it is.
 
     Raises:
-        AttributeError, LookupError, TypeError, ValueError: it is broken, or of another shape.
+        AttributeError, LookupError, TypeError, ValueError: the parts are broken, or of another shape.
     """
     if isinstance(parts, Tensor):
         if parts.shape != tuple(shape):

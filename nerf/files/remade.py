@@ -1,4 +1,4 @@
-"""Files of arrays that can be made again: whatever is wrong with one is no error."""
+"""Files of arrays that can be computed again, so that a broken or unwritable file is no error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nerf.runtime.errors import UserError
 
 
 def read_arrays(path: Path | None, fingerprint: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, by name; None where there is no file, or one that is broken or has another fingerprint."""
+    """Arrays of a file by name; None: the file is missing, broken, or has another fingerprint."""
     if path is None:
         return None
     try:
@@ -26,7 +26,7 @@ def read_arrays(path: Path | None, fingerprint: str) -> dict[str, np.ndarray] | 
 
 
 def write_arrays(path: Path | None, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays and a fingerprint of what they were made from; nothing happens where that cannot be written."""
+    """Writes arrays by name and a fingerprint of their source; does nothing if the file cannot be written."""
     if path is None:
         return
     with suppress(UserError), whole_file(path) as partial, open(partial, 'wb') as file:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what an earlier run left in it, and the record of its flags."""
+"""Folder of a run: its lock, the files of an earlier run in it, and the record of the run's flags."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from nerf.files.whole_file import PARTIAL, whole_file
 from nerf.runtime.errors import UserError
 
 LOCK = '.lock'
+CODE = Path(__file__).parent
 
 
 @contextmanager
 def locked(run_dir: Path):
-    """Keeps other training runs out of a run's folder, which is made, and removes what a killed one left half written.
+    """Context that locks a run's folder, which is made, against other training runs, and removes partial files of a
+    killed run.
 
-    The lock is the kernel's: it goes with the process, however that ends.
+    The kernel releases the lock when the process ends, however it ends.
 
     Raises:
         UserError: another process trains there.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no such lock
+    except ImportError:  # Windows has no fcntl
         yield
         return
     with _open_locked(run_dir, fcntl) as file:
@@ -44,11 +46,11 @@ def locked(run_dir: Path):
         finally:
             with suppress(OSError):
                 (run_dir / LOCK).unlink()
-                run_dir.rmdir()  # where nothing else is in it
+                run_dir.rmdir()  # fails unless the folder is empty
 
 
 def _open_locked(run_dir: Path, fcntl):
-    """The lock's file, open and locked."""
+    """File of the lock, open and locked."""
     path = run_dir / LOCK
     while True:
         try:
@@ -66,14 +68,14 @@ def _open_locked(run_dir: Path, fcntl):
             raise UserError(f'{run_dir} is in use by {file.read().strip() or "another process"}; wait until it is '
                             'done, stop it, or choose another expname') from None
         except OSError as error:
-            print(f'warning: {path} cannot be locked ({error}); see to it that no other run uses it', file=sys.stderr)
+            print(f'warning: {path} cannot be locked ({error}); let no other run use this folder', file=sys.stderr)
             return file
-        file.close()  # of a run that ended meanwhile and took its file away
+        file.close()  # removed by another run, which ended meanwhile
 
 
 def set_aside(run_dir: Path) -> Path | None:
-    """Moves all that an earlier run left into a folder previous_N of its own, so that a fresh start cannot mix with it;
-    None where there is nothing.
+    """Moves the files of an earlier run into a new folder previous_N, so that they do not mix with those of a fresh
+    start; None: there are no files.
 
     Raises:
         UserError: the folder cannot be written.
@@ -94,7 +96,7 @@ def set_aside(run_dir: Path) -> Path | None:
 
 
 def record_flags(run_dir: Path, flags: str, config: str | None) -> None:
-    """Writes args.txt, what ran the run and its flags as lines of a config, and config.txt, the config as given."""
+    """Writes args.txt, with versions and all flags as a config, and config.txt, the config as given."""
     ran_by = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
     with whole_file(run_dir / 'args.txt') as partial:
         partial.write_text(ran_by + flags, encoding='utf-8')
@@ -103,10 +105,11 @@ def record_flags(run_dir: Path, flags: str, config: str | None) -> None:
             partial.write_bytes(Path(config).read_bytes())
 
 
-def code_version() -> str:
-    """The git commit of this code, with '-dirty' behind it where tracked files differ from it; else 'unknown'."""
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+def code_version(folder: Path = CODE) -> str:
+    """Git commit of the code in a folder, with '-dirty' behind it if tracked files differ from the commit; 'unknown'
+    without git or its history."""
+    command = ['git', '-C', str(folder), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or a copy without its history
+    except (OSError, subprocess.SubprocessError):
         return 'unknown'

@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all."""
+"""Files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from nerf.runtime.errors import UserError
 
-PARTIAL = '.partial-'  # names of files that are being written begin with this
+PARTIAL = '.partial-'  # beginning of the name of a file that is being written
 
 
 @contextmanager
 def whole_file(path: Path, needed: int | None = None):
-    """Yields a name beside `path` to write to; it replaces `path` when the block ends well, else it is removed.
+    """Context that yields a path beside `path` to write to; the file there replaces `path` if the block ends well, and
+    is removed if it does not.
 
     Args:
-        needed: bytes that the file will have, where that is known, for the message.
+        needed: size of the file in bytes, for the message; None: not known.
 
     Raises:
         UserError: the file cannot be written (disk full, read-only folder).
@@ -40,7 +41,7 @@ def whole_file(path: Path, needed: int | None = None):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder outlast a power cut, where folders can be synced."""
+    """Makes a rename in a folder outlast a power cut, on systems that can sync folders."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""A step of training captured once as a CUDA graph and replayed: the GPU then waits for no Python."""
+"""Training steps captured once as a CUDA graph and replayed, so that the GPU does not wait for Python."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-EAGER_CALLS = 3  # before the capture, in which libraries and the optimiser take the memory that they keep
+EAGER_CALLS = 3  # calls before the capture: libraries and the optimiser allocate the memory that they keep
 
 
 class CapturedStep:
-    """Calls a function of tensors; from the fourth call on replays the kernels that it launched in that one.
+    """A function of tensors whose fourth call is captured; later calls replay the captured kernels.
 
-    The function must be fit for that: shapes that do not change, no waiting for the GPU, no decision by values, random
-    numbers among its arguments, and all that it changes changed in place.
+    The function must be fit for a capture: its shapes do not change, it does not wait for the GPU, it decides nothing
+    by values, its random numbers are arguments, and it changes tensors in place only.
 
     Args:
-        function: called with tensors, or None where there is nothing to pass; returns tensors by name.
-        failed: called once, with the reason, where it cannot be captured; later calls then run like the first ones.
+        function: takes tensors or None, returns tensors by name.
+        failed: called once with the reason if the capture fails; all calls then run like the first ones.
+
+    Attributes:
+        graph: the captured CUDA graph; None before the capture, and if it failed.
     """
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], failed: Callable[[str], None]):
@@ -37,10 +40,10 @@ class CapturedStep:
             if kept is not None:
                 kept.copy_(new)
         self.graph.replay()
-        return {name: x.clone() for name, x in self.outputs.items()}  # the next replay overwrites them
+        return {name: x.clone() for name, x in self.outputs.items()}  # the next replay overwrites the outputs
 
     def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-        """On the stream of the capture, so that memory which one call leaves behind is the next one's too."""
+        """Calls the function on the stream of the capture, which then finds the memory that the calls freed."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = self.function(*inputs)
@@ -55,7 +58,7 @@ class CapturedStep:
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # torch leaves the capture's where ending it fails too
+            torch.cuda.set_stream(stream)  # if ending the capture fails too, torch leaves the capture's stream current
             self.outputs = None
             _close(pool)
             cause = error.__context__ or error
@@ -63,9 +66,9 @@ class CapturedStep:
 
 
 def _close(pool: tuple[int, int]) -> None:
-    """Ends a failed capture's memory pool. torch does not where ending the capture fails too, and the allocator would
-    stop at an assertion of its own when it next empties its cache."""
+    """Ends the memory pool of a failed capture. If ending the capture fails too, torch leaves the pool open, and the
+    allocator would fail an assertion when it next empties its cache."""
     device = torch.cuda.current_device()
-    with suppress(RuntimeError):  # torch has ended it
+    with suppress(RuntimeError):  # torch has ended the pool
         torch._C._cuda_endAllocateToPool(device, pool)
         torch._C._cuda_releasePool(device, pool)

@@ -1,4 +1,4 @@
-"""Where a run computes and how precisely, and the memory that it keeps for that."""
+"""Device and precision of a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what a tile of rays freed for the next one. Given back to the system it would be paged in
-    again, which is a tenth of the time of a training step on a CPU."""
-    with suppress(AttributeError, OSError, TypeError):  # it is not glibc
+    """Lets the C library keep memory that a tile of rays freed, for the next tile. Paging it in again would take a
+    tenth of a training step on a CPU."""
+    with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
         libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
@@ -26,40 +27,55 @@ def keep_freed_memory() -> None:
 
 @functools.lru_cache(256)
 def constant(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers on a device; they are kept, as a GPU has to be waited for to bring them there."""
+    """Tensor of numbers on a device, made once. Bringing numbers to a GPU waits for it."""
     with torch.inference_mode(False):
         return torch.tensor(numbers, device=device, dtype=dtype)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of this process, on which CUDA's streams and graphs are made from now on; of several each has its
-    own GPU.
+def device_name(name: str, gpus: int) -> str:
+    """Device of this process: 'cpu', or 'cuda:' and an index. Each of several processes has a GPU of its own.
+
+    Args:
+        name: the flag: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+        gpus: number of GPUs of this machine; 0: no CUDA.
 
     Raises:
         UserError: there are more processes than GPUs.
     """
     if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+        name = 'cuda' if gpus else 'cpu'
     if name == 'cpu':
-        return torch.device(name)
+        return name
     index = int(name.partition(':')[2] or ranks.local_rank())
-    if ranks.count() > 1 and (name != 'cuda' or index >= torch.cuda.device_count()):
-        raise UserError(f'device is {name}, with {torch.cuda.device_count()} GPUs here, for each of several '
-                        'processes; give --device auto, and nproc_per_node no more processes than GPUs')
-    torch.cuda.set_device(index)
-    torch.set_float32_matmul_precision('highest')  # no TF32, also where a container's environment asks for it
-    for name in ('bf16', 'fp16'):  # parts of a product, of a weight's gradient over all points say, are added in fp32
-        setattr(torch.backends.cuda.matmul, f'allow_{name}_reduced_precision_reduction', False)
-    return torch.device('cuda', index)
+    if ranks.count() > 1 and (name != 'cuda' or index >= gpus):
+        raise UserError(f'device is {name}, with {gpus} GPUs here, for each of several processes; give --device auto, '
+                        'and nproc_per_node no more processes than GPUs')
+    return f'cuda:{index}'
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of this process by the flag `device`. A GPU is made the current one, for CUDA's streams and graphs.
+
+    Raises:
+        UserError: there are more processes than GPUs.
+    """
+    device = torch.device(device_name(name, torch.cuda.device_count() if torch.cuda.is_available() else 0))
+    if device.type == 'cuda':
+        torch.cuda.set_device(device.index)
+        torch.set_float32_matmul_precision('highest')  # no TF32, also where a container's environment asks for it
+        for name in ('bf16', 'fp16'):  # partial sums of a product, such as a weight's gradient, are added in fp32
+            setattr(torch.backends.cuda.matmul, f'allow_{name}_reduced_precision_reduction', False)
+    return device
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bf16. Emulated products are slow."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get('avx512_bf16') or found.get('amx_bf16'))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the MLP's products; auto is bf16 only where it is multiplied natively, as emulation is slow."""
-    if name == 'auto':
-        if device.type == 'cuda':
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-        else:
-            found = torch.cpu.get_capabilities()
-            native = found.get('avx512_bf16') or found.get('amx_bf16')
-        name = 'bf16' if native else 'fp32'
-    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
+    """Precision of the MLP's products by the flag `precision`; auto: bf16 where the device multiplies it."""
+    return PRECISIONS[('bf16' if multiplies_bf16(device) else 'fp32') if name == 'auto' else name]

@@ -1,7 +1,6 @@
-"""The processes that share a run: `torchrun --nproc_per_node=N run_nerf.py ...` starts N of them, each on its device.
+"""Processes that share a run: `torchrun --nproc_per_node=N run_nerf.py ...` starts N processes, each on its device.
 
-A process that was started alone has rank 0 of 1, and nothing here costs it anything. Only rank 0 writes files and
-prints.
+A process that was started alone has rank 0 of 1 and exchanges nothing. Only rank 0 writes files and prints.
 """
 
 from __future__ import annotations
@@ -14,33 +13,35 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-VARIABLES = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # that torchrun sets for each process
-TIMEOUT = timedelta(hours=12)  # the others wait while rank 0 renders a view or saves
-CUDA_TIMEOUT = timedelta(minutes=30)  # of NCCL: the others are in a step by then, and wait for rank 0 there
-_on_cuda: dist.ProcessGroup | None = None  # the processes, exchanging CUDA tensors
+VARIABLES = {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'}  # set by torchrun for each process
+TIMEOUT = timedelta(hours=12)  # other ranks wait while rank 0 renders a view or saves
+CUDA_TIMEOUT = timedelta(minutes=30)  # of NCCL: other ranks can be in the next step already, and wait there
+_on_cuda: dist.ProcessGroup | None = None  # for CUDA tensors; the default group is for tensors on the CPU
 
 
 def count() -> int:
+    """Number of processes."""
     return int(os.environ['WORLD_SIZE']) if os.environ.keys() >= VARIABLES else 1
 
 
 def rank() -> int:
+    """Number of this process, from 0."""
     return int(os.environ['RANK']) if count() > 1 else 0
 
 
 def local_rank() -> int:
-    """This process's rank among those on its machine."""
+    """Rank of this process among the processes of its machine."""
     return int(os.environ.get('LOCAL_RANK', 0)) if count() > 1 else 0
 
 
 def first() -> bool:
-    """Whether this is rank 0, which writes files and prints."""
+    """Whether this process is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
 def joined(device: torch.device):
-    """In this context the processes can exchange tensors: over NCCL where they train on CUDA, else over gloo."""
+    """Context in which the processes can exchange tensors: CUDA tensors over NCCL, others over gloo."""
     if count() == 1:
         yield
         return
@@ -57,13 +58,13 @@ def joined(device: torch.device):
 
 
 def _group(x: torch.Tensor) -> dist.ProcessGroup | None:
-    """The processes, as they exchange tensors on x's device."""
+    """Process group for tensors of the device of x."""
     return _on_cuda if x.device.type == 'cuda' else None
 
 
 def leave(code: int) -> None:
-    """Ends the process. One of several skips the interpreter's shutdown: gloo's threads are left running, and one that
-    frees a tensor during the shutdown would abort the process."""
+    """Ends the process. One of several processes skips the interpreter's shutdown, because a thread of gloo that frees
+    a tensor during the shutdown would abort it."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -73,7 +74,7 @@ def leave(code: int) -> None:
 
 @contextmanager
 def one_voice():
-    """In this context only rank 0 prints."""
+    """Context in which only rank 0 prints."""
     with ExitStack() as opened:
         if not first():
             nowhere = opened.enter_context(open(os.devnull, 'w', encoding='utf-8'))
@@ -83,18 +84,17 @@ def one_voice():
 
 
 def say_error(message: str) -> None:
-    """One line on standard error, in one write, so that those of several processes do not mix; ranks other than 0 are
-    named."""
+    """Writes a line to standard error, with the rank if it is not 0, in one write: lines of processes do not mix."""
     sys.stderr.write(f'error{"" if first() else f" (process {rank()})"}: {message}\n')
 
 
 def share(n: int) -> slice:
-    """This process's part of n rows: all of them where it is the only one."""
+    """Part of n rows for this process; the parts differ by one row at most."""
     return slice(n * rank() // count(), n * (rank() + 1) // count())
 
 
 def add_up(tensors: list[torch.Tensor]) -> None:
-    """Sums of tensors over all processes, in their places, by one exchange."""
+    """Replaces tensors by their sums over all processes, in one exchange."""
     if count() > 1:
         total = torch.cat([x.flatten() for x in tensors])
         dist.all_reduce(total, group=_group(total))
@@ -103,14 +103,14 @@ def add_up(tensors: list[torch.Tensor]) -> None:
 
 
 def largest(x: torch.Tensor) -> torch.Tensor:
-    """The maximum of x over all processes, element by element, in its place."""
+    """Replaces x by its element-wise maximum over all processes, and returns it."""
     if count() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX, _group(x))
     return x
 
 
 def maximum(number: int) -> int:
-    """The maximum of the processes' numbers, on all of them."""
+    """Maximum of a number over all processes, on each of them."""
     return int(largest(torch.tensor(number))) if count() > 1 else number
 
 
@@ -120,7 +120,7 @@ def lost_one(error: RuntimeError) -> bool:
 
 
 def broadcast(value: list) -> list:
-    """Rank 0's value, on all processes."""
+    """Value of rank 0, on all processes."""
     values = [value]
     if count() > 1:
         dist.broadcast_object_list(values)
@@ -128,7 +128,7 @@ def broadcast(value: list) -> list:
 
 
 def gathered(x: torch.Tensor) -> list[torch.Tensor]:
-    """The processes' tensors of one shape, in the order of their ranks, on all of them."""
+    """Tensors of all processes, which have one shape, in the order of their ranks, on each process."""
     if count() == 1:
         return [x]
     parts = [torch.empty_like(x) for _ in range(count())]

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM stop the program: at once or, during a training step, after it; a second one exits at once."""
+"""SIGINT and SIGTERM: the first stops the program, after the training step if one is running; the second kills it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nerf.runtime import ranks
 
 
 class Stopped(BaseException):
-    """A signal asked the program to stop. Like KeyboardInterrupt it can be raised anywhere and is not an error."""
+    """A signal that asked the program to stop. Like KeyboardInterrupt it can be raised anywhere and is no error."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number  # as shells have it: 130 for SIGINT, 143 for SIGTERM
+        self.exit_code = 128 + number  # as in shells: 130 for SIGINT, 143 for SIGTERM
 
 
-_requested: int | None = None  # the signal that has come
+_requested: int | None = None  # number of the signal that arrived
 _deferred = False
 
 
 @contextmanager
 def handled():
-    """In this context the two signals raise `Stopped`; during `deferred` they wait for its end."""
+    """Context in which both signals raise `Stopped`; inside `deferred` they do so at its end."""
     global _requested
-    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield
         return
     _requested = None
@@ -41,10 +41,10 @@ def handled():
 
 @contextmanager
 def deferred():
-    """A signal that arrives in this context raises `Stopped` at its end.
+    """Context at whose end a signal that arrived inside raises `Stopped`.
 
-    Where several processes share a run, a signal to any of them raises it in all. Ranks other than 0 stop only here,
-    because rank 0 could not finish its step and save without them.
+    If several processes share a run, a signal to one process raises it in all. Ranks other than 0 stop only here,
+    because rank 0 needs them to finish its step and save.
     """
     global _deferred
     _deferred = True
@@ -53,7 +53,7 @@ def deferred():
     finally:
         _deferred = False
     if requested := ranks.maximum(_requested or 0):
-        if ranks.count() > 1:  # torchrun sends it to those still saving when one has ended
+        if ranks.count() > 1:  # sent by torchrun, once a process has ended, to one still saving
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Stopped(requested)
 
@@ -65,5 +65,5 @@ def _handle(number: int, frame) -> None:
     _requested = number
     if not _deferred and ranks.first():
         raise Stopped(number)
-    print(f'{signal.Signals(number).name}: finishing the step and saving; once more ends at once', file=sys.stderr,
-          flush=True)
+    print(f'{signal.Signals(number).name}: finishing the step and saving; a second signal ends the program at once',
+          file=sys.stderr, flush=True)

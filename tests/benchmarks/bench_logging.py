@@ -1,67 +1,56 @@
-"""What logging costs: python tests/benchmarks/bench_logging.py [flags of a run]; prints a line of JSON.
+"""Cost of logging: python tests/benchmarks/bench_logging.py [flags of a run]; prints a line of JSON.
 
-Trains by the given flags (where there are none, the toy chair for 2,000 steps at the default intervals) into a folder
-that is removed again. The time in TrainLog's methods, in taking histograms and in drawing summary.png is given as a
-share of the time in training steps; so is, by itself, the time in rendering views.
+Trains by the flags (without flags: the toy chair for 2,000 steps at the default intervals) into a temporary folder,
+under Python's profiler. Time in TrainLog's methods, in histograms, in metrics and in summary.png is given as a share of
+the time in training steps, and so is the time in rendering held-out views. Measure on a CPU: on a GPU, queued work is
+counted where the program waits for it.
 """
 
 from __future__ import annotations
 
-import functools
+import cProfile
 import json
+import pstats
 import sys
 import tempfile
-import time
-from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import run_nerf
-from nerf import outputs, rendering
-from nerf.fields.paper.model import PaperModel
+from nerf.fields.paper.field import PaperField
+from nerf.files.images import disparity_pictures
+from nerf.metrics import compare, psnr
+from nerf.plots import draw_summary, error_map
+from nerf.rendering import render_view
 from nerf.train_log import TrainLog
 from nerf.training import Trainer
 
-SPENT = Counter()
-INSIDE = []  # names of the measured calls under way: only the outermost counts
+LOGGING = [TrainLog.step, TrainLog.scalar, TrainLog.picture, TrainLog.histogram, TrainLog.table, TrainLog.say,
+           draw_summary, psnr, error_map, disparity_pictures, compare, PaperField.histograms]
 
 
-def measured(function, name: str):
-    """The function, with the time that it takes added to what is spent under a name. (On a GPU work that waits in its
-    queue would count where it is waited for: measure on a CPU.)"""
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        INSIDE.append(name)
-        began = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            INSIDE.pop()
-            if not INSIDE:
-                SPENT[name] += time.perf_counter() - began
-    return call
+def seconds_in(profile: cProfile.Profile, functions: Iterable[Callable]) -> float:
+    """Seconds spent in functions, without calls of one from another."""
+    stats, codes = pstats.Stats(profile).stats, [getattr(one, '__wrapped__', one).__code__ for one in functions]
+    keys = {(code.co_filename, code.co_firstlineno, code.co_name) for code in codes}
+    return sum(cumulative for key in keys & stats.keys() for caller, (_, _, _, cumulative) in stats[key][4].items()
+               if caller not in keys)
 
 
 def main() -> None:
-    """Runs run_nerf.main with its functions measured."""
-    for method in ('step', 'scalar', 'picture', 'histogram', 'table', 'say'):
-        setattr(TrainLog, method, measured(getattr(TrainLog, method), 'logging'))
-    for function in ('draw_summary', 'psnr', 'error_map', 'disparity_pictures'):
-        setattr(outputs, function, measured(getattr(outputs, function), 'logging'))
-    rendering.compare = measured(rendering.compare, 'logging')
-    PaperModel.histograms = measured(PaperModel.histograms, 'logging')
-    outputs.render_view = measured(outputs.render_view, 'views')
-    Trainer.step = measured(Trainer.step, 'training')
+    """Trains and measures."""
     flags = sys.argv[1:] or ['--config', str(Path(__file__).parents[2] / 'configs' / 'toy_chair.txt'), '--N_iters',
                              '2000', '--i_testset', '50000', '--i_video', '50000']
+    profile = cProfile.Profile()
     with tempfile.TemporaryDirectory() as logs:
-        code = run_nerf.main([*flags, '--basedir', logs])
-    if code:
-        sys.exit(code)
-    share = {name: round(SPENT[name] / SPENT['training'], 4) for name in ('logging', 'views')}
-    print(json.dumps({'training_s': round(SPENT['training'], 1), 'logging_share': share['logging'],
-                      'views_share': share['views']}))
+        if code := profile.runcall(run_nerf.main, [*flags, '--basedir', logs]):
+            sys.exit(code)
+    training = seconds_in(profile, [Trainer.step])
+    print(json.dumps({'training_s': round(training, 1),
+                      'logging_share': round(seconds_in(profile, LOGGING) / training, 4),
+                      'views_share': round(seconds_in(profile, [render_view]) / training, 4)}))
 
 
 if __name__ == '__main__':

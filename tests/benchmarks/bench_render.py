@@ -1,8 +1,8 @@
-"""How fast rendering is: python tests/benchmarks/bench_render.py [--reference PATH] [flags of a run]
+"""Speed of rendering: python tests/benchmarks/bench_render.py [--reference PATH] [flags of a run]
 
-Rays per second of one test view at lego's settings (64 + 128 samples, two networks of 8x256, view directions) of the
-scene that ships, or by the flags that are given: ours in bf16 and fp32, and a plain float32 program that stands in for
-nerf-pytorch (a checkout at PATH takes part too). They take turns; medians are printed.
+Rays per second of a test view at lego's settings (64 + 128 samples, two networks of 8x256, view directions) of the
+scene that ships, or by the given flags: this program in bf16 and fp32, and a plain float32 program in place of
+nerf-pytorch (a checkout at PATH takes part too). The programs take turns; medians are printed.
 """
 
 from rivals import compare

@@ -1,7 +1,7 @@
-"""How long it takes to begin: python tests/benchmarks/bench_startup.py [flags of a run]
+"""Time of a start: python tests/benchmarks/bench_startup.py [flags of a run]
 
-Seconds for importing torch alone, for --help, and from the start to the end of the first step by the flags (where there
-are none, the toy chair's config): the median of five starts of each, by turns.
+Seconds for importing torch alone, for --help, and from the start to the end of the first step by the flags (without
+flags: the toy chair's config). Each is started five times, in turns; medians are printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def seconds(command: list[str], until: str | None = None) -> float:
-    """From a command's start to its end, or to the first line that begins with `until`."""
+    """Seconds from the start of a command to its end, or to its first line that begins with `until`."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, '-u', *command], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -33,7 +33,7 @@ def seconds(command: list[str], until: str | None = None) -> float:
 
 
 def main() -> None:
-    """All three by turns."""
+    """Measures the three in turns."""
     flags, script = sys.argv[1:] or ['--config', str(ROOT / 'configs' / 'toy_chair.txt')], str(ROOT / 'run_nerf.py')
     taken = {'torch': [], 'help': [], 'first_step': []}
     for _ in range(5):

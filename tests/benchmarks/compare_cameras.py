@@ -1,8 +1,7 @@
-"""How far cameras are from others: python tests/benchmarks/compare_cameras.py TRANSFORMS TRUE_TRANSFORMS; prints a line
-of JSON.
+"""Errors of cameras: python tests/benchmarks/compare_cameras.py TRANSFORMS TRUE_TRANSFORMS; prints a line of JSON.
 
 Both files are transforms.json. Frames of the same file name (without its ending) are compared, after the similarity
-that brings the first file's positions to the second's in the least squares sense. Rotations are in degrees, positions
+that fits the first file's positions to the second's with the least squared error. Rotations are in degrees, positions
 in percent of the mean distance between the cameras and their mean position, and the first frame's focal length in
 percent.
 """
@@ -25,7 +24,7 @@ def read_cameras(path: Path) -> tuple[dict[str, np.ndarray], float]:
 
 
 def similarity(points: np.ndarray, goals: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, rotation [3, 3] and shift [3] that bring points [N, 3] to goals: Umeyama 1991, equations 40 to 42."""
+    """Scale, rotation [3, 3] and shift [3] that fit points to goals, [N, 3] each (Umeyama 1991, equations 40 to 42)."""
     middle, goal = points.mean(0), goals.mean(0)
     u, sizes, vt = np.linalg.svd((goals - goal).T @ (points - middle))
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
@@ -35,7 +34,7 @@ def similarity(points: np.ndarray, goals: np.ndarray) -> tuple[float, np.ndarray
 
 
 def compare(path: Path, true_path: Path) -> dict[str, float]:
-    """The figures that the script prints."""
+    """Figures that the script prints."""
     (poses, focal), (true_poses, true_focal) = read_cameras(path), read_cameras(true_path)
     names = sorted(poses.keys() & true_poses.keys())
     ours, truth = (np.stack([each[name] for name in names]) for each in (poses, true_poses))

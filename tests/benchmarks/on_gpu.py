@@ -1,12 +1,11 @@
-"""All that is to be known of a GPU, in one command: python tests/benchmarks/on_gpu.py [--pretend] [--paper]
+"""Measurements on a GPU, in one command: python tests/benchmarks/on_gpu.py [--pretend] [--paper]
 [--parts A B] [--out FOLDER] [flags of a run]
 
-It runs the tests marked `gpu`, then measures at the paper's settings (1024 rays, 64 + 128 samples, two networks of
-8x256, view directions) on the scene that ships, or by the flags of a run that are given. A table goes to the screen
-and to FOLDER/on_gpu.md, the same as JSON to FOLDER/on_gpu.json. A part that fails leaves its reason in the table.
+Runs the tests marked `gpu`, then measures at the paper's settings (1024 rays, 64 + 128 samples, two networks of 8x256,
+view directions) on the scene that ships, or by the given flags. A table goes to the screen and to FOLDER/on_gpu.md, the
+same as JSON to FOLDER/on_gpu.json. A part that fails leaves its reason in the table.
 
-With --pretend it goes through all of this at a toy's size on a machine without a GPU (tests/fake_cuda), so that it is
-known to run; the figures mean nothing then.
+With --pretend all parts run at a toy's size on a machine without a GPU (tests/fake_cuda). Their figures mean nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from conftest import trainer_of  # noqa: E402
 from rivals import LEGO, SCENE  # noqa: E402
 
 from nerf.metrics import psnr  # noqa: E402
-from nerf.rendering import render_view, surveyed  # noqa: E402
+from nerf.rendering import render_view  # noqa: E402
 
 PAPER = ['--device', 'cuda', '--expname', 'on_gpu', *SCENE, *LEGO]
 TOY = ['--N_rand', '64', '--N_samples', '8', '--N_importance', '8', '--netdepth', '3', '--netwidth', '16',
@@ -55,7 +54,7 @@ TIMEOUT = 300  # seconds of a run or of the tests
 
 
 def table(parts: dict[str, list[dict]]) -> str:
-    """The figures of each part, as Markdown."""
+    """Figures of each part, as Markdown."""
     lines = [f'{torch.cuda.get_device_name()}, torch {torch.__version__}, {time.strftime("%Y-%m-%d")}'
              if not PRETENDED else 'a pretended GPU: these figures mean nothing', '']
     for name, rows in parts.items():
@@ -67,7 +66,7 @@ def table(parts: dict[str, list[dict]]) -> str:
 
 
 def seconds_of(do, count: int) -> tuple[float, float]:
-    """Seconds that each of so many calls took, and how much of that Python held the GPU up for at most."""
+    """Seconds of a call, mean of `count`, and the part of it that the host needs to launch its work."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(count):
@@ -91,7 +90,7 @@ def peak_mb() -> int:
 
 
 def tests(flags: list[str]) -> Iterator[dict]:
-    """The tests marked `gpu`."""
+    """Tests marked `gpu`."""
     command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-q', '-p', 'no:cacheprovider', '-n', 'auto', '--dist',
                'load', 'tests']
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -101,7 +100,7 @@ def tests(flags: list[str]) -> Iterator[dict]:
 
 
 def ceilings(flags: list[str]) -> Iterator[dict]:
-    """What the device can do at most: products and copies."""
+    """Highest rates of the device: products and copies."""
     n, mb = (64, 1) if PRETENDED else (8192, 2048)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         a, b = torch.randn(2, n, n, device='cuda').to(dtype).unbind()
@@ -121,11 +120,9 @@ def training(flags: list[str]) -> Iterator[dict]:
 
 
 def steps_by(flags: list[str], captured: bool) -> dict:
-    """The time and memory of a step."""
+    """Time and memory of a step."""
     forget_peak()
-    trainer = trainer_of(flags)
-    if not captured:
-        trainer.update = trainer._update
+    trainer = trainer_of(flags, captured=captured)
     steps = map(trainer.step, range(trainer.batcher.precrop_iters + 1, 2 ** 31))
     for _ in range(8):
         next(steps)
@@ -135,8 +132,7 @@ def steps_by(flags: list[str], captured: bool) -> dict:
 
 
 def launched(graph) -> tuple[dict[str, int], dict[str, int]]:
-    """How often a pretended graph launches each operation, views not counted, and the bytes that they read and write.
-    """
+    """Number of launches of each operation in a pretended graph, without views, and bytes read and written by it."""
     counts, sizes = defaultdict(int), defaultdict(int)
     for function, args, kwargs, result in graph.launches:
         read, written = ([x for x in tree_leaves(part) if isinstance(x, torch.Tensor)]
@@ -152,7 +148,7 @@ def launched(graph) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def counted(flags: list[str]) -> Iterator[dict]:
-    """What a step launches at the settings of the flags, counted with few rays: bytes grow evenly with these."""
+    """Operations of a step at the settings of the flags, counted with few rays: bytes grow evenly with the rays."""
     wanted, found = trainer_of(flags).batcher.n_rays, []
     for n_rays in (32, 64):
         trainer = trainer_of([*flags, '--precision', 'bf16', '--N_rand', str(n_rays)])
@@ -167,7 +163,7 @@ def counted(flags: list[str]) -> Iterator[dict]:
 
 
 def replay(flags: list[str]) -> Iterator[dict]:
-    """The kernels of one captured step in bf16."""
+    """Kernels of one captured step in bf16."""
     if PRETENDED:
         yield from counted(flags)
         return
@@ -178,7 +174,7 @@ def replay(flags: list[str]) -> Iterator[dict]:
 
 
 def kernels_of(do: Callable[[], object]) -> Iterator[dict]:
-    """The kernels that a call launches, those that take longest one by one."""
+    """Kernels that a call launches; the longest 25 one by one."""
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
@@ -196,40 +192,39 @@ def kernels_of(do: Callable[[], object]) -> Iterator[dict]:
 
 
 def rendering(flags: list[str]) -> Iterator[dict]:
-    """A network that was trained for RUN_STEPS steps: a test view with both passes and through the occupancy grid."""
+    """Networks trained for RUN_STEPS steps: a test view with both passes, and guided by a survey."""
     for precision in ('bf16', 'fp32'):
         trainer = trainer_of([*flags, '--precision', precision])
-        model, scene = trainer.model, trainer.batcher.scene
+        field, scene = trainer.field, trainer.batcher.scene
         seconds, _ = seconds_of(all_steps(trainer, 1, RUN_STEPS), RUN_STEPS)
         row = {'precision': precision, 'steps': RUN_STEPS, 'steps/s': round(1.0 / seconds, 1)}
-        row |= {f'both passes {name}': value for name, value in view_by(model, scene).items()}
+        row |= {f'both passes {name}': value for name, value in view_by(field.sampler(), scene).items()}
         began = time.perf_counter()
-        with surveyed(model, scene):
-            row['survey s'] = round(time.perf_counter() - began, 2)
-            row |= {f'surveyed {name}': value for name, value in view_by(model, scene).items()}
+        guided = field.guided(scene.seen_box())
+        row['survey s'] = round(time.perf_counter() - began, 2)
+        row |= {f'guided {name}': value for name, value in view_by(guided, scene).items()}
         yield row
 
 
 def all_steps(trainer, first: int, count: int) -> Callable[[], object]:
-    """Takes the next of these steps at each call."""
+    """Function that takes the next step at each call."""
     def taken():
         for step in range(first, first + count):
-            trainer.step(step)
-            yield trainer.after_step(step)
+            yield trainer.after_step(step, trainer.step(step))
     return taken().__next__
 
 
-def view_by(model, scene) -> dict:
-    """The speed of a test view and what it is worth."""
+def view_by(sampler, scene) -> dict:
+    """Speed and PSNR of a test view."""
     i = int(scene.i_test[0])
-    draw = partial(render_view, model, scene, scene.cameras.take([i]))
+    draw = partial(render_view, sampler, scene.space, scene.cameras.take([i]))
     view = draw()
     seconds, _ = seconds_of(draw, 3)
     return {'rays/s': round(view.acc.size / seconds), 'dB': round(float(psnr(view.rgb, scene.target(i))), 2)}
 
 
 def run_of(flags: list[str], *more: str) -> dict:
-    """A whole run in a process of its own: what it prints of its time and its test views."""
+    """Time and test views of a whole run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, 'run', *flags, '--basedir', folder, *more]
         began = time.perf_counter()
@@ -245,13 +240,13 @@ def run_of(flags: list[str], *more: str) -> dict:
 
 
 def as_grid(flags: list[str]) -> list[str]:
-    """The flags of a grid's run: the paper's rays per step would hold it up."""
+    """Flags of a grid's run, with more rays per step than the paper's."""
     flags = [*flags, '--field', 'grid', '--N_iters', str(GRID_STEPS)]
     return flags if PRETENDED else [*flags, '--N_rand', '9000']
 
 
 def grid(flags: list[str]) -> Iterator[dict]:
-    """The grid field: its steps, its views, and a whole run."""
+    """Steps and views of the grid."""
     forget_peak()
     trainer, taken = trainer_of(as_grid(flags)), 0
     for share in (0.05, 0.2, 0.5, 1.0):
@@ -259,21 +254,21 @@ def grid(flags: list[str]) -> Iterator[dict]:
         seconds, _ = seconds_of(all_steps(trainer, taken + 1, count), count)
         taken += count
         yield {'up to step': taken, 'ms a step': round(1e3 * seconds, 2), 'rays a step': trainer.n_rays,
-               'vertices': len(trainer.model.rows), 'MB': peak_mb(),
-               'view rays/s': view_by(trainer.model, trainer.batcher.scene)['rays/s']}
+               **trainer.training.scalars(), 'MB': peak_mb(),
+               'view rays/s': view_by(trainer.field.sampler(), trainer.batcher.scene)['rays/s']}
     if not PRETENDED:
         yield from kernels_of(partial(trainer.step, taken))
 
 
 def runs(flags: list[str]) -> Iterator[dict]:
-    """Whole runs of the program, as a user starts them."""
+    """Whole runs of the program."""
     yield {'paper': run_of(flags, '--N_iters', str(RUN_STEPS), '--i_print', str(RUN_STEPS // 5), '--i_testset',
                            str(RUN_STEPS), '--i_weights', str(RUN_STEPS))}
     yield {'grid': run_of(as_grid(flags))}
 
 
 def several(flags: list[str]) -> Iterator[dict]:
-    """Two GPUs, where there are two."""
+    """A run on two GPUs."""
     if torch.cuda.device_count() < 2:
         yield {'': 'there is one GPU'}
         return
@@ -287,7 +282,7 @@ PARTS = {part.__name__: part for part in (tests, ceilings, training, replay, ren
 
 
 def measured(names: list[str], flags: list[str], out: Path) -> int:
-    """Runs the parts and writes what they found after each; the number of those that failed."""
+    """Runs the parts and writes all figures after each; returns the number of failed parts."""
     found, failures = {}, 0
     for name in names:
         rows = found[name] = []
@@ -320,9 +315,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.pretend and not PRETENDED:
         from fake_cuda.gpu_tests import pretended_library
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ['PRETENDED_GPU'] = str(pretended_library(Path(folder)))
-            return subprocess.call([sys.executable, *sys.argv])
+        os.environ['PRETENDED_GPU'] = str(pretended_library())
+        return subprocess.call([sys.executable, *sys.argv])
     return measured(args.parts, [*PAPER, *(TOY if PRETENDED and not args.paper else []), *flags], args.out)
 
 

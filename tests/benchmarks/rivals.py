@@ -1,6 +1,6 @@
-"""What the benchmarks measure side by side: our training and rendering, the same by a plain float32 program written
-from the paper's formulas, and a checkout of nerf-pytorch where there is one. Each runs in a process of its own, so that
-each has its own peak of memory, and works when it is told to, so that they can take turns.
+"""Programs that the benchmarks compare: this one, a plain float32 program written from the paper's formulas, and a
+checkout of nerf-pytorch. Each runs in a process of its own, which has its own peak of memory, and works when it is told
+to, so that they take turns.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def encode(x: torch.Tensor, n_freqs: int) -> torch.Tensor:
 
 
 class Plain:
-    """Section 4 and 5 as they are written: no tiles, no bf16, all samples through the whole network, Adam as it comes.
+    """Sections 4 and 5 as written: no tiles, no bf16, all samples through the whole network, torch's default Adam.
 
-    Only `netchunk` and `chunk` cut the work up, as in the reference code.
+    Only `netchunk` and `chunk` cut the work into pieces, as in the reference code.
     """
 
     def __init__(self, coarse, fine, args: Namespace, near: float, far: float):
@@ -60,7 +60,7 @@ class Plain:
         return rgb, weights
 
     def render(self, origins, directions, dirs, jitter: bool) -> list[torch.Tensor]:
-        """The colours of both passes."""
+        """Colours of both passes."""
         n_coarse, n_fine = self.args.N_samples, self.args.N_importance
         z = torch.linspace(self.near, self.far, n_coarse).expand(len(origins), n_coarse)
         if jitter:
@@ -85,9 +85,9 @@ class Plain:
 
 
 class Reference(Plain):
-    """The same by the functions of a nerf-pytorch checkout at REFERENCE, with our weights.
+    """The functions of a nerf-pytorch checkout at REFERENCE, with weights of this program.
 
-    Its own main program is not run, so what that sets up is done here.
+    The constructor does the set-up of its main program, which is not run.
     """
 
     def __init__(self, coarse, fine, args: Namespace, near: float, far: float):
@@ -110,82 +110,88 @@ class Reference(Plain):
 
 
 def imported_from(folder: Path):
-    """Another program's run_nerf, beside ours of the same name."""
+    """Module run_nerf of another program, beside the module of the same name here."""
     ours = {name: sys.modules.pop(name) for name in list(sys.modules)
             if name.split('.')[0] in {path.stem for path in folder.glob('*.py')}}
     sys.path.insert(0, str(folder))
-    missing = types.ModuleType('cv2')  # which it resizes images with, and we do not need
+    missing = types.ModuleType('cv2')  # resizes images there, which is not needed
     sys.modules.setdefault('cv2', missing)
     theirs = importlib.import_module('run_nerf')
     sys.path.remove(str(folder))
     if sys.modules['cv2'] is missing:
-        del sys.modules['cv2']  # others look for it too, viser for one
+        del sys.modules['cv2']  # viser looks for it too
     sys.modules.update(ours)
     return theirs
 
 
-# What each of them does when told to
+# Jobs
 
 
 RIVALS = {'plain': Plain, 'reference': Reference}
 
 
 def our_trainer(flags: list[str], precision: str):
-    sys.path.insert(0, str(ROOT))
-    import run_nerf
-    args = run_nerf.parse_flags([*flags, '--precision', precision])
-    run_nerf.keep_freed_memory()
-    device = run_nerf.choose_device(args.device)
-    model = run_nerf.create_nerf(args, device, run_nerf.choose_precision(args.precision, device))
-    batcher = run_nerf.RayBatcher(run_nerf.load_scene(args), args.N_rand, args.no_batching, args.precrop_iters,
-                                  args.precrop_frac, torch.Generator(device).manual_seed(args.seed))
-    trainer = run_nerf.Trainer(model, batcher, args.lrate, args.lrate_decay, args.ema_decay)
-    run_nerf.restore_model(args, Path(args.basedir) / args.expname, model)
+    """Flags and trainer of a run that starts from the weights of ft_path, if that is set."""
+    sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+    from conftest import trainer_of
+    from nerf.files.checkpoints import read_checkpoint
+    from nerf.flags import parse_flags
+    from nerf.runtime.devices import keep_freed_memory
+
+    flags = [*flags, '--precision', precision]
+    args = parse_flags(flags)
+    keep_freed_memory()
+    trainer = trainer_of(flags)
+    if args.ft_path:
+        trainer.field.load_weights(read_checkpoint(args.ft_path))
     return args, trainer
 
 
 def synchronised(trainer) -> None:
-    if trainer.model.device.type == 'cuda':
+    if trainer.field.device.type == 'cuda':
         torch.cuda.synchronize()
 
 
 def job(kind: str, name: str, flags: list[str]):
-    """(what to do once, rays of it, multiplications of it) of 'train' or 'render' by 'bf16', 'fp32', 'plain' or
-    'reference'."""
+    """A function that does a job once, and the job's numbers of rays and of multiplications.
+
+    Args:
+        kind: 'train' or 'render'.
+        name: 'bf16', 'fp32', 'plain' or 'reference'.
+        flags: of a run.
+    """
     args, trainer = our_trainer(flags, 'fp32' if name in RIVALS else name)
-    scene = trainer.batcher.scene
+    from nerf.rendering import render_view, view_rays
+
+    scene, networks = trainer.batcher.scene, trainer.field.networks()
     coarse, fine = (sum(weight.numel() for weight in network.parameters() if weight.ndim == 2)
-                    for network in trainer.model.networks().values())
+                    for network in networks.values())
     per_ray = coarse * args.N_samples + fine * (args.N_samples + args.N_importance)
     steps = iter(range(args.precrop_iters + 1, 2 ** 31))
-    if kind == 'render':
-        from nerf.rendering import view_rays
-        camera = scene.cameras.take(scene.i_test[:1])
-        rays = view_rays(trainer.model, scene, camera)
-        n_rays = len(rays.near)
+    sampler, camera = trainer.field.sampler(), scene.cameras.take(scene.i_test[:1])
+    rays = view_rays(sampler, scene.space, camera)
+    n_rays = len(rays.near)
     if name not in RIVALS:
         def train() -> None:
             trainer.step(next(steps))
             synchronised(trainer)
 
         def render() -> None:
-            from nerf.rendering import render_view
-            render_view(trainer.model, scene, camera)
+            render_view(sampler, scene.space, camera)
     else:
-        rival = RIVALS[name](
-            trainer.model.coarse.network, trainer.model.fine.network, args, scene.near, scene.far)
+        rival = RIVALS[name](networks['coarse'], networks['fine'], args, scene.space.near, scene.space.far)
 
         def train() -> None:
             some, target = trainer.batcher.next(next(steps))
-            with trainer.model.device:  # where these programs make what they make
-                rival.step(some.origins, some.directions, some.viewdirs, target)
+            with trainer.field.device:  # these programs make tensors on the default device
+                rival.step(some.origins, some.directions, some.viewdirs, target.rgb)
             synchronised(trainer)
 
         @torch.no_grad()
         def render() -> None:
             for start in range(0, n_rays, args.chunk):
                 some = rays.part(slice(start, start + args.chunk))
-                with trainer.model.device:
+                with trainer.field.device:
                     rival.render(some.origins, some.directions, some.viewdirs, False)
             synchronised(trainer)
     if kind == 'train':
@@ -194,7 +200,7 @@ def job(kind: str, name: str, flags: list[str]):
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of products of a layer's size, 12288 x 256 by 256 x 256: the median of 30."""
+    """GFLOP/s of products of a layer's size, 12288 x 256 by 256 x 256 on a CPU: the median of 30."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     a, b = (torch.randn(n, 256, device=device).to(dtype) for n in (12288 if device == 'cpu' else 262144, 256))
     seconds = []
@@ -208,7 +214,7 @@ def product_rate(dtype: torch.dtype) -> float:
 
 
 def work(kind: str, name: str, flags: list[str]) -> None:
-    """A worker: warms up, then does its job once for each line that it reads, and answers with a line of JSON."""
+    """Does a job once to warm up, then once for each line of standard input; answers with a line of JSON."""
     do, n_rays, macs = job(kind, name, flags)
     do()
     rate = product_rate(torch.bfloat16 if name == 'bf16' else torch.float32)
@@ -223,7 +229,7 @@ def work(kind: str, name: str, flags: list[str]) -> None:
 
 
 class Worker:
-    """A process that does a job whenever it is told to."""
+    """Process that does a job when it is told to."""
 
     def __init__(self, kind: str, name: str, flags: list[str]):
         self.name, self.seconds, self.peak = name, [], 0
@@ -244,7 +250,7 @@ class Worker:
         self.peak = answer['peak_mb']
 
     def result(self) -> dict:
-        """Its figures; the GFLOP/s are those of the paper's algorithm, also where part of it was left out."""
+        """Figures of the job. The GFLOP/s count all products of the paper's algorithm, also skipped ones."""
         seconds, about = median(self.seconds), self.about
         return {'rays_per_s': round(about['rays'] / seconds, 1),
                 'algorithm_gflops': round(2e-9 * about['macs'] / seconds),
@@ -252,7 +258,7 @@ class Worker:
 
 
 def compare(kind: str, description: str, default_turns: int) -> None:
-    """The program of a benchmark: all settings by turns, and a line of JSON for each."""
+    """Program of a benchmark: all settings in turns, and a line of JSON for each."""
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('--turns', type=int, default=default_turns, help='measured, after one to warm up')
     parser.add_argument('--reference', metavar='PATH', help='a checkout of nerf-pytorch to take turns with')

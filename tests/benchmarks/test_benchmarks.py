@@ -1,4 +1,4 @@
-"""The plain program that the benchmarks compare with computes what ours does: else their ratios would mean nothing."""
+"""The plain program in the benchmarks computes the same as this one, and the benchmarks run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import pytest
 import torch
 
 import run_nerf
+from conftest import trainer_of
 from fake_cuda.gpu_tests import pretended_library
-from nerf.fields.paper.model import PaperModel
+from nerf.fields.interface import Target
 from nerf.flags import parse_flags
 from nerf.rendering import view_rays
+from nerf.training import Trainer
 from rivals import Plain, Reference
-from run_nerf_helpers import Rays, img2mse, render_rays
+from run_nerf_helpers import Rays, img2mse
 
 BENCHMARKS = Path(__file__).parent
 FLAGS = ['--dataset_type', 'blender', '--expname', 'run', '--white_bkgd', '--use_viewdirs', '--netwidth', '32',
          '--netwidth_fine', '32', '--N_samples', '8', '--N_importance', '16', '--testskip', '1', '--precision', 'fp32',
-         '--device', 'cpu']
+         '--device', 'cpu', '--N_rand', '64']
 
 
-# A checkout that has what the benchmarks call of nerf-pytorch, with the same names and arguments; a ray shows what its
-# network says of the origin.
+# A checkout with the functions of nerf-pytorch that the benchmarks call, with the same names and arguments; all rays
+# show the colour of the origin.
 CHECKOUT = {
     'run_nerf_helpers.py': f"""
 import importlib.util
@@ -60,42 +62,40 @@ def render(H, W, K, chunk=1024 * 32, rays=None, c2w=None, ndc=True, near=0., far
 
 
 @pytest.fixture
-def both(tiny_scene, tmp_path) -> tuple[Plain, PaperModel, Rays]:
-    """The plain program, our model with the same weights, and the rays of a view."""
-    args = parse_flags([*FLAGS, '--datadir', str(tiny_scene(tmp_path / 'scene')), '--perturb', '0'])
-    scene = run_nerf.load_scene(args)
-    model = run_nerf.create_nerf(args, torch.device('cpu'), torch.float32)
-    for network in model.networks().values():
+def both(tiny_scene, tmp_path) -> tuple[Plain, Trainer, Rays]:
+    """The plain program, a trainer of this one with the same weights, and the rays of a view."""
+    flags = [*FLAGS, '--datadir', str(tiny_scene(tmp_path / 'scene')), '--perturb', '0']
+    trainer = trainer_of(flags)
+    networks, scene = trainer.field.networks(), trainer.batcher.scene
+    for network in networks.values():
         network.reset_parameters(torch.Generator().manual_seed(1))
         network.lift_density(0.5)  # fog, which shows something
-    plain = Plain(model.coarse.network, model.fine.network, args, scene.near, scene.far)
-    return plain, model, view_rays(model, scene, scene.cameras.take([0]))
-
-
-def colours(model: PaperModel, rays: Rays) -> list[torch.Tensor]:
-    """Those of both passes."""
-    shown = render_rays(rays, model.coarse, model.fine, model.sampling)
-    return [shown.coarse.rgb, shown.final.rgb]
+    plain = Plain(networks['coarse'], networks['fine'], parse_flags(flags), scene.space.near, scene.space.far)
+    return plain, trainer, view_rays(trainer.field.sampler(), scene.space, scene.cameras.take([0]))
 
 
 def test_both_show_the_same_colours(both):
-    plain, model, rays = both
-    shown = plain.render(rays.origins, rays.directions, rays.viewdirs, False)
-    for theirs, ours in zip(shown, colours(model, rays)):
-        assert ours.std() > 0.01
-        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+    plain, trainer, rays = both
+    with torch.no_grad():
+        theirs = plain.render(rays.origins, rays.directions, rays.viewdirs, False)
+        ours = trainer.field.sampler().render(rays)
+    for a, b in zip(theirs, (ours.coarse, ours.final), strict=True):
+        assert b.rgb.std() > 0.01
+        torch.testing.assert_close(a, b.rgb, rtol=0, atol=1e-4)
 
 
 def test_both_have_the_same_gradient(both):
-    plain, model, rays = both
+    plain, trainer, rays = both
     target = torch.rand(len(rays.near), 3, generator=torch.Generator().manual_seed(0))
-    grads = []
-    for shown in (plain.render(rays.origins, rays.directions, rays.viewdirs, False), colours(model, rays)):
-        grads.append(torch.autograd.grad(sum(img2mse(rgb, target) for rgb in shown), model.parameters()))
-    theirs, ours = (torch.cat([part.flatten() for part in one]) for one in grads)
+    numbers = trainer.training.random_numbers(len(target), trainer.batcher.generator)
+    ours = trainer.training.losses(rays, numbers, Target(target)).terms.values()
+    theirs = [img2mse(rgb, target) for rgb in plain.render(rays.origins, rays.directions, rays.viewdirs, False)]
+    theirs, ours = (torch.cat([part.flatten() for part in torch.autograd.grad(sum(losses), trainer.field.parameters())])
+                    for losses in (theirs, ours))
     assert (theirs - ours).norm() <= 1e-3 * theirs.norm()
 
 
+@pytest.mark.slow
 def test_the_plain_program_learns(both):
     plain, _, rays = both
     rays = rays.part(slice(0, 64))
@@ -133,6 +133,7 @@ def test_a_checkout_works_on_our_weights_and_rays(both, tmp_path, monkeypatch):
     assert importlib.import_module('run_nerf_helpers').__file__ == str(BENCHMARKS.parents[1] / 'run_nerf_helpers.py')
 
 
+@pytest.mark.slow
 def test_a_benchmark_prints_a_line_for_each_setting(tiny_scene, tmp_path):
     flags = [*FLAGS[:2], '--datadir', str(tiny_scene(tmp_path / 'scene')), '--N_rand', '32', *FLAGS[6:14]]
     answer = subprocess.run([sys.executable, str(BENCHMARKS / 'bench_train.py'), '--turns', '1', '--after', '0',
@@ -142,9 +143,10 @@ def test_a_benchmark_prints_a_line_for_each_setting(tiny_scene, tmp_path):
     assert min(ours['rays_per_s'], ours['peak_mb'], ours['product_gflops'], ours['times_plain']) > 0
 
 
+@pytest.mark.slow
 def test_what_is_measured_on_a_gpu_runs_on_a_pretended_one(tmp_path):
     try:
-        pretended_library(tmp_path)
+        pretended_library()
     except NotImplementedError as reason:
         pytest.skip(str(reason))
     command = [sys.executable, BENCHMARKS / 'on_gpu.py', '--pretend', '--parts', 'ceilings', 'training', 'several',

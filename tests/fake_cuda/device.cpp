@@ -1,5 +1,5 @@
-// The C++ side of a pretended GPU: what torch asks of a device before and around its kernels. It does no work.
-// Without it autograd, the random generator and device guards fail in a build of torch without CUDA.
+// C++ side of a pretended GPU: functions that torch calls before and around a device's kernels. They do no work.
+// Without them autograd, the random generator and device guards fail in a build of torch without CUDA.
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/GeneratorImpl.h>
@@ -12,7 +12,7 @@ namespace pretended {
 
 inline c10::Device gpu() { return c10::Device(c10::DeviceType::CUDA, 0); }
 
-// There is one device with one stream, so that every change of either is none.
+// There is one device with one stream: a change of either does nothing.
 struct DeviceGuard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device getDevice() const override { return gpu(); }
   c10::Device exchangeDevice(c10::Device) const override { return gpu(); }

@@ -1,12 +1,13 @@
-"""Tests marked `gpu`: they run on a GPU where there is one, else on the pretended one of pretended.py.
+"""Tests marked `gpu` run on a GPU where there is one, else on the pretended GPU of pretended.py.
 
-The pretended GPU needs a process of its own. All marked tests of a file run in one, at the first of them, and each is
-reported as what it is: passed, skipped, or failed with its traceback.
+The pretended GPU needs a process of its own. All marked tests of a file run in one process, at the first of them, and
+each test is reported as passed, skipped, or failed with its traceback.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -19,11 +20,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-TIMEOUT = 900  # seconds for all tests
-
-
-def pytest_configure(config) -> None:
-    config.addinivalue_line('markers', 'gpu: for CUDA; without a GPU it runs on a pretended one')
+TIMEOUT = 900  # seconds for all marked tests of a file
 
 
 def pytest_collection_finish(session) -> None:
@@ -46,11 +43,11 @@ def pytest_pyfunc_call(pyfuncitem) -> bool | None:
 
 @functools.cache
 def results(nodes: tuple[str, ...], root: Path) -> dict[str, tuple[str, str]]:
-    """The outcome, and what is to be said about it, of each test."""
+    """Outcome of each test, and the words to report with it."""
     with tempfile.TemporaryDirectory() as folder:
         found, said = Path(folder) / 'results.json', ''
         try:
-            library = pretended_library(Path(folder))
+            library = pretended_library()
         except NotImplementedError as reason:
             return dict.fromkeys(nodes, ('skipped', str(reason)))
         except subprocess.CalledProcessError as error:
@@ -61,26 +58,39 @@ def results(nodes: tuple[str, ...], root: Path) -> dict[str, tuple[str, str]]:
     return dict.fromkeys(nodes, ('failed', f'its process ended before it:\n{said}')) | outcomes
 
 
-def pretended_library(folder: Path) -> Path:
-    """Compiles device.cpp against the installed torch, into a folder.
+def pretended_library() -> Path:
+    """Library of device.cpp for the installed torch, compiled once for all processes of this user.
 
     Raises:
-        NotImplementedError: no GPU can be pretended here; the message says why.
-        CalledProcessError: it does not compile.
+        NotImplementedError: this machine cannot pretend a GPU; the message says why.
+        CalledProcessError: device.cpp does not compile.
     """
-    compiler, torch_dir, library = shutil.which('c++') or shutil.which('g++'), Path(torch.__file__).parent, (
-        folder / 'device.so')
+    compiler, source = shutil.which('c++') or shutil.which('g++'), HERE / 'device.cpp'
     if compiler is None or sys.platform != 'linux' or torch.version.cuda is not None:
         raise NotImplementedError('needs a GPU, or to pretend one: Linux, a C++ compiler (g++) and a PyTorch without '
                                   'CUDA')
-    command = [compiler, '-std=c++20', '-O0', '-shared', '-fPIC', f'-I{torch_dir}/include', HERE / 'device.cpp',
-               f'-L{torch_dir}/lib', '-lc10', '-ltorch_cpu', f'-Wl,-rpath,{torch_dir}/lib', '-o', library]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    import fcntl
+
+    torch_dir = Path(torch.__file__).parent
+    options = ['-std=c++20', '-O0', '-shared', '-fPIC', f'-I{torch_dir}/include', f'-L{torch_dir}/lib', '-lc10',
+               '-ltorch_cpu', f'-Wl,-rpath,{torch_dir}/lib']
+    made_from = [source.read_bytes(), *map(str.encode, [torch.__version__, compiler, *options])]
+    folder = Path(tempfile.gettempdir()) / f'pretended_gpu_{os.getuid()}'
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f'{folder} belongs to another user; remove it')
+    library = folder / f'{hashlib.sha256(b"|".join(made_from)).hexdigest()[:16]}.so'
+    with open(folder / 'lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed: other processes wait for the library
+        if not library.exists():
+            partial = library.with_suffix('.partial')
+            subprocess.run([compiler, source, *options, '-o', partial], capture_output=True, text=True, check=True)
+            partial.rename(library)
     return library
 
 
 def output_of(command: list, folder: Path) -> str:
-    """Runs a command in a folder; the end of what it printed."""
+    """Runs a command in a folder; the end of its output."""
     try:
         done = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=TIMEOUT, env=os.environ | {'OMP_NUM_THREADS': '1'})

@@ -1,13 +1,14 @@
-"""A pretended GPU: CUDA tensors whose values are in the CPU's memory, for a process on a machine without a GPU.
+"""Pretended GPU: CUDA tensors with their values in the CPU's memory, for a process on a machine without a GPU.
 
-All Python for CUDA runs as on a GPU: `device.type` is 'cuda', values are real, and a captured graph replays the
-operations of its capture. The kernels are the CPU's, so this tells nothing of CUDA's kernels, of time or of memory.
+All Python code for CUDA runs as on a GPU: `device.type` is 'cuda', values are real, and a captured graph replays the
+operations of its capture. The kernels are those of the CPU, so nothing is learned about CUDA's kernels, time or memory.
 
-What a GPU refuses is an error here: tensors of different devices in one operation and, where waiting is forbidden (in a
-capture, or by `torch.cuda.set_sync_debug_mode`), an operation that waits for the device. In a capture every tensor must
-be on CUDA: a GPU takes a CPU's scalar, but its value would stay that of the capture.
+Operations that a GPU refuses are errors here: tensors of different devices in one operation and, where waiting is
+forbidden (in a capture, or by `torch.cuda.set_sync_debug_mode`), an operation that waits for the device. In a capture
+every tensor must be on CUDA: a GPU takes a scalar of the CPU, but replays would repeat its value. As on a GPU, ending a
+capture with such an error is a second error, the capture's stream stays current, and its memory pool stays open.
 
-`install` needs a process that loaded device.cpp's library before it imported torch and that ends by `os._exit`, as
+`install` needs a process that loaded device.cpp's library before it imported torch, and that ends by `os._exit`:
 torch's threads would abort it.
 """
 
@@ -29,11 +30,11 @@ INDEXING = aten.index.Tensor, aten.index_put.default, aten.index_put_.default, a
 
 
 class Forbidden(RuntimeError):
-    """What a GPU refuses."""
+    """An operation that a GPU refuses."""
 
 
 class OnGpu(Tensor):
-    """A tensor that says that it is on CUDA; `values` has its values on the CPU."""
+    """Tensor that claims to be on CUDA; `values` is a tensor of its values on the CPU."""
 
     @staticmethod
     def __new__(cls, values: Tensor) -> OnGpu:
@@ -72,7 +73,7 @@ class OnGpu(Tensor):
 
 
 class Dispatch(TorchDispatchMode):
-    """Sees the operations that bring tensors to CUDA: none of their arguments is there yet."""
+    """Mode that sees the operations which bring tensors to CUDA: none of their arguments is on CUDA yet."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -86,10 +87,15 @@ class Dispatch(TorchDispatchMode):
 
 
 class State:
-    """The device: what is forbidden at the moment, and the graph that is being captured."""
+    """State of the device."""
 
-    waiting = 'default'  # what happens where an operation waits: nothing, 'warn' or 'error'
-    graph: Graph | None = None
+    waiting = 'default'  # effect of an operation that waits: nothing, 'warn' or 'error'
+    graph: Graph | None = None  # under capture
+    stream: Stream  # the current one
+    pools = 0  # made so far
+
+    def __init__(self):
+        self.open_pools = set()  # memory pools in which a capture allocates
 
     def run(self, function, args: tuple, kwargs: dict):
         """One operation, on CUDA where `device` says so or, without it, where one of its tensors is."""
@@ -107,7 +113,7 @@ class State:
         result = function(*args, **kwargs)
         if self.graph is not None:
             self.graph.record(function, args, kwargs, result)
-        same = {id(_on_cpu(x)): x for x in tensors}  # what an operation changes in place
+        same = {id(_on_cpu(x)): x for x in tensors}  # tensors that an operation can change in place
         return _mapped(lambda x: _wrapped(x, same, to_gpu), result)
 
     def _check(self, function, args: tuple, tensors: list[Tensor], to_gpu: bool) -> None:
@@ -141,7 +147,7 @@ def _is_composite(function) -> bool:
 
 
 def _tensors(values) -> Iterator[Tensor]:
-    """Those among an operation's arguments, or in lists that are."""
+    """Tensors among an operation's arguments, or in lists among them."""
     for x in values:
         if isinstance(x, Tensor):
             yield x
@@ -150,12 +156,12 @@ def _tensors(values) -> Iterator[Tensor]:
 
 
 def _mapped(change: Callable, x):
-    """`change` of an argument, or of each in a list."""
+    """Result of `change` for an argument, or for each argument in a list."""
     return type(x)(_mapped(change, part) for part in x) if type(x) in (list, tuple) else change(x)
 
 
 def _on_cpu(x):
-    """A tensor's values; a generator's twin on the CPU, for one draw; anything else as it is."""
+    """Values of a tensor; for a generator its twin on the CPU, for one draw; other arguments as they are."""
     if isinstance(x, OnGpu):
         return x.values
     if isinstance(x, torch.Generator) and x.device.type == 'cuda':
@@ -184,12 +190,14 @@ def _wrapped(x, same: dict[int, Tensor], to_gpu: bool):
 
 
 class Stream:
+    """CUDA stream. All work is done at once, so waiting does nothing."""
+
     def wait_stream(self, other: Stream) -> None:
         pass
 
 
 class Graph:
-    """A CUDA graph: the operations between begin and end, which launch nothing then and are launched by each replay."""
+    """CUDA graph: the operations between begin and end. They change nothing then; each replay runs them."""
 
     def __init__(self):
         self.launches, self.before_capture = [], {}
@@ -203,7 +211,7 @@ class Graph:
             storage.copy_(content)
 
     def before(self, function, args: tuple, kwargs: dict) -> None:
-        """Keeps what an operation is about to change: in a capture nothing is changed yet."""
+        """Keeps the content that an operation is about to change: after the capture it is as it was."""
         if function._schema.is_mutable:
             for x in [*_tensors(args), *_tensors(kwargs.values())]:
                 storage = x.untyped_storage()
@@ -216,7 +224,7 @@ class Graph:
     def replay(self) -> None:
         for function, args, kwargs, result in self.launches:
             for old, new in zip(_tensors([result]), _tensors([function(*args, **kwargs)])):
-                if old.data_ptr() != new.data_ptr():  # it is no view, and not changed in place
+                if old.data_ptr() != new.data_ptr():  # neither a view nor changed in place
                     old.copy_(new)
 
     def reset(self) -> None:
@@ -225,16 +233,47 @@ class Graph:
 
 @contextmanager
 def capturing(graph: Graph, pool=None, stream: Stream | None = None, capture_error_mode: str = 'global'):
+    before, pool = STATE.stream, pool or new_pool()
+    STATE.stream = stream or Stream()
+    STATE.open_pools.add(pool)
     graph.capture_begin(pool)
     try:
         yield
-    finally:
+    except Forbidden:
         graph.capture_end()
+        raise RuntimeError('operation failed due to a previous error during capture')  # noqa: B904 (as torch does)
+    except BaseException:
+        graph.capture_end()
+        STATE.stream = before
+        STATE.open_pools.remove(pool)
+        raise
+    graph.capture_end()
+    STATE.stream = before
+    STATE.open_pools.remove(pool)
 
 
 @contextmanager
 def on_stream(stream: Stream):
-    yield
+    before, STATE.stream = STATE.stream, stream
+    try:
+        yield
+    finally:
+        STATE.stream = before
+
+
+def set_stream(stream: Stream) -> None:
+    STATE.stream = stream
+
+
+def new_pool() -> tuple[int, int]:
+    STATE.pools += 1
+    return 0, STATE.pools
+
+
+def end_pool(device: int, pool: tuple[int, int]) -> None:
+    if pool not in STATE.open_pools:
+        raise RuntimeError('endAllocatePool: not currently recording to mempool_id')
+    STATE.open_pools.remove(pool)
 
 
 def set_sync_debug_mode(mode: str) -> None:
@@ -246,17 +285,17 @@ def nothing(*args, **kwargs) -> None:
 
 
 def install() -> None:
-    """Puts the pretended GPU in torch.cuda's place, for the rest of the process."""
-    stream = Stream()
+    """Replaces torch.cuda by the pretended GPU, for the rest of the process."""
+    STATE.stream = Stream()
     for name, value in {
             '_lazy_init': nothing, 'is_available': lambda: True, 'device_count': lambda: 1, 'set_device': nothing,
             'current_device': lambda: 0, 'get_device_capability': lambda device=None: (9, 0), 'synchronize': nothing,
             'is_bf16_supported': lambda *_: True, 'empty_cache': nothing, 'max_memory_allocated': lambda *_: 0,
-            'Stream': Stream, 'current_stream': lambda *_: stream, 'set_stream': nothing, 'stream': on_stream,
-            'CUDAGraph': Graph, 'graph': capturing, 'graph_pool_handle': lambda: (0, 1),
+            'Stream': Stream, 'current_stream': lambda *_: STATE.stream, 'set_stream': set_stream, 'stream': on_stream,
+            'CUDAGraph': Graph, 'graph': capturing, 'graph_pool_handle': new_pool,
             'set_sync_debug_mode': set_sync_debug_mode}.items():
         setattr(torch.cuda, name, value)
-    torch._C._cuda_endAllocateToPool = torch._C._cuda_releasePool = nothing
+    torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool = end_pool, nothing
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # the scaler of fp16 asks
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter's `data` cannot become of our class
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device='cuda') then copies where we see it

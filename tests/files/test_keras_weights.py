@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from test_checkpoints import Bomb, model_of, networks
+from small_checkpoints import keras_arrays, network, save_keras, tiny_trainer
+from test_checkpoints import Bomb
 
 from nerf.files import checkpoints
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import NeRF
 
 
-def keras_arrays(network: NeRF) -> list[np.ndarray]:
-    """The order in which the original code's Keras model lists its weights; kernels are transposed there."""
-    heads = [network.feature_linear, network.views_linears[0], network.rgb_linear, network.alpha_linear] if (
-        network.use_viewdirs) else [network.output_linear]
-    return [array for layer in [*network.pts_linears, *heads]
-            for array in (layer.weight.detach().numpy().T, layer.bias.detach().numpy())]
-
-
-def save_keras(path: Path, arrays: list[np.ndarray], protocol: int = 3) -> None:
-    holder = np.empty(len(arrays), object)
-    holder[:] = arrays
-    with open(path, 'wb') as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(holder))
-        pickle.dump(holder, file, protocol)
-
-
-@pytest.mark.parametrize('use_viewdirs', [True, False])
+@pytest.mark.parametrize('more', [[], ['--no_viewdirs']])
 @pytest.mark.parametrize('protocol', [2, 3, 4])
-def test_keras_weights_load_with_their_fine_sibling(tmp_path, use_viewdirs, protocol):
-    pair = networks(use_viewdirs)
-    for name, network in zip(('model_200000.npy', 'model_fine_200000.npy'), pair):
-        save_keras(tmp_path / name, keras_arrays(network), protocol)
+def test_keras_weights_load_with_their_fine_sibling(tmp_path, more, protocol):
+    pair, keys = [network(1, *more), network(2, *more)], ('network_fn_state_dict', 'network_fine_state_dict')
+    for name, state in zip(('model_200000.npy', 'model_fine_200000.npy'), pair):
+        save_keras(tmp_path / name, keras_arrays(state), protocol)
     checkpoint = checkpoints.read_checkpoint(tmp_path / 'model_200000.npy')
     assert checkpoint['global_step'] == 200000
-    for key, network in zip(('network_fn_state_dict', 'network_fine_state_dict'), pair):
-        used = {name for name in network.state_dict() if use_viewdirs or not name.startswith('views')}
-        assert set(checkpoint[key]) == used
-        assert all(torch.equal(checkpoint[key][name], network.state_dict()[name]) for name in used)
-    others = networks(use_viewdirs)[::-1]  # their unused layer is their own
-    model_of(*others).load_weights(checkpoint)
-    for network, other in zip(pair, others):
-        names = checkpoint['network_fn_state_dict']
-        assert all(torch.equal(other.state_dict()[name], network.state_dict()[name]) for name in names)
+    field = tiny_trainer('--seed', '3', *more).field
+    field.load_weights(checkpoint)
+    for key, state in zip(keys, pair):
+        used = {name for name in state if not more or not name.startswith('views')}
+        assert set(checkpoint[key]) == used  # a layer without use is the field's own
+        for name in used:
+            assert torch.equal(checkpoint[key][name], state[name])
+            assert torch.equal(field.weights()[key][name], state[name])
 
 
 def test_keras_weights_of_a_coarse_network_alone_have_no_fine_one(tmp_path):
-    save_keras(tmp_path / 'model_000050.npy', keras_arrays(networks()[0]))
+    save_keras(tmp_path / 'model_000050.npy', keras_arrays(network()))
     assert checkpoints.read_checkpoint(tmp_path / 'model_000050.npy')['network_fine_state_dict'] is None
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    arrays = keras_arrays(networks()[0])
+    arrays = keras_arrays(network())
     save_keras(tmp_path / 'model_1.npy', [*arrays, Bomb(tmp_path / 'boom')])
     with pytest.raises(UserError, match=r'model_1\.npy cannot be read as Keras weights.*\.open, which is no array'):
         checkpoints.read_checkpoint(tmp_path / 'model_1.npy')

@@ -12,8 +12,7 @@ import sys
 import pytest
 import torch
 
-from nerf.files import run_folder
-from nerf.files.run_folder import LOCK, locked, record_flags, set_aside
+from nerf.files.run_folder import LOCK, code_version, locked, record_flags, set_aside
 from nerf.files.whole_file import PARTIAL
 from nerf.runtime.errors import UserError
 
@@ -67,20 +66,20 @@ def test_an_earlier_run_is_set_aside_in_the_next_free_folder(tmp_path):
 # The record
 
 
-def test_flags_are_recorded_with_what_ran_them_beside_the_config_as_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, 'code_version', lambda: 'abc')
+def test_flags_are_recorded_with_versions_beside_the_config_as_given(tmp_path):
     config, run_dir = tmp_path / 'mine.txt', tmp_path / 'run'
     config.write_bytes(b'N_rand = 5\r\n')
     record_flags(run_dir, 'N_rand = 5\n', str(config))
     assert (run_dir / 'args.txt').read_text() == (
-        f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code abc\nN_rand = 5\n')
+        f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\nN_rand = 5\n')
     assert (run_dir / 'config.txt').read_bytes() == b'N_rand = 5\r\n'
     record_flags(run_dir, 'N_rand = 6\n', str(run_dir / 'args.txt'))  # its own flags are no new config
-    assert (run_dir / 'args.txt').read_text().endswith('# code abc\nN_rand = 6\n')
+    assert (run_dir / 'args.txt').read_text().endswith('\nN_rand = 6\n')
     assert (run_dir / 'config.txt').read_bytes() == b'N_rand = 5\r\n'
 
 
-def test_args_txt_says_what_ran_it(logged_run):
+@pytest.mark.slow
+def test_args_txt_has_the_versions(logged_run):
     lines = (logged_run / 'args.txt').read_text().splitlines()
     assert lines[0] == f'# python {sys.version.split()[0]}'
     assert lines[1] == f'# torch {torch.__version__}'
@@ -89,11 +88,10 @@ def test_args_txt_says_what_ran_it(logged_run):
 
 
 def test_code_version_tells_a_changed_tree_and_a_copy_without_history(tmp_path, monkeypatch):
-    copy = tmp_path / 'run_folder.py'
-    copy.write_text('print()\n')
-    monkeypatch.setattr(run_folder, '__file__', str(copy))
+    file = tmp_path / 'code.py'
+    file.write_text('print()\n')
     monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
-    assert run_folder.code_version() == 'unknown'
+    assert code_version(tmp_path) == 'unknown'
     if not shutil.which('git'):
         pytest.skip('needs git')
 
@@ -105,8 +103,8 @@ def test_code_version_tells_a_changed_tree_and_a_copy_without_history(tmp_path, 
     git('add', '.')
     git('commit', '-q', '-m', 'first')
     git('tag', 'v1')
-    assert run_folder.code_version() == git('rev-parse', 'HEAD')
-    copy.write_text('print(1)\n')
-    assert run_folder.code_version() == git('rev-parse', 'HEAD') + '-dirty'
+    assert code_version(tmp_path) == git('rev-parse', 'HEAD')
+    file.write_text('print(1)\n')
+    assert code_version(tmp_path) == git('rev-parse', 'HEAD') + '-dirty'
     monkeypatch.setenv('PATH', '')
-    assert run_folder.code_version() == 'unknown'
+    assert code_version(tmp_path) == 'unknown'

@@ -92,7 +92,7 @@ def test_a_second_signal_ends_at_once(flags, started, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert 'SIGTERM: finishing the step and saving; once more ends at once' in error
+    assert 'SIGTERM: finishing the step and saving; a second signal ends' in error
 
 
 @pytest.mark.slow

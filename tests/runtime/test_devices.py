@@ -1,28 +1,38 @@
-"""nerf/runtime/devices.py: where a run computes, and how precisely."""
+"""nerf/runtime/devices.py: device and precision of a run."""
 
 import pytest
 import torch
 
-from nerf.runtime.devices import choose_device, choose_precision
+from nerf.runtime.devices import choose_device, choose_precision, constant, device_name, multiplies_bf16
 from nerf.runtime.errors import UserError
 
 
-def test_each_process_makes_its_gpu_the_current_one(as_rank, monkeypatch):
-    current = []
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(torch.cuda, 'set_device', current.append)
-    monkeypatch.setenv('LOCAL_RANK', '1')  # which counts for nothing where a process is alone
-    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda', 'cuda:1')] == [
-        'cpu', 'cuda:0', 'cuda:0', 'cuda:1']
-    as_rank(3, 4)  # the second on its machine
-    assert [str(choose_device(name)) for name in ('cpu', 'auto', 'cuda')] == ['cpu', 'cuda:1', 'cuda:1']
-    assert current == [0, 0, 1, 1, 1]
+def test_a_process_that_is_alone_takes_the_device_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '1')  # ignored: the process is alone
+    names = ('cpu', 'auto', 'cuda', 'cuda:1')
+    assert [device_name(name, 2) for name in names] == ['cpu', 'cuda:0', 'cuda:0', 'cuda:1']
+    assert device_name('auto', 0) == 'cpu'
+    assert choose_device('cpu') == torch.device('cpu')
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(as_rank, monkeypatch):
+    as_rank(3, 4)
+    monkeypatch.setenv('LOCAL_RANK', '1')  # the second process on its machine
+    assert [device_name(name, 2) for name in ('cpu', 'auto', 'cuda')] == ['cpu', 'cuda:1', 'cuda:1']
     with pytest.raises(UserError, match='device is cuda:1'):
-        choose_device('cuda:1')
+        device_name('cuda:1', 2)
     monkeypatch.setenv('LOCAL_RANK', '2')
     with pytest.raises(UserError, match='2 GPUs here'):
-        choose_device('auto')
+        device_name('auto', 2)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_the_gpu_becomes_the_current_one():
+    assert choose_device('auto') == choose_device('cuda') == torch.device('cuda', 0)
+    assert torch.cuda.current_device() == 0
+    assert multiplies_bf16(torch.device('cuda')) == (torch.cuda.get_device_capability() >= (8, 0))
+    assert torch.zeros(1, device=choose_device('cuda')).device == torch.device('cuda', 0)
 
 
 def test_the_precision_that_is_asked_for_is_given():
@@ -30,16 +40,15 @@ def test_the_precision_that_is_asked_for_is_given():
     assert {name: choose_precision(name, torch.device('cpu')) for name in names} == names
 
 
-@pytest.mark.parametrize(('found', 'dtype'), [
-    ({}, torch.float32), ({'avx2': True, 'avx512_bf16': False}, torch.float32), ({'avx512_bf16': True}, torch.bfloat16),
-    ({'avx512_bf16': False, 'amx_bf16': True}, torch.bfloat16)])
-def test_auto_is_bf16_on_a_cpu_that_multiplies_it(monkeypatch, found, dtype):
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: found)
-    assert choose_precision('auto', torch.device('cpu')) == dtype
+def test_auto_is_bf16_on_a_cpu_that_multiplies_it():
+    found = torch.cpu.get_capabilities()
+    native = bool(found.get('avx512_bf16') or found.get('amx_bf16'))
+    assert choose_precision('auto', torch.device('cpu')) == (torch.bfloat16 if native else torch.float32)
 
 
-@pytest.mark.parametrize(('capability', 'dtype'), [((7, 5), torch.float32), ((8, 0), torch.bfloat16),
-                                                   ((9, 0), torch.bfloat16)])
-def test_auto_is_bf16_on_a_gpu_that_multiplies_it(monkeypatch, capability, dtype):
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
-    assert choose_precision('auto', torch.device('cuda', 0)) == dtype
+def test_a_constant_is_made_once():
+    first, second = (constant((1.0, 2.0), torch.device('cpu')) for _ in range(2))
+    assert first is second
+    assert first.tolist() == [1.0, 2.0]
+    with torch.inference_mode():
+        assert not constant((3.0,), torch.device('cpu')).is_inference()

@@ -1,4 +1,4 @@
-"""nerf/runtime/ranks.py: several processes that torchrun starts share a run, which is that of one process."""
+"""nerf/runtime/ranks.py: processes that torchrun starts share a run, whose results are those of one process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 PLAIN = [*FLAGS, '--precision', 'fp32', '--N_rand', '33', '--chunk', '8', '--N_iters', '40', '--i_img', '20',
          '--i_testset', '20', '--i_video', '40', '--expname', 'run']
 NO_VIDEO = ['--i_video', '1000', '--i_testset', '1000', '--i_img', '1000']
-# Notes what a process other than the first writes and which threads of gloo are there when its interpreter shuts down,
-# or makes the first take its time over a checkpoint.
+# Notes the files that rank 1 writes and the threads of gloo that its interpreter's shutdown meets; makes rank 0 slow at
+# writing a checkpoint.
 WATCH = """
 import atexit, glob, os, sys, time
 def note(*words):
@@ -171,12 +171,14 @@ def together(folder, two):
     return folder / 'together' / 'run', out, error, (folder / 'hook' / 'notes').read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_render_as_one_does(alone, together):
     run_dir, *_ = together
     assert [line['step'] for line in lines(run_dir)] == [10, 20, 30, 40]
     assert_same_run(run_dir, alone)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_prints_and_writes(together):
     run_dir, out, error, notes = together
     printed = [line.split('/')[0] for line in out.splitlines() if '  loss ' in line]
@@ -188,6 +190,7 @@ def test_only_the_first_process_prints_and_writes(together):
     assert len(list(run_dir.glob('events.*'))) == 1
 
 
+@pytest.mark.slow
 def test_a_test_set_that_cannot_be_written_leaves_two_processes_in_step_in_the_other_ray_mode(folder, two):
     flags = [flag for flag in PLAIN if flag != '--use_viewdirs'] + [
         '--no_batching', '--precrop_iters', '10', '--raw_noise_std', '1', '--chunk', '1000', '--i_video', '1000',
@@ -203,6 +206,7 @@ def test_a_test_set_that_cannot_be_written_leaves_two_processes_in_step_in_the_o
     assert_same_run(run_dir, alone)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(folder, two, alone, together):
     begin_at(folder, 'two_then_one', checkpoints.checkpoint_path(together[0], 20))
     one(folder, 'two_then_one', *NO_VIDEO)
@@ -215,6 +219,7 @@ def test_a_run_goes_on_with_another_number_of_processes(folder, two, alone, toge
         path for path in files(alone) if not path.endswith('.mp4')]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_and_the_death_of_one_end_all_and_the_run_can_go_on(folder, two):
     endless = ['--N_iters', '1000000', '--i_weights', '1000000', *NO_VIDEO]
     run_dir = folder / 'stopped' / 'run'
@@ -241,6 +246,7 @@ def test_a_signal_to_one_and_the_death_of_one_end_all_and_the_run_can_go_on(fold
     assert checkpoints.read_newest(run_dir)[1]['global_step'] == newest + 10
 
 
+@pytest.mark.slow
 def test_more_processes_than_rays_are_an_error(folder, two):
     _, error = finish(two('rays', '--N_rand', '1'), 1)
     assert re.search(r'^error( \(process 1\))?: N_rand is 1, the rays of all 2 processes in a step; raise it$', error,
@@ -249,6 +255,17 @@ def test_more_processes_than_rays_are_an_error(folder, two):
     assert not (folder / 'rays').exists()
 
 
+@pytest.mark.slow
+def test_a_mesh_is_written_by_the_first_process_alone(folder, two, together):
+    begin_at(folder, 'mesh', checkpoints.checkpoint_path(together[0], 40))
+    out, _ = finish(two('mesh', '--mesh_only', '--mesh_grid_size', '16', '--mesh_threshold', '0.1',
+                        PYTHONPATH=str(folder / 'hook'), WATCHED=str(folder / 'mesh')))
+    assert out.count('weights from') == 1
+    assert len(list((folder / 'mesh' / 'run').glob('mesh_*.ply'))) == 1
+    assert (folder / 'hook' / 'notes').read_text() == ''
+
+
+@pytest.mark.slow
 def test_two_processes_render_an_odd_number_of_views_as_one_does(folder, two, together):
     for logs in ('render_alone', 'render'):
         begin_at(folder, logs, checkpoints.checkpoint_path(together[0], 40))
@@ -281,11 +298,6 @@ def test_a_process_that_is_not_told_how_to_find_the_others_is_alone(as_rank, mon
     assert (ranks.count(), ranks.rank()) == (2, 1)
     monkeypatch.delenv('MASTER_ADDR')  # as in a cluster's job that knows nothing of torchrun
     assert (ranks.count(), ranks.rank()) == (1, 0)
-
-
-def test_a_mesh_is_made_by_the_first_process_alone(as_rank):
-    as_rank(1, 2)
-    assert run_nerf.mesh_only(None, None, None, None) is None  # without a look at anything
 
 
 def test_a_process_that_is_alone_exchanges_nothing():

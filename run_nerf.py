@@ -20,12 +20,9 @@ from load_photos import load_colmap, load_transforms
 from nerf.camera_path import CameraPath
 from nerf.captures.estimation import estimate_cameras
 from nerf.exposure import MEASURED
-from nerf.fields.paper.dead_networks import FOG
 from nerf.fields.grid.model import GridModel, GridTraining, has_kernels
-from nerf.fields.paper.mlp import FastMLPField, MLPField, fast_where_equal
-from nerf.fields.paper.mlp_gpu import GpuMLPField
 from nerf.fields.interface import Field, Sampler, Training
-from nerf.fields.paper.field import PaperField
+from nerf.fields.paper import build
 from nerf.fields.paper.training import PaperTraining
 from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_png, save_video
@@ -49,13 +46,11 @@ from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
 from nerf.viewer.drawing import Field as ShownField
 from nerf.viewer.viewer import Viewer
-from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
+from run_nerf_helpers import Rays, Sampling
 
-CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
 GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
 VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has at least
 SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
-VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 LONGEST_PREVIEW = 640  # pixels; larger videos of photographs would take longer than the grid's training
 FOR_ONE_START = ('config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path')  # flags that may always differ
 DATA_FLAGS = ('dataset_type', 'datadir', 'shape', 'half_res', 'factor', 'no_ndc', 'spherify', 'llffhold', 'white_bkgd',
@@ -128,33 +123,25 @@ def create_field(args: argparse.Namespace, scene: Scene, device: torch.device, d
 
 def create_training(args: argparse.Namespace, field: Field) -> Training:
     """How the field is trained."""
-    return GridTraining(field) if args.field == 'grid' else PaperTraining(field, rays_at_once(args, field.device))
+    if args.field == 'grid':
+        return GridTraining(field)
+    return PaperTraining(field, build.rays_at_once(networks_of(args), field.sampling, args.chunk, field.device))
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, space: Space) -> Field:
-    """Builds the coarse and, where N_importance > 0, the fine network, with weights drawn from the seed.
-"""
-    embed_points, input_ch = get_embedder(args.multires, args.i_embed)
-    embed_dirs, input_ch_views = get_embedder(args.multires_views, args.i_embed) if args.use_viewdirs else (None, 0)
-    generator = torch.Generator().manual_seed(args.seed)
+    """The paper's networks, as the flags describe them."""
+    return build.create_nerf(networks_of(args), sampling_of(args, space), space, device, dtype, args.seed, args.chunk,
+                             args.netchunk)
 
-    def field(depth: int, width: int) -> MLPField:
-        network = NeRF(D=depth, W=width, input_ch=input_ch, input_ch_views=input_ch_views,
-                       output_ch=5 if args.N_importance else 4, skips=[4], use_viewdirs=args.use_viewdirs,
-                       generator=generator)
-        network.lift_density(FOG)
-        return fast_where_equal(network, embed_points, embed_dirs, args.netchunk, dtype, space,
-                                GpuMLPField if device.type == 'cuda' else FastMLPField).to(device)
 
-    model = PaperField(
-        coarse=field(args.netdepth, args.netwidth),
-        fine=field(args.netdepth_fine, args.netwidth_fine) if args.N_importance else None,
-        sampling=Sampling(args.N_samples, args.N_importance, bool(args.perturb),
-                          args.lindisp and not space.projective, args.raw_noise_std, args.white_bkgd, space.horizon),
-        view_chunk=min(args.chunk, VIEW_TILES * rays_at_once(args, device)))
-    if not isinstance(model.best, FastMLPField):
-        print('NeRF.forward was edited: the run goes through it, and not through the faster nerf/fields/paper/mlp.py')
-    return model
+def networks_of(args: argparse.Namespace) -> build.Networks:
+    return build.Networks(args.netdepth, args.netwidth, args.netdepth_fine, args.netwidth_fine, args.i_embed,
+                          args.multires, args.multires_views, args.use_viewdirs)
+
+
+def sampling_of(args: argparse.Namespace, space: Space) -> Sampling:
+    return Sampling(args.N_samples, args.N_importance, bool(args.perturb), args.lindisp and not space.projective,
+                    args.raw_noise_std, args.white_bkgd, space.horizon)
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
@@ -174,14 +161,6 @@ def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dt
         cells[model.grid.cells] = inside_hull(scene, centres, 0.87 * model.grid.voxel).to(device)
         model.keep(cells)
     return model
-
-
-def rays_at_once(args: argparse.Namespace, device: torch.device) -> int:
-    """Rays in a tile: `chunk`, and on a CPU no more than make good use of it."""
-    if device.type != 'cpu':
-        return args.chunk
-    channels = max(args.netwidth, args.netwidth_fine if args.N_importance else 0)
-    return min(args.chunk, max(1, CPU_TILE // (channels * (args.N_samples + args.N_importance))))
 
 
 def create_batcher(args: argparse.Namespace, scene: Scene, device: torch.device) -> RayBatcher:

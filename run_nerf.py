@@ -125,23 +125,16 @@ def create_training(args: argparse.Namespace, field: Field) -> Training:
     """How the field is trained."""
     if args.field == 'grid':
         return GridTraining(field)
-    return PaperTraining(field, build.rays_at_once(networks_of(args), field.sampling, args.chunk, field.device))
+    return PaperTraining(field, build.rays_at_once(field, args.chunk))
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, space: Space) -> Field:
     """The paper's networks, as the flags describe them."""
-    return build.create_nerf(networks_of(args), sampling_of(args, space), space, device, dtype, args.seed, args.chunk,
-                             args.netchunk)
-
-
-def networks_of(args: argparse.Namespace) -> build.Networks:
-    return build.Networks(args.netdepth, args.netwidth, args.netdepth_fine, args.netwidth_fine, args.i_embed,
-                          args.multires, args.multires_views, args.use_viewdirs)
-
-
-def sampling_of(args: argparse.Namespace, space: Space) -> Sampling:
-    return Sampling(args.N_samples, args.N_importance, bool(args.perturb), args.lindisp and not space.projective,
-                    args.raw_noise_std, args.white_bkgd, space.horizon)
+    networks = build.Networks(args.netdepth, args.netwidth, args.netdepth_fine, args.netwidth_fine, args.i_embed,
+                              args.multires, args.multires_views, args.use_viewdirs)
+    sampling = Sampling(args.N_samples, args.N_importance, bool(args.perturb), args.lindisp and not space.projective,
+                        args.raw_noise_std, args.white_bkgd, space.horizon)
+    return build.create_nerf(networks, sampling, space, device, dtype, args.seed, args.chunk, args.netchunk)
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:

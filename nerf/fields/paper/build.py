@@ -34,7 +34,8 @@ class Networks:
 
 
 def create_nerf(networks: Networks, sampling: Sampling, space: Space | None, device: torch.device, dtype: torch.dtype,
-                seed: int, chunk: int, netchunk: int, fast: type[MLPField] | None = None) -> PaperField:
+                seed: int, chunk: int, netchunk: int, supersample: int = 1,
+                fast: type[MLPField] | None = None) -> PaperField:
     """The coarse and, where N_importance > 0, the fine network, with weights from the seed.
 
     Where run_nerf_helpers.py was edited and a faster twin shows something else, a line is printed for each twin.
@@ -47,6 +48,7 @@ def create_nerf(networks: Networks, sampling: Sampling, space: Space | None, dev
         seed: of the initial weights.
         chunk: most rays through the networks at once.
         netchunk: most points through a network at once.
+        supersample: as for `Sampler`.
         fast: the fast field; None: the device's.
     """
     embed_points, input_ch = get_embedder(networks.multires, networks.i_embed)
@@ -68,8 +70,9 @@ def create_nerf(networks: Networks, sampling: Sampling, space: Space | None, dev
         print(line)
     kind = fast if shortcuts.fast else MLPField
     fields = [kind(mlp, embed_points, embed_dirs, netchunk, dtype, space).to(device) for mlp in mlps]
-    view_chunk = min(chunk, VIEW_TILES * rays_at_once(networks, sampling, chunk, device))
-    return PaperField(fields[0], fields[1] if len(fields) > 1 else None, sampling, view_chunk, shortcuts=shortcuts)
+    field = PaperField(fields[0], fields[1] if len(fields) > 1 else None, sampling, chunk, supersample, shortcuts)
+    field.view_chunk = min(chunk, VIEW_TILES * rays_at_once(field, chunk))
+    return field
 
 
 def fast_field_of(device: torch.device) -> Callable[..., MLPField]:
@@ -77,9 +80,9 @@ def fast_field_of(device: torch.device) -> Callable[..., MLPField]:
     return GpuMLPField if device.type == 'cuda' else FastMLPField
 
 
-def rays_at_once(networks: Networks, sampling: Sampling, chunk: int, device: torch.device) -> int:
+def rays_at_once(field: PaperField, chunk: int) -> int:
     """Rays of a tile in training: `chunk`, but on a CPU no more than make good use of its caches."""
-    if device.type != 'cpu':
+    if field.device.type != 'cpu':
         return chunk
-    channels = max(networks.netwidth, networks.netwidth_fine if sampling.N_importance else 0)
-    return min(chunk, max(1, CPU_TILE // (channels * (sampling.N_samples + sampling.N_importance))))
+    channels = max(network.pts_linears[0].out_features for network in field.networks().values())
+    return min(chunk, max(1, CPU_TILE // (channels * (field.sampling.N_samples + field.sampling.N_importance))))

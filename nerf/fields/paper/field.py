@@ -12,7 +12,7 @@ from torch import Tensor
 from nerf.fields.interface import Field, Sampler, pieces
 from nerf.fields.paper.edited import ALL_SHORTCUTS, Shortcuts
 from nerf.fields.paper.mlp import MLPField
-from nerf.fields.paper.survey import SETTINGS, DensityGrid, survey
+from nerf.fields.paper.survey import SURVEY, DensityGrid, survey
 from nerf.files.remade import read_arrays, write_arrays
 from nerf.optimiser import is_real
 from nerf.runtime.errors import UserError
@@ -94,7 +94,7 @@ class PaperField(Field):
     def _fingerprint(self, box: np.ndarray) -> str:
         """A checksum of everything that a survey depends on."""
         numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
-        digest = hashlib.sha256(f'{self.dtype} {SETTINGS}'.encode())
+        digest = hashlib.sha256(f'{self.dtype} {SURVEY}'.encode())
         for part in numbers:
             digest.update(np.ascontiguousarray(part))
         return digest.hexdigest()

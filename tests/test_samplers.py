@@ -1,4 +1,4 @@
-"""guided_view.py: where samples lie, by hand, and that few of them show what many evenly spaced ones do."""
+"""nerf/samplers.py: both passes and skipped samples; where guided samples lie, by hand, and what few of them show."""
 
 from __future__ import annotations
 
@@ -7,16 +7,92 @@ import math
 import numpy as np
 import pytest
 import torch
-from known_fields import Balls, Field, scene_of
+from fields.paper.analytic import Balls, Haze, Slab, field_of, scene_of
+from test_run_nerf_helpers import seeded, small_field, some_rays
 
-from nerf.fields.paper import guided_view
-from nerf.fields.paper.guided_view import divided, draw, likely, sample_depths
 from nerf.fields.occupancy import Steps
+from nerf.fields.paper.field import PaperField
 from nerf.fields.paper.survey import DensityGrid, survey
 from nerf.rendering import view_rays
-from run_nerf_helpers import BEYOND, Rays, render_pass, stratified_z
+from nerf.samplers import (
+    GuidedSampler, HierarchicalSampler, divided, front_to_back, likely, sample_depths, samples_of_view,
+)
+from run_nerf_helpers import BEYOND, Rays, Sampling, draw, ray_points, render_pass, render_rays, stratified_z
 
 CPU = torch.device('cpu')
+SAMPLING = Sampling(8, 9, perturb=True, raw_noise_std=1.0, white_bkgd=True)
+
+
+# Both passes
+
+
+def hierarchical(skip_hidden: bool = True, sampling: Sampling = SAMPLING) -> HierarchicalSampler:
+    coarse, fine = small_field(0), small_field(1) if sampling.N_importance else None
+    return HierarchicalSampler(PaperField(coarse, fine, sampling, 10), coarse, fine, sampling, 10, 1, skip_hidden)
+
+
+@pytest.mark.parametrize('sampling', [SAMPLING, Sampling(8)])
+def test_training_and_pictures_are_those_of_render_rays(sampling):
+    sampler, rays = hierarchical(sampling=sampling), some_rays(12)
+    assert (sampler.name, sampler.passes) == (('hierarchical', ('coarse',)) if sampling.N_importance
+                                              else ('stratified', ()))
+    fine = sampler.fine and sampler.fine.raw
+    draws = draw(12, sampling, seeded())
+    shown, expected = sampler.render(rays, draws), render_rays(rays, sampler.coarse.raw, fine, sampling, draws)
+    assert shown.final.rgb.requires_grad
+    for part, wanted in zip(shown.final, expected.final):
+        assert torch.equal(part, wanted)
+    with torch.no_grad():
+        picture, expected = sampler.render(rays), render_rays(rays, sampler.coarse.raw, fine, sampling)
+    for part, wanted in zip(picture.final, expected.final):
+        torch.testing.assert_close(part, wanted, rtol=1e-5, atol=1e-5)
+    if fine:
+        assert torch.equal(picture.coarse.rgb, expected.coarse.rgb)
+        assert torch.equal(picture.z_std, expected.z_std)
+
+
+@pytest.mark.parametrize(('density', 'last'), [(45.0, 5.5), (47.0, 3.5 + 2.0 / 3)])  # optical depths of 9.0, and of 9.4
+@pytest.mark.parametrize('length', [1.0, 2.0])
+def test_hidden_samples_are_not_asked_for_however_long_directions_are(density, last, length):
+    field = Slab(np.ones((20, 24), bool), density)
+    ahead = torch.tensor([[0.0, 1.0, 0.0]])
+    rays = Rays(-4.0 * ahead, length * ahead, ahead, torch.zeros(1, 1), torch.ones(1, 1))
+    z = torch.linspace(3.5, 5.5, 3001)[None] / length  # in three parts, of which the second begins behind the slab
+    front_to_back(field.raw)(ray_points(rays, z), rays.viewdirs)
+    whole = Slab(np.ones((20, 24), bool), density)
+    whole.raw(ray_points(rays, z), rays.viewdirs)
+    assert whole.deepest + 4.0 == pytest.approx(5.5)
+    assert field.deepest + 4.0 == pytest.approx(last, abs=0.01)
+
+
+def test_skipped_samples_have_no_density_and_change_no_colour():
+    rays, field = some_rays(20), small_field()
+    field.network.lift_density(1.0)
+    z = 40.0 * stratified_z(rays.near, rays.far, 30)
+    raw = front_to_back(field.raw)(ray_points(rays, z), rays.viewdirs)
+    whole = field.raw(ray_points(rays, z), rays.viewdirs)
+    skipped = raw[..., 3] == 0
+    assert 0.1 < skipped.float().mean() < 0.9
+    torch.testing.assert_close(raw[~skipped], whole[~skipped], rtol=1e-4, atol=1e-5)
+    for ours, expected in zip(render_pass(front_to_back(field.raw), rays, z, SAMPLING),
+                              render_pass(field.raw, rays, z, SAMPLING)):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize('skip', [True, False])
+def test_a_sampler_skips_samples_in_pictures_alone_and_only_where_it_may(skip):
+    field = field_of(*(Slab(np.ones((20, 24), bool), 1000.0) for _ in range(2)))
+    sampler = HierarchicalSampler(field, field.coarse, field.fine, field.sampling, 10, 1, skip)
+    scene = scene_of(20, 24)
+    rays, every = view_rays(sampler, scene.space, scene.cameras), 480 * 128
+    sampler.render(rays)
+    assert field.fine.asked == every
+    with torch.no_grad():
+        sampler.render(rays)
+    assert (field.fine.asked == 2 * every) == (not skip)
+
+
+# Guided samples
 
 
 def steps_of(rays: list[int], n_rays: int, length: float = 0.5) -> Steps:
@@ -86,43 +162,41 @@ def test_the_sample_at_the_far_bound_reaches_to_infinity_where_that_is_occupied(
         assert (deltas[0, :-1] < 1.0).all()
 
 
-class Haze(Field):
-    """A ball of soft edge, half transparent, with colours that change from place to place."""
-
-    def raw(self, points):
-        density = 6.0 * (1.0 - points.norm(dim=-1)).clamp(min=0.0)
-        return torch.cat([3.0 * torch.sin(4.0 * points), density[..., None] - 1e-3], -1)
-
-
-@pytest.mark.parametrize('field', [Balls(), Haze()])
-@pytest.mark.parametrize('white', [True, False])
-def test_a_view_of_few_samples_is_that_of_very_many_even_ones(field, white, monkeypatch):
-    monkeypatch.setattr(guided_view, 'RAYS', 400)
+def guided(network, white: bool = True, at_once: int = 200) -> tuple[GuidedSampler, Rays]:
+    """A guided sampler of a known network, and the rays of the camera of `scene_of`."""
     scene = scene_of(30, 36, white_bkgd=white)
-    rays = view_rays(type('M', (), {'device': CPU}), scene, scene.cameras)
-    grid = survey(field.density, scene.seen_box(), CPU)
-    *_, picture = draw(field, grid, rays, 24, 200, white)
-    expected = render_pass(field, rays, stratified_z(rays.near, rays.far, 3000), white)
-    assert (picture.rgb - expected.rgb).abs().mean() < 2e-3
-    assert (picture.rgb - expected.rgb).abs().max() < 0.06
-    assert (picture.acc - expected.acc).abs().max() < 0.05
-    torch.testing.assert_close(picture.depth, expected.depth, atol=0.15, rtol=0)
-    assert picture.final.all()
+    sampling = Sampling(64, 64, white_bkgd=white)
+    field = PaperField(network, None, sampling, 100)
+    sampler = GuidedSampler(field, network, survey(network.density, scene.seen_box(), CPU), sampling, at_once)
+    return sampler, view_rays(sampler, scene.space, scene.cameras)
 
 
-def test_the_field_is_asked_for_rays_that_meet_something_and_for_so_many_at_once(monkeypatch):
-    monkeypatch.setattr(guided_view, 'RAYS', 400)
-    asked = []
+@pytest.mark.parametrize('network', [Balls(), Haze()])
+@pytest.mark.parametrize('white', [True, False])
+def test_a_view_of_few_samples_is_that_of_very_many_even_ones(network, white):
+    sampler, rays = guided(network, white)
+    shown = sampler.render(rays)
+    assert shown.coarse is None
+    assert shown.z_std is None
+    expected = render_pass(network.raw, rays, stratified_z(rays.near, rays.far, 3000), sampler.sampling)
+    assert (shown.final.rgb - expected.rgb).abs().mean() < 2e-3
+    assert (shown.final.rgb - expected.rgb).abs().max() < 0.06
+    assert (shown.final.acc - expected.acc).abs().max() < 0.05
+    torch.testing.assert_close(shown.final.depth, expected.depth, atol=0.15, rtol=0)
 
-    def field(points, viewdirs):
-        asked.append(points.shape[0])
-        return Balls()(points, viewdirs)
-    scene = scene_of(30, 36)
-    rays = view_rays(type('M', (), {'device': CPU}), scene, scene.cameras)
-    grid = survey(Balls().density, scene.seen_box(), CPU)
-    pictures = list(draw(field, grid, rays, 8, 50, True))
-    assert len(pictures) == 3
-    assert max(asked) == 50
-    hit = [int((grid.steps(rays.part(tile)).count > 0).sum()) for tile in (slice(0, 400), slice(400, 800))]
-    assert 0 < sum(hit) < 300
-    assert sum(asked) <= sum(-(-n // 50) * 50 for n in hit) + 50
+
+def test_the_network_is_asked_for_rays_that_meet_something_and_for_so_many_at_once():
+    network = Balls()
+    sampler, rays = guided(network, at_once=50)
+    network.calls.clear()
+    sampler.render(rays)
+    assert max(network.calls) == 50
+    hit = int((sampler.grid.steps(rays).count > 0).sum())
+    assert 0 < hit < 300
+    assert sum(network.calls) <= hit + 50
+
+
+@pytest.mark.parametrize(('sampling', 'expected'), [
+    (Sampling(64, 128), 32), (Sampling(64, 64), 24), (Sampling(32, 33), 20), (Sampling(64), 16), (Sampling(3), 12)])
+def test_samples_of_a_view_follow_from_those_of_training(sampling, expected):
+    assert samples_of_view(sampling) == expected

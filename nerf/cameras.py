@@ -1,18 +1,23 @@
-"""Cameras of their own intrinsics, lens, size and pose, and the rays through their pixels."""
+"""Cameras, each with its intrinsics, lens, size and pose, and the rays through their pixels.
+
+Rays of whole views come from `get_rays`, rays of single pixels from `pixel_rays`. Where an edit to one of the two makes
+them differ, single pixels take their rays from whole views.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import to_world
+from run_nerf_helpers import get_rays, pixel_rays, to_world
 
-NEWTON_STEPS = 12  # of the undistortion; strong lenses need six to be exact in float32
+NEWTON_STEPS = 12  # of the undistortion; strong lenses need six for float32's precision
 COEFFICIENTS = ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5', 'k6')  # in OpenCV's order
 
 
@@ -20,20 +25,20 @@ COEFFICIENTS = ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5', 'k6')  # in OpenCV's o
 class Cameras:
     """V cameras. All tensors are on one device.
 
-    The lens is OpenCV's: k1 to k6 radial, p1 and p2 tangential; or, for a fisheye, its equidistant model with k1 to k4.
+    Lenses are OpenCV's: k1 to k6 radial, p1 and p2 tangential. Fisheyes have its equidistant model with k1 to k4.
     """
 
     poses: Tensor  # [V, 3, 4] float32 camera-to-world, OpenGL axes: x right, y up, looking along -z
     intrinsics: Tensor  # [V, 4] float64: fx, fy, cx, cy in pixels
     sizes: Tensor  # [V, 2] int64: height, width in pixels
-    distortion: Tensor | None = None  # [V, 8] float32, as in COEFFICIENTS; None: no camera has any
-    fisheye: Tensor | None = None  # [V] bool; None: no camera is one
-    bounds: Tensor | None = None  # [V, 2] float32 near and far bound of each view's rays; None: the scene's
-    within: float = 0.0  # where in a pixel its ray goes, along both sides: 0.0 its upper left corner, 0.5 its centre
+    distortion: Tensor | None = None  # [V, 8] float32 in the order of COEFFICIENTS; None: lenses distort nothing
+    fisheye: Tensor | None = None  # [V] bool; None: no camera is a fisheye
+    bounds: Tensor | None = None  # [V, 2] float32 near and far bound of each view's rays; None: the space's
+    within: float = 0.0  # place of a ray in its pixel, along both sides: 0.0 the upper left corner, 0.5 the centre
 
     @classmethod
     def of_one_kind(cls, poses: np.ndarray, K: np.ndarray, H: int, W: int) -> Cameras:
-        """Cameras [V, 3, 4] that share intrinsics K [3, 3] and a size, without distortion."""
+        """Cameras at poses [V, 3, 4] with the same intrinsics K [3, 3] and size, without distortion."""
         count = len(poses)
         intrinsics = torch.tensor([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], dtype=torch.float64)
         return cls(poses=torch.as_tensor(np.asarray(poses, np.float32)),
@@ -47,12 +52,12 @@ class Cameras:
         return self.poses.device
 
     def size(self, view: int) -> tuple[int, int]:
-        """Height and width of a view; waits for the device."""
+        """Height and width of a view. This waits for the device."""
         height, width = self.sizes[view].tolist()
         return height, width
 
     def one_size(self) -> tuple[int, int] | None:
-        """Height and width where all views share them, else None; waits for the device."""
+        """Height and width of all views; None where views differ in size. This waits for the device."""
         return self.size(0) if len(self) and bool((self.sizes == self.sizes[0]).all()) else None
 
     def to(self, device: torch.device) -> Cameras:
@@ -69,10 +74,10 @@ class Cameras:
         return replace(cameras, poses=torch.as_tensor(np.asarray(poses, np.float32), device=self.device), bounds=None)
 
     def scaled(self, factor: int) -> Cameras:
-        """The same views at 1/factor of the size, rounded down (0 or 1: full size).
+        """The same views at 1/factor of their size, rounded down (0 or 1: full size).
 
         Raises:
-            UserError: nothing would be left of a view.
+            UserError: a view would have no pixel.
         """
         sizes = self.sizes // max(factor, 1)
         if not sizes.all():
@@ -82,41 +87,76 @@ class Cameras:
         return replace(self, sizes=sizes, intrinsics=torch.cat([across, across], 1) * self.intrinsics)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """World rays through pixels.
+        """World rays through pixels of any views.
 
         Args:
-            view, row, column: [...] integers on the cameras' device.
+            view: [...] integers on the cameras' device.
+            row, column: [...] pixels, or places between them.
 
         Returns:
-            origins, directions: [..., 3] each. Directions have length 1 along the camera's axis; a fisheye's, which can
-            look sideways, have length 1.
+            origins and directions, [..., 3] each. Directions have length 1 along the camera's axis. A fisheye can look
+            sideways, so its directions have length 1.
         """
-        fx, fy, cx, cy = self.intrinsics[view].float().unbind(-1)
-        x, y = (column + self.within - cx) / fx, (row + self.within - cy) / fy
-        axis = torch.ones_like(x)
-        if self.distortion is not None:
-            lens = self.distortion[view].double().unbind(-1)
-            bent, x, y = (x.double(), y.double()), *(part.float() for part in undistorted(x.double(), y.double(), lens))
-            if self.fisheye is not None:
-                wide = self.fisheye[view]
-                x, y, axis = (torch.where(wide, of_fisheye.float(), part)
-                              for of_fisheye, part in zip(fisheye_direction(*bent, lens), (x, y, axis)))
-        return to_world(torch.stack([x, -y, -axis], -1), self.poses[view])
+        return self.single_rays(view, row, column) if single_rays_agree() else self._looked_up(view, row, column)
+
+    def single_rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """`rays`, by `pixel_rays` whatever `get_rays` gives."""
+        K, poses = self.matrix(view), self.poses[view]
+        if self.distortion is None:
+            return pixel_rays(row, column, K, poses)
+        (fx, cx), (fy, cy) = K[..., 0, [0, 2]].unbind(-1), K[..., 1, [1, 2]].unbind(-1)
+        bent = ((column - cx) / fx).double(), ((row - cy) / fy).double()
+        lens = self.distortion[view].double().unbind(-1)
+        x, y = undistorted(*bent, lens)  # a pinhole has the ray at these places
+        origins, directions = pixel_rays(y * fy + cy, x * fx + cx, K, poses)
+        if self.fisheye is not None:
+            right, down, ahead = (part.float() for part in fisheye_direction(*bent, lens))
+            wide = to_world(torch.stack([right, -down, -ahead], -1), poses)[1]
+            directions = torch.where(self.fisheye[view][..., None], wide, directions)
+        return origins, directions
 
     def view_rays(self, view: int) -> tuple[Tensor, Tensor]:
         """The rays of all pixels of a view: origins and directions, [H, W, 3] each."""
         height, width = self.size(view)
+        if self.is_pinhole(view):
+            return get_rays(height, width, self.matrix(view), self.poses[view])
         row, column = torch.meshgrid(torch.arange(height, device=self.device),
                                      torch.arange(width, device=self.device), indexing='ij')
-        return self.rays(torch.full_like(row, view), row, column)
+        return self.single_rays(torch.full_like(row, view), row, column)
+
+    def is_pinhole(self, view: int) -> bool:
+        """Whether a view's lens distorts nothing. This waits for the device."""
+        if self.distortion is None:
+            return True
+        return not (self.distortion[view].any() or (self.fisheye is not None and self.fisheye[view]))
+
+    def matrix(self, view: int | Tensor) -> Tensor:
+        """Intrinsics K [..., 3, 3] float32 of views [...]. Where rays do not go through corners, the principal point is
+        shifted."""
+        fx, fy, cx, cy = self.intrinsics[view].float().unbind(-1)
+        zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+        rows = [fx, zero, cx - self.within], [zero, fy, cy - self.within], [zero, zero, one]
+        return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+    def _looked_up(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """`rays`, each the ray of the nearest pixel in its whole view."""
+        found = torch.empty(2, *view.shape, 3, device=self.device)
+        for one in view.unique().tolist():
+            here, (height, width) = view == one, self.size(one)
+            places = [part[here].round().long().clamp(0, side - 1) for part, side in ((row, height), (column, width))]
+            found[:, here] = torch.stack([part[tuple(places)] for part in self.view_rays(one)])
+        return tuple(found)
 
     def corner_rays(self) -> tuple[Tensor, Tensor]:
         """The rays of each view's four corner pixels: origins and directions, [V, 4, 3] each."""
         return self.spread_rays(2)
 
     def spread_rays(self, side: int) -> tuple[Tensor, Tensor]:
-        """Rays spread evenly over each view, side x side, from corner pixel to corner pixel: origins and directions,
-        [V, side * side, 3] each. Others go between pixels."""
+        """Rays spread evenly over each view, side x side, from corner pixel to corner pixel; most go between pixels.
+
+        Returns:
+            origins and directions, [V, side * side, 3] each.
+        """
         last = (self.sizes - 1)[:, None]  # [V, 1, 2]
         share = torch.linspace(0.0, 1.0, side, device=self.device)
         places = last * torch.cartesian_prod(share, share)
@@ -128,15 +168,29 @@ class Cameras:
             self.poses, self.intrinsics, self.sizes, self.distortion, self.fisheye, self.bounds)), within=self.within)
 
 
+@cache
+def single_rays_agree() -> bool:
+    """Whether `pixel_rays` gives single pixels the rays that `get_rays` gives a whole view; an edit can end that."""
+    K = torch.tensor([[9.0, 0.0, 3.2], [0.0, 8.0, 2.1], [0.0, 0.0, 1.0]])
+    c2w = torch.tensor([[0.36, 0.48, -0.8, 1.0], [-0.8, 0.6, 0.0, -2.0], [0.48, 0.64, 0.6, 3.0]])
+    row, column = torch.meshgrid(torch.arange(5), torch.arange(7), indexing='ij')
+    return same_rays(get_rays(5, 7, K, c2w), pixel_rays(row, column, K.expand(5, 7, 3, 3), c2w.expand(5, 7, 3, 4)))
+
+
+def same_rays(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> bool:
+    """Whether origins and directions differ by rounding alone."""
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(ours, theirs))
+
+
 def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Inverts OpenCV's lens model by Newton's method, a fixed number of steps.
+    """Coordinates without a lens's distortion: OpenCV's model, inverted by Newton's method in a fixed number of steps.
 
     Args:
         x, y: [...] distorted coordinates, in focal lengths from the principal point.
         lens: coefficients in the order of COEFFICIENTS, each [...].
 
     Returns:
-        [...] each: coordinates that a pinhole would have. Where the model is not one-to-one they mean nothing.
+        x and y of a pinhole, [...] each. Where the model is not one-to-one they mean nothing.
     """
     k1, k2, p1, p2, k3, k4, k5, k6 = lens
     goal_x, goal_y = x, y
@@ -157,13 +211,15 @@ def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, T
 
 
 def fisheye_direction(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverts OpenCV's fisheye model: the angle from the axis is bent to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8).
+    """Directions of a fisheye: OpenCV's model, inverted by Newton's method.
+
+    The lens bends an angle t from its axis to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8).
 
     Args:
         x, y, lens: as for `undistorted`.
 
     Returns:
-        [...] each: the unit direction's parts to the right, down and along the axis.
+        parts of the unit direction to the right, down and along the axis, [...] each.
     """
     k1, k2, _, _, k3, k4, _, _ = lens
     bent = torch.sqrt(x * x + y * y)

@@ -167,6 +167,10 @@ class Space:
         """Bounds in words."""
         return f'near {self.near:g}, far {self.far:g}{self.note}'
 
+    def ball_numbers(self) -> list[float] | None:
+        """Numbers of the contraction's unit ball in a checkpoint; None: this space is not contracted."""
+        return None
+
     def numbers(self) -> list[float]:
         """The numbers of a scene's fingerprint, which are those of the first checkpoints."""
         return [self.near, self.far, False]
@@ -329,7 +333,7 @@ class Unbounded(Space):
     # Checkpoints
 
     def ball_numbers(self) -> list[float]:
-        """The centre's coordinates and the radius, as in a checkpoint."""
+        """The centre's coordinates and the radius."""
         return [*self.centre, self.radius]
 
     def with_ball(self, numbers: list[float]) -> Unbounded:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from nerf.fields.paper.mlp import FastMLPField
 from run_nerf_helpers import (
-    NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, coarse_depths, composite,
-    composite_packed, disparity, draw, fine_depths, get_embedder, get_rays, get_rays_np, img2mse, invert_cdf, mse2psnr,
-    ndc_disparity, ndc_rays, pixel_rays, raw2outputs, render_rays, sample_pdf, stratified_z, to8b,
+    BEYOND, NO_DRAWS, Composite, Draws, Embedder, NeRF, Rays, Sampling, bundle_rays, coarse_depths, composite,
+    composite_packed, disparity, draw, fine_depths, get_embedder, get_rays, get_rays_np, img2mse, mse2psnr,
+    ndc_disparity, ndc_points, ndc_rays, pixel_rays, raw2colour, raw2density, raw2outputs, ray_points, render_pass,
+    render_rays, sample_pdf, stratified_z, to8b, world_points,
 )
 
 
@@ -38,10 +39,13 @@ def small_field(seed: int = 0, use_viewdirs: bool = True, **kwargs) -> FastMLPFi
     return FastMLPField(network, points, dirs, **kwargs)
 
 
-def ball(points: torch.Tensor, viewdirs: torch.Tensor,
-         noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+ORANGE = torch.tensor([100.0, 0.0, -100.0])  # raw colour of (1, 0.5, 0)
+
+
+def ball(points: torch.Tensor, viewdirs: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
     """An opaque ball of radius 1 at the origin, with colour (1, 0.5, 0)."""
-    return torch.tensor([1.0, 0.5, 0.0]).expand(points.shape), torch.where(points.norm(dim=-1) < 1.0, 1e4, 0.0)
+    density = torch.where(points.norm(dim=-1) < 1.0, 1e4, -1.0)
+    return torch.cat([ORANGE.expand(points.shape), density[..., None]], -1)
 
 
 class Recorder:
@@ -158,10 +162,10 @@ def test_network_agrees_with_figure_7_written_out(use_viewdirs):
 
 def test_density_does_not_depend_on_the_view_direction_but_colour_does():
     field, points = small_field(), rand(4, 5, 3)
-    (rgb, density), (other_rgb, other_density) = field(points, rand(4, 3)), field(points, rand(4, 3, seed=1))
-    assert density.max() > 0
-    assert torch.equal(density, other_density)
-    assert not torch.allclose(rgb, other_rgb, atol=1e-3)
+    raw, other = field.raw(points, rand(4, 3)), field.raw(points, rand(4, 3, seed=1))
+    assert raw[..., 3].max() > 0
+    assert torch.equal(raw[..., 3], other[..., 3])
+    assert not torch.allclose(raw[..., :3], other[..., :3], atol=1e-3)
 
 
 def test_initial_weights_follow_from_the_generator():
@@ -198,7 +202,7 @@ def test_compositing_of_a_bf16_network_is_float32():
     for ours, expected in zip(raw2outputs(raw, z, rays_d), raw2outputs(raw.float(), z, rays_d)):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, expected)
-    result = render_rays(some_rays(5), small_field(dtype=torch.bfloat16), small_field(1, dtype=torch.bfloat16),
+    result = render_rays(some_rays(5), small_field(dtype=torch.bfloat16).raw, small_field(1, dtype=torch.bfloat16).raw,
                          Sampling(8, 8))
     assert {part.dtype for one in (result.coarse, result.final) for part in one} == {torch.float32}
 
@@ -302,12 +306,22 @@ def test_ndc_rays_pass_through_the_projections_of_the_world_rays_points():
         torch.testing.assert_close(ndc_o + (1 - near / distance) * ndc_d, projected)
 
 
-def test_bundled_ndc_rays_keep_world_view_directions():
-    origins, directions = (x.float() for x in forward_rays(9))
-    rays = bundle_rays(origins, directions, 0.0, 1.0, ndc=(40, 60, 50.0))
-    torch.testing.assert_close(rays.viewdirs, directions / directions.norm(dim=-1, keepdim=True))
-    for ours, expected in zip(rays, ndc_rays(40, 60, 50.0, 1.0, origins, directions)):
-        torch.testing.assert_close(ours, expected)
+def test_bundled_rays_keep_viewing_directions_that_are_given():
+    viewdirs = torch.nn.functional.normalize(rand(3, 3, 3, low=-1.0, seed=2), dim=-1)
+    rays = bundle_rays(rand(3, 3, 3), rand(3, 3, 3, seed=1), 0.0, rand(9, 1, seed=3), viewdirs)
+    assert torch.equal(rays.viewdirs, viewdirs.reshape(9, 3))
+    assert torch.equal(rays.far, rand(9, 1, seed=3))
+
+
+def test_ndc_points_are_the_projection_and_world_points_its_inverse():
+    H, W, focal, near = 40, 60, 50.0, 1.5
+    points = rand(20, 3, low=-1.0, dtype=torch.float64) - torch.tensor([0.0, 0.0, 3.0])
+    x, y, z = points.unbind(-1)
+    projected = ndc_points(H, W, focal, near, points)
+    torch.testing.assert_close(projected[:, 0], -focal / (W / 2) * x / z)
+    torch.testing.assert_close(projected[:, 1], -focal / (H / 2) * y / z)
+    torch.testing.assert_close(projected[:, 2], 1 + 2 * near / z)
+    torch.testing.assert_close(world_points(H, W, focal, near, projected), points)
 
 
 # Sampling
@@ -339,9 +353,9 @@ def test_sample_pdf_agrees_with_the_reference(golden):
     assert_golden(sample_pdf(bins, weights, golden['pdf_det'].shape[1], det=True), golden['pdf_det'])
 
 
-def test_invert_cdf_by_hand():
+def test_places_of_given_u_by_hand():
     u = torch.tensor([[0.0, 0.125, 0.25, 0.625, 1.0]])
-    z = invert_cdf(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[1.0, 3.0]]), u)
+    z = sample_pdf(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[1.0, 3.0]]), 5, u=u)
     torch.testing.assert_close(z, torch.tensor([[0.0, 0.5, 1.0, 2.0, 3.0]]), rtol=0, atol=1e-4)
 
 
@@ -351,12 +365,12 @@ def test_no_weight_at_all_is_a_uniform_distribution():
 
 
 @given(data=st.data(), n=st.integers(1, 12))
-def test_invert_cdf_stays_within_the_bins(data, n):
+def test_places_stay_within_the_bins(data, n):
     def floats(size, high):
         return torch.tensor([data.draw(st.lists(st.floats(0, high, width=32), min_size=size, max_size=size))])
 
     bins, weights, u = floats(n + 1, 1000).sort(-1).values, floats(n, 65536), floats(6, 1)
-    z = invert_cdf(bins, weights, torch.cat([u, torch.tensor([[0.0, 1.0]])], -1))
+    z = sample_pdf(bins, weights, 8, u=torch.cat([u, torch.tensor([[0.0, 1.0]])], -1))
     slack = 1e-6 * bins.max()  # one rounding
     assert (z >= bins.min() - slack).all()
     assert (z <= bins.max() + slack).all()
@@ -379,6 +393,7 @@ def test_random_samples_follow_from_the_generator():
     assert first.shape == (3, 16)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    assert torch.equal(first, sample_pdf(bins, weights, 16, u=torch.rand(3, 16, generator=seeded())))
 
 
 def test_draws_have_the_shapes_of_what_was_asked_for_and_are_none_else():
@@ -389,7 +404,7 @@ def test_draws_have_the_shapes_of_what_was_asked_for_and_are_none_else():
     assert [part is None for part in draw(5, Sampling(8, 4, True), seeded())] == [False, False, True, True]
 
 
-def test_draws_follow_from_the_generator_in_range_and_with_the_noises_spread():
+def test_draws_follow_from_the_generator_in_range_and_noise_is_standard_normal():
     sampling = Sampling(64, 64, perturb=True, raw_noise_std=2.0)
     draws, again = draw(100, sampling, seeded()), draw(100, sampling, seeded())
     for part, same in zip(draws, again):
@@ -398,8 +413,8 @@ def test_draws_follow_from_the_generator_in_range_and_with_the_noises_spread():
         assert 0 <= part.min() < 0.01
         assert 0.99 < part.max() < 1
     for part in (draws.noise, draws.noise_fine):
-        assert part.std().item() == pytest.approx(2.0, rel=0.03)
-        assert abs(part.mean().item()) < 0.1
+        assert part.std().item() == pytest.approx(1.0, rel=0.03)
+        assert abs(part.mean().item()) < 0.05
 
 
 # Compositing
@@ -467,8 +482,23 @@ def test_noise_is_added_to_raw_density_before_its_relu():
     raw, z, rays_d = rand(4, 8, 4, low=-1.0), rand(4, 8).sort(-1).values, rand(4, 3)
     noisy = raw.clone()
     noisy[..., 3] += 0.7 * torch.randn(4, 8, generator=seeded(3))
-    for ours, expected in zip(raw2outputs(raw, z, rays_d, 0.7, generator=seeded(3)), raw2outputs(noisy, z, rays_d)):
-        torch.testing.assert_close(ours, expected)
+    expected = raw2outputs(noisy, z, rays_d)
+    for more in ({'generator': seeded(3)}, {'noise': torch.randn(4, 8, generator=seeded(3))}):
+        for ours, theirs in zip(raw2outputs(raw, z, rays_d, 0.7, **more), expected):
+            torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(raw2outputs(raw, z, rays_d, noise=rand(4, 8)), raw2outputs(raw, z, rays_d)):
+        assert torch.equal(ours, theirs)  # without a standard deviation there is no noise
+
+
+def test_lengths_of_samples_can_be_given():
+    raw, z, rays_d = rand(4, 8, 4, low=-1.0), rand(4, 8).sort(-1).values, rand(4, 3)
+    lengths = torch.cat([z.diff(dim=-1), torch.full((4, 1), BEYOND)], -1)
+    for ours, theirs in zip(raw2outputs(raw, z, rays_d, deltas=lengths), raw2outputs(raw, z, rays_d)):
+        assert torch.equal(ours, theirs)
+    lengths = rand(4, 8, seed=1)
+    expected = composite(raw2colour(raw[..., :3]), raw2density(raw[..., 3]), z, rays_d, deltas=lengths)
+    for ours, theirs in zip(raw2outputs(raw, z, rays_d, deltas=lengths), expected):
+        assert torch.equal(ours, theirs)
 
 
 any_density = st.one_of(st.just(0.0), st.floats(-5, 5, width=32), st.floats(-2.0 ** 120, 2.0 ** 120, width=32))
@@ -561,7 +591,7 @@ def test_ndc_disparity_is_the_inverse_of_the_depth_in_the_world(position, z):
         origins, directions = pixel_rays(torch.tensor([row]), torch.tensor([column]), centred, c2w)
         x, y, _ = (origins + (z + position[2]) * directions)[0].tolist()
         projected = torch.tensor([focal / (W / 2) * x / z, focal / (H / 2) * y / z, 1 - 2 / z])  # equation 25
-        rays = bundle_rays(origins, directions, 0.0, 1.0, ndc=(H, W, focal))
+        rays = bundle_rays(*ndc_rays(H, W, focal, 1.0, origins, directions), 0.0, 1.0)
         t = ((projected - rays.origins[0]) @ rays.directions[0] / rays.directions[0].square().sum()).item()
         torch.testing.assert_close(rays.origins[0] + t * rays.directions[0], projected, rtol=0, atol=1e-5)
         assert ndc_disparity_of(composite_at([t - 1e-3, t, t + 1e-3], 1)) == pytest.approx(1 / z, abs=1e-5)
@@ -721,7 +751,7 @@ FULL = Sampling(N_samples=12, N_importance=9, perturb=True, raw_noise_std=1.0, w
 
 
 def test_tiles_of_rays_render_as_all_rays_at_once():
-    rays, coarse, fine = some_rays(23), small_field(0), small_field(1)
+    rays, coarse, fine = some_rays(23), small_field(0).raw, small_field(1).raw
     draws = draw(23, FULL, seeded())
     whole = render_rays(rays, coarse, fine, FULL, draws)
     tiles = [render_rays(rays.part(rows), coarse, fine, FULL, Draws(*(part[rows] for part in draws)))
@@ -736,7 +766,7 @@ def test_tiles_of_rays_render_as_all_rays_at_once():
 def test_fine_depths_are_the_coarse_ones_and_more_sorted_between_near_and_far(use_draws):
     rays = Rays(torch.zeros(6, 3), torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3), torch.ones(6, 3), *(
         torch.full((6, 1), bound) for bound in (2.0, 6.0)))
-    coarse, fine = Recorder(small_field(0)), Recorder(small_field(1))
+    coarse, fine = Recorder(small_field(0).raw), Recorder(small_field(1).raw)
     result = render_rays(rays, coarse, fine, FULL, draw(6, FULL, seeded()) if use_draws else NO_DRAWS)
     z_coarse, z = coarse.z[0], fine.z[0]
     assert z.shape == (6, 21)
@@ -765,7 +795,7 @@ def rays_from(near: list[float], far: float = 3.0) -> Rays:
     return Rays(torch.zeros(len(near), 3), ahead, ahead, near, torch.full_like(near, far))
 
 
-TO_INFINITY = Sampling(5, 4, to_infinity=True)
+TO_INFINITY = Sampling(5, 4, horizon=1e5)
 
 
 def test_samples_to_infinity_are_even_in_disparity_whatever_the_far_bound_is():
@@ -791,27 +821,28 @@ def test_fine_samples_to_infinity_are_spread_over_bins_of_disparity():
     weights = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0]])  # its bin is from 1/0.375 to 1/0.125
     u = torch.tensor([[0.25, 0.5, 0.75, 0.875]])
     expected = 0.375 - 0.25 * u
-    torch.testing.assert_close(1.0 / fine_depths(z, weights, 4, u, in_disparity=True), expected, rtol=1e-3, atol=0)
-    even = 1.0 / fine_depths(z, weights, 4, in_disparity=True)
+    torch.testing.assert_close(1.0 / fine_depths(z, weights, TO_INFINITY, u), expected, rtol=1e-3, atol=0)
+    even = 1.0 / fine_depths(z, weights, TO_INFINITY)
     torch.testing.assert_close(even[:, 1:3], torch.tensor([[0.375 - 0.25 / 3, 0.375 - 0.5 / 3]]), rtol=1e-3, atol=0)
-    assert (fine_depths(z, weights, 4, u) != 1.0 / expected).all()
+    assert (fine_depths(z, weights, Sampling(5, 4), u) != 1.0 / expected).all()
 
 
 def test_both_passes_of_rays_to_infinity_are_sampled_in_disparity():
-    rays, sampling = rays_from([0.5, 2.0]), Sampling(16, 12, to_infinity=True)
+    rays, sampling = rays_from([0.5, 2.0]), Sampling(16, 12, horizon=1e5)
     z = coarse_depths(rays, sampling)
-    result = render_rays(rays, small_field(0), small_field(1), sampling)
-    expected = fine_depths(z, result.coarse.weights, 12, in_disparity=True).std(-1, unbiased=False)
+    result = render_rays(rays, small_field(0).raw, small_field(1).raw, sampling)
+    expected, other = (fine_depths(z, result.coarse.weights, each).std(-1, unbiased=False)
+                       for each in (sampling, Sampling(16, 12)))
     torch.testing.assert_close(result.z_std, expected)
-    assert not torch.allclose(expected, fine_depths(z, result.coarse.weights, 12).std(-1, unbiased=False))
+    assert not torch.allclose(expected, other)
 
 
 def test_what_is_far_behind_the_far_bound_is_seen_by_samples_to_infinity_alone():
     def wall(points, viewdirs, noise=None):  # orange, from x = 1,000 on
         density = torch.where(points[..., 0] > 1000.0, 1.0, 0.0)
-        return torch.tensor([1.0, 0.5, 0.0]).expand(*points.shape), density
+        return torch.cat([ORANGE.expand(points.shape), density[..., None]], -1)
     rays = rays_from([0.5, 1.0])
-    shown = render_rays(rays, wall, wall, Sampling(64, 64, to_infinity=True)).final
+    shown = render_rays(rays, wall, wall, Sampling(64, 64, horizon=1e5)).final
     torch.testing.assert_close(shown.rgb, torch.tensor([[1.0, 0.5, 0.0]] * 2))
     assert (shown.disp < 1e-3).all()
     assert (render_rays(rays, wall, wall, Sampling(64, 64)).final.rgb == 0).all()
@@ -835,21 +866,21 @@ def test_an_opaque_ball_is_seen_at_its_depth_in_its_colour_on_white():
 
 
 def test_without_a_fine_field_there_is_one_pass():
-    result = render_rays(some_rays(4), small_field(), None, Sampling(8))
+    result = render_rays(some_rays(4), small_field().raw, None, Sampling(8))
     assert result.coarse is None
     assert result.z_std is None
     assert result.final.weights.shape == (4, 8)
 
 
 def test_with_a_fine_field_the_coarse_pass_is_what_it_would_show_alone():
-    result = render_rays(some_rays(4), small_field(0), small_field(1), Sampling(8, 5))
+    result = render_rays(some_rays(4), small_field(0).raw, small_field(1).raw, Sampling(8, 5))
     assert [one.weights.shape[1] for one in (result.coarse, result.final)] == [8, 13]
-    alone = render_rays(some_rays(4), small_field(0), None, Sampling(8)).final
+    alone = render_rays(some_rays(4), small_field(0).raw, None, Sampling(8)).final
     assert torch.equal(result.coarse.rgb, alone.rgb)
 
 
 def test_noise_and_jitter_reach_both_passes_only_where_drawn():
-    rays, fields = some_rays(4), (small_field(0), small_field(1))
+    rays, fields = some_rays(4), (small_field(0).raw, small_field(1).raw)
     plain, again = (render_rays(rays, *fields, FULL) for _ in range(2))
     for name in ('jitter', 'u', 'noise', 'noise_fine'):
         draws = NO_DRAWS._replace(**{name: getattr(draw(4, FULL, seeded()), name)})
@@ -861,6 +892,30 @@ def test_noise_and_jitter_reach_both_passes_only_where_drawn():
 
 def test_the_fine_loss_does_not_train_the_coarse_network():
     coarse, fine = small_field(0), small_field(1)
-    render_rays(some_rays(4), coarse, fine, Sampling(8, 5)).final.rgb.sum().backward()
+    render_rays(some_rays(4), coarse.raw, fine.raw, Sampling(8, 5)).final.rgb.sum().backward()
     assert all(parameter.grad is None for parameter in coarse.parameters())
     assert all(parameter.grad is not None for parameter in fine.parameters())
+
+
+def test_a_pass_is_its_points_raw_output_through_raw2outputs():
+    rays, field = some_rays(4), small_field()
+    z, noise = stratified_z(rays.near, rays.far, 8), rand(4, 8, low=-1.0)
+    raw = field.raw(ray_points(rays, z), rays.viewdirs, 2.0 * noise)
+    ours = render_pass(field.raw, rays, z, Sampling(8, raw_noise_std=2.0, white_bkgd=True), noise)
+    for part, expected in zip(ours, raw2outputs(raw, z, rays.directions, 2.0, True, noise=noise)):
+        assert torch.equal(part, expected)
+    ours = render_pass(field.raw, rays, z, Sampling(8, raw_noise_std=2.0))  # pictures have no noise
+    for part, expected in zip(ours, raw2outputs(field.raw(ray_points(rays, z), rays.viewdirs), z, rays.directions)):
+        assert torch.equal(part, expected)
+
+
+def test_a_generator_gives_what_draws_do_not_have():
+    rays, fields = some_rays(4), (small_field(0).raw, small_field(1).raw)
+    jitter = draw(4, FULL, seeded())._replace(u=None, noise=None, noise_fine=None)
+    first, again, other = (render_rays(rays, *fields, FULL, jitter, seeded(seed)).final.rgb for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    still = FULL._replace(perturb=False, raw_noise_std=0.0)
+    for ours, expected in zip(render_rays(rays, *fields, still, NO_DRAWS, seeded()).final,
+                              render_rays(rays, *fields, still).final):
+        assert torch.equal(ours, expected)

@@ -1,4 +1,4 @@
-"""Networks that cannot learn any more: noticed within a few steps."""
+"""Networks that cannot learn any more: they are noticed within a few steps."""
 
 from __future__ import annotations
 
@@ -8,65 +8,67 @@ import torch
 from torch import Tensor
 
 from nerf.runtime import ranks
-from run_nerf_helpers import NeRF
 
-CHECK_STEPS = 25  # steps between checks for a dead network
-ONE_COLOUR = 1e-3  # colours that differ by less, over all rays of those steps, are one colour
-FOG = 0.5  # raw density in 1/scene unit that is added to a fresh network: thin fog, which gradients reach
+CHECK_STEPS = 25  # steps between two checks
+ONE_COLOUR = 1e-3  # colours whose squared differences from their mean sum up to less than its square are one colour
 
 
-class DeadNetworkGuard:
-    """Notices a network that shows one colour and nothing else.
+class DeadNetworks:
+    """Watch for networks that show one colour and nothing else.
 
-    A network whose density is zero everywhere, or whose colours all saturate to the background's, gets no gradient
-    through its ReLU or sigmoid and stays white (or black) for the rest of the run.
+    A network is dead where its density is zero everywhere, or where all its colours saturate to the background's. No
+    gradient passes its ReLU or its sigmoid then, and it stays white (or black) to the end of the run.
 
     Args:
-        networks: by name, in the order of the passes; on their device.
+        names: networks in the order of the passes.
+        device: of their colours.
     """
 
-    def __init__(self, networks: dict[str, NeRF]):
-        self.names, self.told = list(networks), set()
-        device = next(next(iter(networks.values())).parameters()).device
-        self.ranges = torch.empty(2, len(networks) + 1, 3, device=device)
-        self._forget_ranges()
+    def __init__(self, names: list[str], device: torch.device):
+        self.names, self.told = names, set()
+        self.sums = torch.zeros(3, len(names) + 1, 3, dtype=torch.float64, device=device)  # `seen` since the last check
 
-    def _forget_ranges(self) -> None:
-        self.ranges[0], self.ranges[1] = float('inf'), -float('inf')
+    def watch(self, step: int, seen_now: Tensor) -> list[str]:
+        """Lines for the log, one for each dead network, once.
 
-    def see(self, colours: Sequence[Tensor]) -> None:
-        """Takes in what a tile of rays showed in each pass, [R, 3] each, and, last, what it should have shown.
-
-        Only the least and the most of each channel are kept, in place, so that a captured step can do it.
+        Args:
+            step: counted from 1; every CHECK_STEPS steps there is a check, which waits for the GPU.
+            seen_now: what `seen` gave of this process's rays of the step.
         """
-        colours = [part.detach() for part in colours]
-        low, high = torch.stack([part.amin(0) for part in colours]), torch.stack([part.amax(0) for part in colours])
-        self.ranges.copy_(torch.stack([torch.minimum(self.ranges[0], low), torch.maximum(self.ranges[1], high)]))
-
-    def watch(self, step: int) -> list[str]:
-        """Checks every CHECK_STEPS steps, counted from 1; gives a line for each dead network, once."""
-        if ranks.count() > 1:
-            self.ranges[0], self.ranges[1] = -ranks.largest(-self.ranges[0]), ranks.largest(self.ranges[1].clone())
+        seen_now = seen_now.clone()
+        ranks.add_up([seen_now])
+        self.sums += seen_now
         if step % CHECK_STEPS:
             return []
-        *shown, wanted = (self.ranges[1] - self.ranges[0]).amax(-1).tolist()  # waits for the GPU
-        self._forget_ranges()
-        if wanted < ONE_COLOUR:  # only background was drawn: a good network shows one colour too
+        (count, total, squares), self.sums = self.sums, torch.zeros_like(self.sums)
+        *shown, wanted = (squares - total ** 2 / count).amax(-1).tolist()  # of the channel that differs most
+        if wanted < ONE_COLOUR ** 2:  # all targets had one colour: a good network shows one colour too
             return []
-        dead = [name for name, spread in zip(self.names, shown) if spread < ONE_COLOUR and name not in self.told]
+        dead = [name for name, spread in zip(self.names, shown) if spread < ONE_COLOUR ** 2 and name not in self.told]
         self.told.update(dead)
         return [f'warning: step {step}: the {name} network is dead: it shows one colour and cannot learn; start again '
                 'with another seed or a lower lrate, and check that the images are not empty' for name in dead]
 
-    def state_dict(self) -> dict:
-        return {'ranges': self.ranges}
+    def state(self) -> dict:
+        """The colours since the last check, for a checkpoint."""
+        return {'sums': self.sums.clone()}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError, LookupError or TypeError where the state is broken."""
-        ranges = state['ranges']
-        if ranges is None:  # an older checkpoint: it was taken right after a check
-            self._forget_ranges()
-            return
-        if ranges.shape != self.ranges.shape:
-            raise ValueError(f'ranges of shape {tuple(ranges.shape)}')
-        self.ranges.copy_(ranges)
+    def load_state(self, state: dict) -> None:
+        """Takes what `state` gave. Earlier checkpoints hold something else; the next check then has fewer steps.
+
+        Raises:
+            ValueError: it is broken.
+        """
+        sums = state.get('sums', torch.zeros_like(self.sums))
+        if sums.shape != self.sums.shape:
+            raise ValueError(f'sums of shape {tuple(sums.shape)}')
+        self.sums.copy_(sums)
+
+
+def seen(colours: Sequence[Tensor]) -> Tensor:
+    """Number, sum and sum of squares of colours [R, 3] of each pass and, last, of the targets: [3, P + 1, 3] float64.
+
+    These add up over tiles, steps and processes. In float64 one ray that differs is noticed among a million.
+    """
+    values = torch.stack([part.detach() for part in colours]).double()  # [P + 1, R, 3]
+    return torch.stack([torch.ones_like(values), values, values ** 2]).sum(2)

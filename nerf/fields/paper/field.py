@@ -1,4 +1,4 @@
-"""The paper's field: a coarse and a fine MLP (sections 4 and 5)."""
+"""The paper's field: a coarse and a fine MLP (sections 4 and 5), its samplers and its part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,41 +10,44 @@ import torch
 from torch import Tensor
 
 from nerf.fields.interface import Field, Sampler, pieces
+from nerf.fields.paper.edited import ALL_SHORTCUTS, Shortcuts
 from nerf.fields.paper.mlp import MLPField
-from nerf.fields.paper.survey import SETTINGS, DensityGrid, survey
+from nerf.fields.paper.survey import SURVEY, DensityGrid, survey
 from nerf.files.remade import read_arrays, write_arrays
 from nerf.optimiser import is_real
 from nerf.runtime.errors import UserError
 from nerf.samplers import GuidedSampler, HierarchicalSampler, samples_of_view
-from nerf.space import Space, Unbounded
+from nerf.space import Space
 from run_nerf_helpers import NeRF, Rays, Sampling, coarse_depths, ray_points
 
-POINTS = 2 ** 14  # of a guided view that go through a network at once on a CPU: more are no faster
-KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # in checkpoints, as in nerf-pytorch's
+POINTS = 2 ** 14  # points of a guided view through a network at once on a CPU: more are no faster
+KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # of checkpoints, as in nerf-pytorch
 
 
 class PaperField(Field):
     """A coarse and a fine network.
 
     Args:
-        coarse: the first pass.
-        fine: the second pass; None: one pass only.
-        sampling: how a ray is sampled and composited.
+        coarse: the network of the first pass.
+        fine: the network of the second pass; None: there is one pass.
+        sampling: how rays are sampled and composited.
         view_chunk: most rays of a picture at once.
-        supersample: as of `Sampler`.
+        supersample: as for `Sampler`.
+        shortcuts: faster twins of the functions in run_nerf_helpers.py that may be used.
     """
 
     shape_flags = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
                    'use_viewdirs', 'N_importance')
 
     def __init__(self, coarse: MLPField, fine: MLPField | None, sampling: Sampling, view_chunk: int,
-                 supersample: int = 1):
+                 supersample: int = 1, shortcuts: Shortcuts = ALL_SHORTCUTS):
         super().__init__()
-        self.coarse, self.fine, self.sampling = coarse, fine, sampling
+        self.coarse, self.fine, self.sampling, self.shortcuts = coarse, fine, sampling, shortcuts
         self.view_chunk, self.supersample = view_chunk, supersample
         self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
 
     def networks(self) -> dict[str, NeRF]:
+        """The networks by name, in the order of the passes."""
         fields = {'coarse': self.coarse, 'fine': self.fine}
         return {name: field.network for name, field in fields.items() if field is not None}
 
@@ -54,10 +57,11 @@ class PaperField(Field):
 
     @property
     def best(self) -> MLPField:
+        """The network of the final picture."""
         return self.coarse if self.fine is None else self.fine
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.best(points, viewdirs)
+        return self.best.radiance(points, viewdirs)
 
     def density(self, points: Tensor) -> Tensor:
         return self.best.density(points)
@@ -65,15 +69,17 @@ class PaperField(Field):
     # Samplers
 
     def sampler(self) -> HierarchicalSampler:
-        return HierarchicalSampler(self, self.coarse, self.fine, self.sampling, self.view_chunk, self.supersample)
+        return HierarchicalSampler(self, self.coarse, self.fine, self.sampling, self.view_chunk, self.supersample,
+                                   self.shortcuts.fast)
 
     def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
-        """Samples lie where a survey finds density in the box.
+        """A sampler with samples where a survey finds density in the box.
 
-        Where samples are even in disparity there is no survey: in a box up to the far bound the cells would be too
-        large for what is near, and rays to infinity end in no box.
+        Samples even in disparity get no survey: in a box up to the far bound its cells would be too large for near
+        things, and rays to infinity end in no box. Edited compositing gets none either, as a survey's density may mean
+        something else there.
         """
-        if self.sampling.lindisp or self.sampling.horizon:
+        if self.sampling.lindisp or self.sampling.horizon or not self.shortcuts.fast:
             return self.sampler()
         fingerprint = self._fingerprint(box)
         grid = DensityGrid.of_arrays(read_arrays(cache, fingerprint), self.device)
@@ -86,26 +92,31 @@ class PaperField(Field):
         return GuidedSampler(self, self.best, grid, self.sampling, at_once, self.supersample)
 
     def _fingerprint(self, box: np.ndarray) -> str:
-        """Of all that a survey depends on."""
+        """A checksum of everything that a survey depends on."""
         numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
-        digest = hashlib.sha256(f'{self.dtype} {SETTINGS}'.encode())
+        digest = hashlib.sha256(f'{self.dtype} {SURVEY}'.encode())
         for part in numbers:
             digest.update(np.ascontiguousarray(part))
         return digest.hexdigest()
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Densities evenly along the rays, and the weights of what they show."""
+        """Densities evenly along rays, and the weights of the final picture."""
         z, sampler = coarse_depths(rays, self.sampling), self.sampler()
         weights = [sampler.render(rays.part(tile)).final.weights for tile in pieces(len(rays.near), sampler.tile)]
         return {'density': self.density(ray_points(rays, z).reshape(-1, 3)), 'weights': torch.cat(weights)}
 
     # Checkpoints
 
+    @property
+    def _ball_numbers(self) -> list[float] | None:
+        """Numbers of the contracted space in a checkpoint; None: space is not contracted."""
+        return None if self.space is None else self.space.ball_numbers()
+
     def weights(self) -> dict:
         networks = self.networks()
         weights = {key: networks[name].state_dict() if name in networks else None for name, key in KEYS.items()}
-        return {**weights, 'contraction': self.space.ball_numbers()} if isinstance(self.space, Unbounded) else weights
+        return weights if self._ball_numbers is None else weights | {'contraction': self._ball_numbers}
 
     def load_weights(self, checkpoint: dict) -> None:
         self._take_ball(checkpoint.get('contraction'))
@@ -113,7 +124,7 @@ class PaperField(Field):
             saved, ours = checkpoint.get(KEYS[name]), network.state_dict()
             if not isinstance(saved, dict) or not all(map(is_real, saved.values())):
                 raise UserError(f'it has no {KEYS[name]}; set N_importance = 0 or use another checkpoint')
-            if not network.use_viewdirs:  # a layer without use, which a Keras file does not have
+            if not network.use_viewdirs:  # a Keras file does not have the layer without use
                 saved = {key: weight for key, weight in ours.items() if key.startswith('views_linears')} | saved
             for key in [*ours, *saved]:
                 there, here = (tuple(state[key].shape) if key in state else 'absent' for state in (saved, ours))
@@ -125,11 +136,13 @@ class PaperField(Field):
     def _take_ball(self, numbers: list[float] | None) -> None:
         """Takes the unit ball of a checkpoint's contracted space.
 
+        Args:
+            numbers: as in a checkpoint; None: its space is not contracted.
+
         Raises:
-            UserError: the checkpoint's networks see contracted space and these do not, or the other way round, or the
-                numbers are broken.
+            UserError: one of the two spaces is contracted and the other is not, or the numbers are broken.
         """
-        if (numbers is None) == isinstance(self.space, Unbounded):
+        if (numbers is None) != (self._ball_numbers is None):
             words = ('not contracted', 'off') if numbers is None else ('contracted', 'on')
             raise UserError('its networks see space {}; set contract = {}'.format(*words))
         try:
@@ -142,4 +155,5 @@ class PaperField(Field):
     def describe(self) -> str:
         counts = (f'{name} {sum(p.numel() for p in network.parameters()):,} parameters'
                   for name, network in self.networks().items())
-        return f"networks  {', '.join(counts)}" + ', of contracted space' * isinstance(self.space, Unbounded)
+        space = '' if self._ball_numbers is None else ', of contracted space'
+        return f"networks  {', '.join(counts)}{space}"

@@ -1,4 +1,4 @@
-"""The MLP as a field: points and directions to colour and density, through the module or by hand and faster."""
+"""The paper's MLP as a field of points and directions: by the network's own `forward`, and faster on a CPU."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nerf.space import Space
-from run_nerf_helpers import NeRF
+from run_nerf_helpers import NeRF, raw2colour, raw2density
 
-FUSED = ()  # precisions in which oneDNN has a layer and its ReLU in one, as torch.compile calls them
-if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise'):
-    FUSED = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
-ALIGN = 8  # an encoding's channels are padded to a multiple of this: GPUs are slow with odd numbers in 16 bits
-ROWS = 512  # kept points are padded to a multiple of this: each new size costs oneDNN new code, time and memory
+ALIGN = 8  # encodings are padded to a multiple of this number of channels: GPUs are slow with odd numbers in 16 bits
+ROWS = 512  # kept points are padded to a multiple of this number: each new size costs oneDNN new code, time and memory
 
 
 class MLPField(nn.Module):
-    """F(x, d) -> (c, sigma) of section 3, computed by the network's own `forward`.
+    """Raw colour and raw density of points seen from directions (section 3), by the network's own `forward`.
 
     Args:
         network: the MLP.
-        embed_points, embed_dirs: encodings of points and of directions (the latter None without view directions).
+        embed_points, embed_dirs: encodings of points and of directions; embed_dirs None: there are no directions.
         netchunk: most points through the network at once.
-        dtype: precision of the MLP's products; encoding and output are float32 in any case.
-        space: gives the coordinates that are encoded; None: those of the points. Density stays in 1/scene unit.
+        dtype: precision of the MLP's products. Encodings and outputs are float32 in any case.
+        space: gives points the coordinates that are encoded; None: points stay as they are.
     """
 
     def __init__(self, network: NeRF, embed_points, embed_dirs, netchunk: int = 65536,
@@ -35,128 +32,84 @@ class MLPField(nn.Module):
         self.network, self.embed_points, self.embed_dirs = network, embed_points, embed_dirs
         self.netchunk, self.dtype, self.space = netchunk, dtype, space
 
-    def forward(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Colour in [0, 1] and density in 1/scene unit.
+    def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        """Raw colour and raw density, as `raw2outputs` takes them.
 
         Args:
-            points: [R, S, 3].
-            viewdirs: [R, 3] of unit length; None where the network does not use them.
-            noise: [R, S], added to raw density; None: none.
+            points: [R, S, 3] in ray coordinates.
+            viewdirs: [R, 3] of unit length; None where the network does not use directions.
+            noise: [R, S] that the compositor will add to raw density. Points without density by then need no colour,
+                and faster fields give them none.
 
         Returns:
-            [R, S, 3] and [R, S], float32. The colour of a point without density means nothing.
+            [R, S, 4 or 5] float32, without the noise.
         """
-        rgb, density, _ = self.raw(points, viewdirs, noise).tensor_split((3, 4), -1)
-        return torch.sigmoid(rgb), density[..., 0].relu()
-
-    def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """What `forward` has before sigmoid and ReLU: [R, S, 4 or 5] float32."""
         n_samples, flat = points.shape[-2], points.reshape(-1, 3)
-        dirs = self.embed_dirs(viewdirs) if self.embed_dirs is not None else None
+        dirs = None if self.embed_dirs is None else self.embed_dirs(viewdirs)
         parts = []
         for rows in torch.arange(len(flat), device=points.device).split(self.netchunk):
-            x = self._embedded(flat[rows])
+            x = self.embedded(flat[rows])
             if dirs is not None:
                 x = torch.cat([x, dirs[rows // n_samples]], -1)
             with torch.autocast(points.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 parts.append(self.network(x).float())
-        raw = torch.cat(parts).reshape(*points.shape[:-1], -1)
-        return raw if noise is None else torch.cat([raw[..., :3], (raw[..., 3] + noise)[..., None], raw[..., 4:]], -1)
+        return torch.cat(parts).reshape(*points.shape[:-1], -1)
 
-    def _embedded(self, points: Tensor) -> Tensor:
-        """The encoding [N, C] of points [N, 3]."""
-        return self.embed_points(points if self.space is None else self.space.to_field(points))
+    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Colour [R, S, 3] and density [R, S] at points [R, S, 3] seen from directions [R, 3]."""
+        raw = self.raw(points, viewdirs)
+        return raw2colour(raw[..., :3]), raw2density(raw[..., 3])
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        """points [N, 3] to density [N] as volume rendering has it: non-negative, in 1/scene unit, float32."""
-        return self.raw(points[:, None], torch.zeros_like(points))[:, 0, 3].relu()
+        """Density [N] in 1/scene unit, float32, at points [N, 3] in ray coordinates."""
+        return raw2density(self.raw(points[:, None], torch.zeros_like(points))[:, 0, 3])
 
-
-def fast_where_equal(network: NeRF, embed_points, embed_dirs, netchunk: int, dtype: torch.dtype,
-                     space: Space | None = None, kind: type[FastMLPField] | None = None) -> MLPField:
-    """The field of a network on the CPU: a fast one, unless the network's `forward` or layers were edited.
-
-    Both are asked for colours, densities and the weights' gradients at a few points; an edit that has no effect on
-    these with the present weights is not noticed.
-
-    Args:
-        network, embed_points, embed_dirs, netchunk, dtype, space: as of `MLPField`.
-        kind: the fast one; None: the CPU's.
-    """
-    kind = kind or FastMLPField
-    fields = [each(network, embed_points, embed_dirs, netchunk) for each in (MLPField, kind)]
-    generator = torch.Generator().manual_seed(0)
-    points = 2.0 * torch.rand(16, 8, 3, generator=generator) - 1.0
-    viewdirs = F.normalize(torch.randn(16, 3, generator=generator), dim=-1)
-    noise = 20.0 * torch.rand(16, 8, generator=generator) - 10.0  # so that half of the points have density
-    try:
-        plain, fast = (_answers(field, points, viewdirs, noise) for field in fields)
-        same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()) + 1e-9)
-                   for a, b in zip(plain, fast))
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # layers that the fast field cannot use
-        same = False
-    return (kind if same else MLPField)(network, embed_points, embed_dirs, netchunk, dtype, space)
-
-
-def _answers(field: MLPField, points: Tensor, viewdirs: Tensor, noise: Tensor) -> list[Tensor]:
-    """Densities, colours where there is density, and the gradients of a mixture of both for all weights."""
-    rgb, density = field(points, viewdirs, noise)
-    seen = torch.where(density[..., None] > 0, rgb, 0.0)
-    weights = [parameter for parameter in field.parameters() if parameter.requires_grad]
-    mixture = (density * torch.sin(3.0 * points[..., 0])).sum() + (seen * torch.cos(3.0 * points)).sum()
-    gradients = torch.autograd.grad(mixture, weights, allow_unused=True)
-    return [density.detach(), seen.detach(),
-            *(torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients))]
+    def embedded(self, points: Tensor) -> Tensor:
+        """The encoding [N, C] of points [N, 3]."""
+        return self.embed_points(points if self.space is None else self.space.to_field(points))
 
 
 class FastMLPField(MLPField):
-    """The same field on a CPU with its products by hand, forward and backward.
+    """`MLPField` on a CPU, with forward and backward pass by hand.
 
-    The feature layer, which has no activation, is merged with the layer behind it; what a direction adds to that layer
-    is computed once per ray; points without density get no colour, which nobody would see, and points without a
-    gradient are left out of the backward pass.
+    The feature layer has no activation, so it is merged with the layer behind it. A direction's part of that layer is
+    computed once for each ray. Points without density get no colour, and points without a gradient take no part in the
+    backward pass.
     """
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         weights, terms = self._weights(), self._ray_terms(viewdirs)
         depth, keep = len(self.network.pts_linears), torch.is_grad_enabled()
         flat, n_samples = points.reshape(-1, 3), points.shape[-2]
-        noise = _alarm(flat, weights) + (0.0 if noise is None else noise.reshape(-1))
+        alarm, noise = _alarm(flat, weights), None if noise is None else noise.flatten()
         raw = []
         for start in range(0, len(flat), self.netchunk):
-            end = min(start + self.netchunk, len(flat))
-            x = self._encoded(flat[start:end])
-            ray = torch.arange(start, end, device=points.device) // n_samples
-            raw.append(_MLP.apply(x, noise[start:end], terms, ray, self.network.skips, depth, keep, *weights))
+            part = slice(start, min(start + self.netchunk, len(flat)))
+            ray = torch.arange(part.start, part.stop, device=points.device) // n_samples
+            raw.append(_MLP.apply(self._encoded(flat[part]), alarm[part], None if noise is None else noise[part], terms,
+                                  ray, self.network.skips, depth, keep, *weights))
         return torch.cat(raw).reshape(*points.shape[:-1], -1)
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         weights, depth = self._weights(), len(self.network.pts_linears)
-        density = 0 if self.network.use_viewdirs else 3  # its row of the first head's outputs
+        density = 0 if self.network.use_viewdirs else 3  # row of density among the outputs of the first head
         parts = []
         for part in points.split(self.netchunk):
             _, h = _trunk(self._encoded(part), weights[:2 * depth], self.network.skips, False)
             parts.append(F.linear(h, *weights[2 * depth:2 * depth + 2])[:, density])
-        return (torch.cat(parts).float() + _alarm(points, weights)).relu()
+        return raw2density(torch.cat(parts).float() + _alarm(points, weights))
 
     def _encoded(self, points: Tensor) -> Tensor:
-        """Points [N, 3] to what the trunk takes, [N, C]: their encoding, and zeros to a multiple of ALIGN."""
-        x = self._embedded(points).to(self.dtype)
-        return F.pad(x, (0, -x.shape[-1] % ALIGN))
+        """Input [N, C] of the trunk for points [N, 3]: their encoding, padded to a multiple of ALIGN."""
+        return padded_channels(self.embedded(points).to(self.dtype))
 
     def _weights(self) -> list[Tensor]:
-        """Weights and biases in the products' precision: of the trunk's layers, with columns of zeros for what
-        `_encoded` adds, then of the heads."""
-        network, weights = self.network, []
-        for i, layer in enumerate(network.pts_linears):
-            weight, n = layer.weight, network.pts_linears[0].in_features
-            if i == 0 or i - 1 in network.skips:
-                weight = torch.cat([weight[:, :n], weight.new_zeros(len(weight), -n % ALIGN), weight[:, n:]], 1)
-            weights += [weight, layer.bias]
+        """Weights and biases in the products' precision: those of the trunk's layers, then those of the heads."""
+        network, weights = self.network, trunk_layers(self.network)
         if network.use_viewdirs:
-            onto = network.views_linears[0].weight[:, :network.feature_linear.out_features]
+            onto, _ = split_views_weight(network)
             weights += [network.alpha_linear.weight, network.alpha_linear.bias, onto @ network.feature_linear.weight,
                         network.rgb_linear.weight, network.rgb_linear.bias]
         else:
@@ -164,61 +117,121 @@ class FastMLPField(MLPField):
         return [part.to(self.dtype) for part in weights]
 
     def _ray_terms(self, viewdirs: Tensor | None) -> Tensor | None:
-        """[R, W / 2]: what is the same for all points of a ray in the input of the colour's hidden layer."""
+        """What all points of a ray share in the input of the colour's hidden layer: [R, W / 2]."""
         if self.embed_dirs is None:
             return None
-        views, feature = self.network.views_linears[0], self.network.feature_linear
-        onto, dirs = views.weight.split([feature.out_features, views.in_features - feature.out_features], 1)
-        return F.linear(self.embed_dirs(viewdirs), dirs, views.bias + onto @ feature.bias).to(self.dtype)
+        onto, dirs = split_views_weight(self.network)
+        bias = self.network.views_linears[0].bias + onto @ self.network.feature_linear.bias
+        return F.linear(self.embed_dirs(viewdirs), dirs, bias).to(self.dtype)
+
+
+# Parts that the fields of all devices share
+
+
+def padded_channels(x: Tensor) -> Tensor:
+    """x [N, C] with channels of zeros behind it, up to a multiple of ALIGN."""
+    return F.pad(x, (0, -x.shape[-1] % ALIGN))
+
+
+def trunk_layers(network: NeRF) -> list[Tensor]:
+    """Weight and bias of each layer of the trunk, with columns of zeros for the padding of an encoded point."""
+    n, layers = network.pts_linears[0].in_features, []
+    for i, layer in enumerate(network.pts_linears):
+        weight = layer.weight
+        if i == 0 or i - 1 in network.skips:
+            weight = torch.cat([padded_channels(weight[:, :n]), weight[:, n:]], 1)
+        layers += [weight, layer.bias]
+    return layers
+
+
+def split_views_weight(network: NeRF) -> tuple[Tensor, Tensor]:
+    """The weight of the colour's hidden layer in two parts: columns of the feature, and columns of the direction."""
+    views, feature = network.views_linears[0], network.feature_linear
+    return views.weight.split([feature.out_features, views.in_features - feature.out_features], 1)
+
+
+def through_relu(grad: Tensor, output: Tensor) -> Tensor:
+    """The gradient before a ReLU, from the gradient behind it and the ReLU's output."""
+    return torch.ops.aten.threshold_backward(grad, output, 0.0)
+
+
+def padded_rows(mask: Tensor, multiple: int) -> Tensor:
+    """Indices of the rows that a mask [N] keeps, then of others until their number is a multiple of `multiple` or N."""
+    rows = mask.nonzero()[:, 0]
+    return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])
+
+
+# Forward and backward pass on a CPU
+
+
+def _fused_precisions() -> tuple[torch.dtype, ...]:
+    """Precisions in which oneDNN has a layer and its ReLU in one, by the name that torch.compile calls it by."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
+        return ()
+    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
+
+
+FUSED = _fused_precisions()
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor, fused: Sequence[torch.dtype] = FUSED) -> Tensor:
+    """relu(x W^T + b), in one pass over the memory in the `fused` precisions: a network is then 1.2 times as fast."""
+    if x.dtype in fused:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'relu', [], '')
+    return F.linear(x, weight, bias).relu_()
 
 
 def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) -> tuple[list[Tensor], Tensor]:
-    """Encoded points [N, C] through weight and bias of each layer: the layers' inputs, where they are to be kept for
-    the backward pass, and the last one's output [N, W]."""
+    """Encoded points [N, C] through weight and bias of each layer.
+
+    Returns:
+        the layers' inputs, where `keep` asks for them, and the last layer's output [N, W].
+    """
     inputs, h = [], x
     for i, (weight, bias) in enumerate(zip(layers[::2], layers[1::2])):
         if keep:
             inputs.append(h)
-        h = _linear_relu(h, weight, bias)
+        h = linear_relu(h, weight, bias)
         if i in skips:
             h = torch.cat([x, h], -1)
     return inputs, h
 
 
 def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
-    """[N]: 0, but NaN where a point [N, 3] or any weight is not finite, of which oneDNN's ReLU makes 0."""
+    """[N]: NaN where a point [N, 3] or any weight is not finite, else 0. oneDNN's ReLU alone would make NaN a 0."""
     return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
-
-
-def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(x W^T + b), in one pass over the memory where oneDNN can: a network is 1.2 times as fast."""
-    if x.dtype in FUSED:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'relu', [], '')
-    return F.linear(x, weight, bias).relu_()
 
 
 class _MLP(torch.autograd.Function):
     """Encoded points to raw colour and density, with the backward pass written out.
 
-    Its gradient for the points can be differentiated again; that for the weights cannot.
+    Its gradient for points can be differentiated again, its gradient for weights cannot.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, noise: Tensor, terms: Tensor | None, ray: Tensor, skips: list[int], depth: int,
-                keep: bool, *weights: Tensor) -> Tensor:
-        """x [N, C], noise [N], terms [R, W / 2] of the rays, and which ray [N] each point is on, to raw [N, 4 or 5].
+    def forward(ctx, x: Tensor, alarm: Tensor, noise: Tensor | None, terms: Tensor | None, ray: Tensor,
+                skips: list[int], depth: int, keep: bool, *weights: Tensor) -> Tensor:
+        """Raw output [N, 4 or 5].
 
-        weights: those of the trunk's `depth` layers, then the heads'; keep: there will be a backward pass.
+        Args:
+            x: [N, C] encoded points.
+            alarm: [N] added to raw density.
+            noise: [N] that the compositor will add to it.
+            terms: [R, W / 2] what all points of a ray share in the colour's hidden layer.
+            ray: [N] int64, each point's ray.
+            skips, depth: of the trunk.
+            keep: whether there will be a backward pass.
+            weights: of the trunk's layers, then of the heads.
         """
         heads = weights[2 * depth:]
         inputs, h = _trunk(x, weights[:2 * depth], skips, keep)
         if terms is None:
             raw, hidden = F.linear(h, *heads).float(), None
-            raw[:, 3] += noise
+            raw[:, 3] += alarm
         else:
             density_weight, density_bias, merged, rgb_weight, rgb_bias = heads
-            density = F.linear(h, density_weight, density_bias).float()[:, 0] + noise
-            shown = _needed_rows(density > 0)
+            density = F.linear(h, density_weight, density_bias).float()[:, 0] + alarm
+            shown = _needed_rows((density if noise is None else density + noise) > 0)
             hidden = _put(F.linear(_take(h, shown), merged).add_(terms[_take(ray, shown)]).relu_(), shown, len(x))
             raw = torch.cat([F.linear(hidden, rgb_weight, rgb_bias).float(), density[:, None]], -1)
         if keep:
@@ -228,12 +241,11 @@ class _MLP(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        """The gradients of forward's arguments, from that of raw [N, 4 or 5]."""
+        """Gradients of forward's arguments, from the gradient [N, 4 or 5] of raw output."""
         ray, terms, hidden, *saved = ctx.saved_tensors
         inputs, h, weights = saved[:ctx.depth], saved[ctx.depth], saved[ctx.depth + 1:]
         rows = _needed_rows((grad != 0).any(-1))
-        n_rows, x_channels = len(grad), inputs[0].shape[1]
-        noise_grad, grad = grad[:, 3], _take(grad, rows).to(h.dtype)
+        n_rows, grad = len(grad), _take(grad, rows).to(h.dtype)
         h, heads, terms_grad = _take(h, rows), weights[2 * ctx.depth:], None
         if terms is None:
             grads = [grad.t() @ h, grad.sum(0)]
@@ -242,38 +254,27 @@ class _MLP(torch.autograd.Function):
             density_weight, _, merged, rgb_weight, _ = heads
             hidden, ray = _take(hidden, rows), _take(ray, rows)
             rgb_grad, density_grad = grad[:, :3], grad[:, 3:]
-            hidden_grad = _through_relu(rgb_grad @ rgb_weight, hidden)
+            hidden_grad = through_relu(rgb_grad @ rgb_weight, hidden)
             terms_grad = torch.zeros_like(terms, dtype=torch.float32).index_add_(0, ray, hidden_grad.float())
             grads = [density_grad.t() @ h, density_grad.sum(0), hidden_grad.t() @ h,
                      rgb_grad.t() @ hidden, rgb_grad.sum(0)]
             grad = (hidden_grad @ merged).addcmul_(density_grad, density_weight)
         x_grad = torch.zeros_like(inputs[0]) if ctx.needs_input_grad[0] else None
         for i in reversed(range(ctx.depth)):
-            grad, below, weight = _through_relu(grad, h), _take(inputs[i], rows), weights[2 * i]
+            grad, below, weight = through_relu(grad, h), _take(inputs[i], rows), weights[2 * i]
             grads = [grad.t() @ below, grad.sum(0), *grads]
-            fed = x_channels if i == 0 or i - 1 in ctx.skips else 0  # channels that come from x itself
+            fed = inputs[0].shape[1] if i == 0 or i - 1 in ctx.skips else 0  # channels that come from x itself
             if fed and x_grad is not None:
                 x_grad += _put(grad @ weight[:, :fed], rows, n_rows)
             if i > 0:
                 grad, h = grad @ weight[:, fed:], below[:, fed:]
-        return x_grad, noise_grad, terms_grad, None, None, None, None, *grads
-
-
-def _through_relu(grad: Tensor, output: Tensor) -> Tensor:
-    """The gradient before a ReLU of that behind it, where its output was positive."""
-    return torch.ops.aten.threshold_backward(grad, output, 0.0)
+        return x_grad, None, None, terms_grad, None, None, None, None, *grads
 
 
 def _needed_rows(mask: Tensor) -> Tensor | None:
-    """Rows among which are all those of a mask [N] that are set; None: all rows, where that is as fast."""
+    """Rows that hold all set rows of a mask [N]; None: all rows, which are as fast."""
     rows = padded_rows(mask, ROWS)
     return rows if len(rows) <= len(mask) - ROWS else None
-
-
-def padded_rows(mask: Tensor, multiple: int) -> Tensor:
-    """Indices of the rows that a mask [N] keeps, padded by others until they are a multiple of `multiple` or all N."""
-    rows = mask.nonzero()[:, 0]
-    return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])
 
 
 def _take(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -281,5 +282,5 @@ def _take(x: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def _put(x: Tensor, rows: Tensor | None, n_rows: int) -> Tensor:
-    """The inverse of `_take`; zero elsewhere."""
+    """The inverse of `_take`; other rows are zero."""
     return x if rows is None else x.new_zeros(n_rows, *x.shape[1:]).index_copy_(0, rows, x)

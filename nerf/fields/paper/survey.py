@@ -1,4 +1,4 @@
-"""Where a trained field has density, and how much: a grid that is made from the field, coarse to fine."""
+"""A survey of a trained field: a grid of cells with density, found coarse to fine."""
 
 from __future__ import annotations
 
@@ -15,33 +15,44 @@ from nerf.fields.grid.sparse_grid import dilated
 
 Density = Callable[[Tensor], Tensor]  # points [N, 3] to densities [N] in 1/scene unit
 
-FIRST_CELLS = 64  # along the longest side of the box, all of which are asked
-HALVINGS = 2  # of the cells, after it
-MOST_ASKED = 2 ** 20  # cells; they are not halved where there would be more, as in a haze that fills the box
-THIN = 1e-3  # optical depth of a cell; thinner ones are empty
-ASKED = (0.25, 0.75)  # places on a cell's diagonal at which the field is asked
-MOST_CELLS = 2 ** 28  # of a grid in a file, occupied or not
+MOST_CELLS = 2 ** 28  # of a grid in a file, occupied or not: a broken file cannot fill the memory
 AT_ONCE = 2 ** 12  # cells that are asked at once
 NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
 
 
-SETTINGS = f'{FIRST_CELLS} {HALVINGS} {MOST_ASKED} {THIN} {ASKED}'  # a file made with others does not fit
+@dataclass(frozen=True)
+class Survey:
+    """Numbers of a survey. They were tuned on the toy chair, lego and fern, on pictures and on time."""
+
+    first_cells: int = 64  # cells along the longest side of the box, all of which are asked
+    halvings: int = 2  # times that cells are cut into eight
+    most_asked: int = 2 ** 20  # cells; no cell is cut where more would be asked, as in haze that fills the box
+    thin: float = 1e-3  # optical depth of a cell; a thinner cell is empty
+    asked: tuple[float, ...] = (0.25, 0.75)  # places on a cell's diagonal at which density is asked
+
+    def __str__(self) -> str:
+        """The numbers for a fingerprint: a file of a survey with other numbers does not fit."""
+        return f'{self.first_cells} {self.halvings} {self.most_asked} {self.thin} {self.asked}'
+
+
+SURVEY = Survey()
 
 
 @dataclass(frozen=True)
 class DensityGrid(Occupancy):
-    """Occupied cells and the density in them."""
+    """Occupied cells, and their density."""
 
-    box: Tensor  # [2, 3] float64, what was surveyed, on the CPU; the cells are a part of it
-    density: Tensor  # [X, Y, Z] float16, mean density of a cell in 1/scene unit; 0 where it was not asked
+    box: Tensor  # [2, 3] float64 corners of the surveyed box, on the CPU; the cells are a part of it
+    density: Tensor  # [X, Y, Z] float16, mean density of a cell in 1/scene unit; 0 in cells that were not asked
+    thin: float = SURVEY.thin  # optical depth of a cell, below which it is empty
 
     @property
     def least(self) -> float:
-        """Density in 1/scene unit below which cells count as empty."""
-        return THIN / self.voxel
+        """Density in 1/scene unit, below which cells are empty."""
+        return self.thin / self.voxel
 
     def may_hold(self, points: Tensor) -> Tensor:
-        """[N] bool: points [N, 3] in occupied cells, or outside the box, where nothing is known."""
+        """[N] bool: points [N, 3] that can have density. They are in occupied cells, or outside of the box."""
         low, high = self.box.to(points)
         return self.holds(points) | ((points < low) | (points > high)).any(-1)
 
@@ -54,7 +65,7 @@ class DensityGrid(Occupancy):
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray] | None, device: torch.device) -> DensityGrid | None:
-        """The grid of what `arrays` gave; None of None, or where they are broken."""
+        """The grid from the arrays of a file; None where there are none, or where they are broken."""
         if arrays is None:
             return None
         try:
@@ -72,41 +83,48 @@ class DensityGrid(Occupancy):
 
 
 @torch.inference_mode()
-def survey(density: Density, box: np.ndarray, device: torch.device) -> DensityGrid:
-    """Finds where a field has density in a box [2, 3].
+def survey(density: Density, box: np.ndarray, device: torch.device, numbers: Survey = SURVEY) -> DensityGrid:
+    """Finds the density of a field in a box.
 
-    The first cells are asked all. Those that are occupied, and their neighbours, are then cut into eight, which are
-    asked, and so on. What is found is followed from cell to cell until its neighbours are empty, and at last the
-    neighbours of occupied cells count as occupied too. A thing is lost only where no point of the first grid is in it
-    and it touches nothing that was found.
+    All first cells are asked. Occupied cells and their neighbours are then cut into eight and asked again, and so on.
+    Each time, density is followed from cell to cell until all neighbours are empty; at last the neighbours of occupied
+    cells count as occupied too. So a thing is lost only where no asked point of the first cells is in it, and where it
+    touches nothing that was found.
+
+    Args:
+        density: of the field.
+        box: [2, 3] corners in ray coordinates.
+        device: of the field.
+        numbers: how fine the survey is.
     """
-    low, voxel = torch.from_numpy(box[0].astype(np.float64)), float((box[1] - box[0]).max()) / FIRST_CELLS
+    low, longest = torch.from_numpy(box[0].astype(np.float64)), float((box[1] - box[0]).max())
+    voxel = longest / numbers.first_cells
     shape = [max(int(np.ceil(side / voxel - 1e-6)), 1) for side in box[1] - box[0]]
     asked = torch.ones(shape, dtype=torch.bool, device=device)
     for halving in itertools.count():
-        occupied, means = _follow(density, low, voxel, asked)
+        occupied, means = _follow(density, low, voxel, asked, numbers)
         kept = dilated(occupied)
-        if halving == HALVINGS or 8 * kept.sum() > MOST_ASKED:
+        if halving == numbers.halvings or 8 * kept.sum() > numbers.most_asked:
             break
         voxel = 0.5 * voxel
         asked = kept.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    part, first = _around_what_is_set(kept)
+    part, first = _around_set_cells(kept)
     return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), torch.from_numpy(box).double(),
-                       means[part].contiguous())
+                       means[part].contiguous(), numbers.thin)
 
 
-def _around_what_is_set(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:
-    """The part of a mask [X, Y, Z] that holds all that is set, or else its first cell; and where [3] it begins."""
+def _around_set_cells(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:
+    """The part of a mask [X, Y, Z] around all set cells (none is set: the first cell), and the part's start [3]."""
     sides = [cells.any(2).any(1), cells.any(2).any(0), cells.any(1).any(0)]
     ends = [(int(side.nonzero()[0]), int(side.nonzero()[-1]) + 1) if side.any() else (0, 1) for side in sides]
     return tuple(slice(*end) for end in ends), torch.tensor([start for start, _ in ends])
 
 
-def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Asks the cells of a mask [X, Y, Z], then again and again the neighbours of those that turn out to be occupied.
+def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers: Survey) -> tuple[Tensor, Tensor]:
+    """Asks the cells of a mask [X, Y, Z], then the neighbours of occupied cells, until no new cell is occupied.
 
     Returns:
-        occupied [X, Y, Z] bool, and the mean densities [X, Y, Z] float16 of the cells that were asked.
+        occupied cells [X, Y, Z] bool, and mean densities [X, Y, Z] float16 of asked cells.
     """
     shape = torch.tensor(asked.shape, device=asked.device)
     offsets = torch.tensor(NEIGHBOURS, device=asked.device)
@@ -114,8 +132,8 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple
     occupied, means = torch.zeros_like(asked), torch.zeros(asked.shape, dtype=torch.float16, device=asked.device)
     asked, todo = asked.clone(memory_format=torch.contiguous_format), asked.nonzero()
     while len(todo):
-        most, mean = _ask(density, low, voxel, todo)
-        found = ~(most * voxel <= THIN)  # NaN is to be seen too
+        most, mean = _ask(density, low, voxel, todo, numbers.asked)
+        found = ~(most * voxel <= numbers.thin)  # NaN counts as occupied: a broken field does not look empty
         means[tuple(todo.t())] = mean.nan_to_num(0.0).clamp(max=6e4).half()
         todo = todo[found]
         occupied[tuple(todo.t())] = True
@@ -128,9 +146,10 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor) -> tuple
     return occupied, means
 
 
-def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Greatest and mean density [K] at some points of cells [K, 3]."""
-    places = torch.tensor(ASKED, device=cells.device)[:, None].expand(-1, 3)
+def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor,
+         asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Greatest and mean density [K] at some places on the diagonals of cells [K, 3]."""
+    places = torch.tensor(asked, device=cells.device)[:, None].expand(-1, 3)
     found = []
     for part in cells.split(AT_ONCE):
         points = (part[:, None] + places) * voxel + low.to(cells.device)

@@ -1,12 +1,15 @@
-"""Networks that cannot learn any more: what counts as dead, the fresh start, and the end after too many of them."""
+"""dead_networks.py: what counts as dead, when it is said, and what checkpoints hold."""
+
+from __future__ import annotations
 
 import pytest
 import torch
 from conftest import trainer_of
 
-import run_nerf
-from nerf.fields.paper.dead_networks import CHECK_STEPS, FOG, TRIES, DeadNetworkGuard
-from run_nerf_helpers import Draws, NeRF, draw, render_rays
+from nerf.fields.paper.dead_networks import CHECK_STEPS, DeadNetworks, seen
+from run_nerf_helpers import NeRF
+
+CPU = torch.device('cpu')
 
 
 def empty(network: NeRF) -> None:
@@ -25,152 +28,97 @@ def whiten(network: NeRF) -> None:
 
 @pytest.mark.parametrize('kill', [empty, whiten])
 @pytest.mark.parametrize(('name', 'other'), [('coarse', 'fine'), ('fine', 'coarse')])
-def test_a_dead_network_is_noticed_started_afresh_from_the_next_seed_and_learns(flags, name, other, kill):
-    trainer = trainer_of(flags('--seed', '3', '--lrate', '1e-3', '--ema_decay', '0.9'))
-    dead, alive = trainer.model.networks()[name], trainer.model.networks()[other]
-    kill(dead)
+def test_a_dead_network_is_named_once_and_a_live_one_is_not(flags, name, other, kill):
+    trainer = trainer_of(flags('--lrate', '1e-3'))
+    networks = trainer.field.networks()
+    kill(networks[name])
     with torch.no_grad():
-        alive.alpha_linear.bias.fill_(1.0)
-    for step in range(1, 500):
-        trainer.step(step)
-        kept = [p.clone() for p in alive.parameters()]
-        said = trainer.after_step(step)
-        if said:
-            break
-    assert len(said) == 1
-    assert f'the {name} network is dead' in said[0]
-    assert 'from seed 4 (try 1 of 5)' in said[0]
-    fresh = trainer_of(flags()).model.networks()[name]
-    fresh.reset_parameters(torch.Generator().manual_seed(4))
-    fresh.lift_density(FOG)
-    assert all(torch.equal(a, b) for a, b in zip(dead.parameters(), fresh.parameters()))
-    states = trainer.optimiser.adam.state
-    assert not any(value.any() for p in dead.parameters() for value in states[p].values())
-    assert all(torch.equal(a, b) for a, b in zip(kept, alive.parameters()))  # the other network is left alone
-    assert any(value.any() for p in alive.parameters() for value in states[p].values())
-    averaged = trainer.optimiser.averaged_model().networks()
-    assert all(torch.equal(a, b) for a, b in zip(averaged[name].parameters(), fresh.parameters()))
-    assert not all(torch.equal(a, b) for a, b in zip(averaged[other].parameters(), alive.parameters()))
-
-    loss = dict(zip(trainer.model.networks(), trainer.model.loss_names))[name]
-    before = trainer.step(step + 1)[loss]
-    for later in range(step + 2, 500):
-        losses = trainer.step(later)
-        trainer.after_step(later)
-    assert losses[loss] < 0.5 * before
+        networks[other].alpha_linear.bias.fill_(1.0)
+    said = []
+    for step in range(1, 2 * CHECK_STEPS + 1):
+        losses = trainer.step(step)
+        lines = trainer.after_step(step, losses)
+        said += [(step, line) for line in lines]
+    ((step, line),) = said
+    assert step == CHECK_STEPS
+    assert line.startswith(f'warning: step {CHECK_STEPS}: the {name} network is dead')
+    assert 'start again with another seed or a lower lrate' in line
 
 
-def watch_window(trainer, shown: torch.Tensor) -> list[str]:
-    """What the guard says about the steps of one ray each whose colours [steps, P + 1, 3] it sees."""
-    guard, said = trainer.model.guard, []
-    for step, colours in enumerate(shown, 1):
-        guard.see(list(colours[:, None]))
-        said += guard.watch(step, trainer.optimiser)
-    return said
+def lines_of(shown: torch.Tensor, watch: DeadNetworks | None = None) -> list[str]:
+    """What is said of steps of some rays each, with colours [steps, P + 1, R, 3]."""
+    watch = watch or DeadNetworks(['coarse', 'fine'], CPU)
+    return [line for step, colours in enumerate(shown, 1) for line in watch.watch(step, seen(list(colours)))]
 
 
-@pytest.mark.parametrize(('pass_changes', 'target_changes', 'revived'), [
-    (0.0, 0.5, ['coarse', 'fine']),  # one colour where more was wanted
-    (0.002, 0.5, []),  # half a grey level more in one ray of the whole window is life
-    (0.0, 0.0, []),  # nothing but background was wanted
-])
-def test_only_one_colour_where_more_was_wanted_is_death(flags, pass_changes, target_changes, revived):
-    shown = torch.full((CHECK_STEPS, 3, 3), 0.5)
-    shown[3, 0, 1] += pass_changes
-    shown[7, 1, 2] -= pass_changes
-    shown[9, 2, 0] += target_changes
-    said = watch_window(trainer_of(flags()), shown)
-    assert [line.split('the ')[1].split(' ')[0] for line in said] == revived
-
-
-def test_each_window_is_judged_by_itself(flags):
-    trainer = trainer_of(flags())
-    shown = torch.full((CHECK_STEPS, 3, 3), 0.5)
+def window(rays: int = 1000) -> torch.Tensor:
+    """One colour everywhere, but for the targets."""
+    shown = torch.full((CHECK_STEPS, 3, rays, 3), 0.3)
     shown[9, 2] += 0.5
-    alive = shown.clone()
-    alive[3, :2] += 0.25
-    assert watch_window(trainer, alive) == []
-    assert len(watch_window(trainer, shown)) == 2
+    return shown
 
 
-def test_the_guard_sees_the_ranges_of_what_each_pass_showed_and_should_have_shown(flags):
-    cut, plain = trainer_of(flags('--chunk', '5')), trainer_of(flags())
-    place = cut.model.guard.ranges.data_ptr()
-    cut.step(1)
-    rays, target = plain.batcher.next(1)
-    model = plain.model
-    draws = draw(len(target), model.sampling, plain.batcher.generator)
-    shown = render_rays(rays, model.coarse, model.fine, model.sampling, Draws(*draws))
-    colours = torch.stack([shown.coarse.rgb, shown.final.rgb, target]).detach()
-    low, high = cut.model.guard.ranges
-    torch.testing.assert_close(low, colours.amin(1))
-    torch.testing.assert_close(high, colours.amax(1))
-    assert cut.model.guard.ranges.data_ptr() == place  # a captured step writes there
+@pytest.mark.parametrize(('change', 'dead'), [(0.0, ['coarse', 'fine']), (0.002, [])])
+def test_half_a_grey_level_more_in_one_ray_of_all_is_life(change, dead):
+    shown = window()
+    shown[3, 0, 17, 1] += change
+    shown[7, 1, 0, 2] -= change
+    assert [line.split('the ')[1].split(' ')[0] for line in lines_of(shown)] == dead
 
 
-def test_fresh_networks_begin_as_fog(flags):
-    model = trainer_of(flags('--seed', '8')).model
-    generator = torch.Generator().manual_seed(8)
-    for network in model.networks().values():
-        plain = {name: weight.clone() for name, weight in network.state_dict().items()}
-        network.reset_parameters(generator)
-        drawn = network.state_dict()
-        assert all(torch.equal(drawn[name], plain[name]) for name in plain if name != 'alpha_linear.bias')
-        torch.testing.assert_close(plain['alpha_linear.bias'], drawn['alpha_linear.bias'] + FOG)
+def test_one_colour_is_no_death_where_the_targets_have_one_colour_too():
+    shown = torch.full((CHECK_STEPS, 3, 5, 3), 0.5)
+    assert lines_of(shown) == []
+    shown[:, :2] += 1e-7 * torch.rand(CHECK_STEPS, 2, 5, 3, generator=torch.Generator().manual_seed(0))
+    shown[9, 2] += 0.5
+    assert len(lines_of(shown)) == 2  # rounding is no life
 
 
-def test_a_network_that_stays_dead_ends_the_run_with_code_1_and_advice(flags, monkeypatch, capsys):
-    original = NeRF.lift_density
-
-    def stillborn(self, by):
-        original(self, by)
-        empty(self)
-    monkeypatch.setattr(NeRF, 'lift_density', stillborn)
-    assert run_nerf.main(flags('--N_iters', '1000')) == 1
-    out, err = capsys.readouterr()
-    assert out.count('started afresh') == 2 * TRIES
-    assert 'network shows one colour and nothing else again after 5 fresh starts' in err
-    assert 'lower lrate' in err
-    assert err.count('error:') == 1
+def test_each_window_is_judged_by_itself():
+    watch, alive = DeadNetworks(['coarse', 'fine'], CPU), window(5)
+    alive[3, :2] += 0.25 * torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    assert lines_of(alive, watch) == []
+    assert len(lines_of(window(5), watch)) == 2
 
 
-# What checkpoints hold
+def test_tiles_and_steps_add_up():
+    colours = [torch.rand(7, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    parts = [seen([part[rows] for part in colours]) for rows in (slice(0, 4), slice(4, 7))]
+    torch.testing.assert_close(parts[0] + parts[1], seen(colours))
+    count, total, squares = seen(colours)
+    assert (count == 7).all()
+    torch.testing.assert_close(total.float(), torch.stack([part.sum(0) for part in colours]))
+    torch.testing.assert_close(squares.float(), torch.stack([(part ** 2).sum(0) for part in colours]))
 
 
-@pytest.fixture
-def guard() -> DeadNetworkGuard:
-    return DeadNetworkGuard({name: NeRF(D=1, W=2) for name in ('coarse', 'fine')}, seed=0)
+# Checkpoints
 
 
-def test_a_restored_guard_knows_the_tries_and_what_was_seen(guard):
-    guard.tries['fine'] = 3
-    guard.see(list(torch.rand(3, 7, 3, generator=torch.Generator().manual_seed(0))))
-    other = DeadNetworkGuard(guard.networks, seed=0)
-    place = other.ranges.data_ptr()
-    other.load_state_dict(guard.state_dict())
-    assert other.tries == {'coarse': 0, 'fine': 3}
-    assert torch.equal(other.ranges, guard.ranges)
-    assert other.ranges.data_ptr() == place  # a captured step writes there
-    other.tries['fine'] = 4
-    assert guard.tries['fine'] == 3  # it is a copy
+def test_a_restored_watch_goes_on_with_the_colours_of_before():
+    shown = window(5)
+    shown[3, :2] += 0.25 * torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    first, second = DeadNetworks(['coarse', 'fine'], CPU), DeadNetworks(['coarse', 'fine'], CPU)
+    for step in range(1, 6):
+        first.watch(step, seen(list(shown[step - 1])))
+    second.load_state(first.state())
+    said = [line for step in range(6, CHECK_STEPS + 1) for line in second.watch(step, seen(list(shown[step - 1])))]
+    assert said == []  # the life of step 4 was not forgotten
+    first.watch(6, seen(list(shown[0])))
+    assert not torch.equal(first.state()['sums'], second.state()['sums'])
 
 
-def test_a_state_without_ranges_is_one_that_has_seen_nothing(guard):
-    guard.see(list(torch.rand(3, 7, 3, generator=torch.Generator().manual_seed(0))))
-    guard.load_state_dict({'tries': {'coarse': 1, 'fine': 0}, 'ranges': None})
-    assert guard.tries == {'coarse': 1, 'fine': 0}
-    assert (guard.ranges[0] == float('inf')).all()
-    assert (guard.ranges[1] == -float('inf')).all()
+@pytest.mark.parametrize('state', [{'ranges': torch.zeros(2, 3, 3)}, {'tries': {'coarse': 1}, 'ranges': None}])
+def test_a_state_of_an_earlier_version_starts_a_new_window(state):
+    watch = DeadNetworks(['coarse', 'fine'], CPU)
+    watch.watch(1, seen(list(window(5)[9])))
+    watch.load_state(state)
+    assert (watch.state()['sums'] == 0).all()
 
 
-@pytest.mark.parametrize('state', [
-    {'tries': {'coarse': 0}, 'ranges': None}, {'tries': {'coarse': 0, 'fine': TRIES + 1}, 'ranges': None},
-    {'tries': {'coarse': 0, 'fine': -1}, 'ranges': None}, {'tries': {'coarse': 0, 'fine': 1.0}, 'ranges': None},
-    {'tries': {'coarse': 0, 'fine': 0}, 'ranges': torch.zeros(2, 2, 3)}])
-def test_a_broken_state_is_an_error_and_changes_nothing(guard, state):
-    guard.tries['coarse'] = 2
-    before = guard.ranges.clone()
-    with pytest.raises(ValueError, match=r'tries|ranges of shape'):
-        guard.load_state_dict(state)
-    assert guard.tries == {'coarse': 2, 'fine': 0}
-    assert torch.equal(guard.ranges, before)
+def test_a_broken_state_is_an_error_and_changes_nothing():
+    watch = DeadNetworks(['coarse', 'fine'], CPU)
+    watch.watch(1, seen(list(window(5)[9])))
+    before = watch.state()['sums']
+    with pytest.raises(ValueError, match='sums of shape'):
+        watch.load_state({'sums': torch.zeros(3, 2, 3)})
+    assert torch.equal(watch.state()['sums'], before)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nerf.fields.paper import survey as survey_module
-from nerf.fields.paper.survey import DensityGrid, survey
+from nerf.fields.paper.survey import DensityGrid, Survey, survey
 
 BOX = np.array([[-2.0, -2.0, -1.0], [2.0, 2.0, 1.0]])
 CPU = torch.device('cpu')
@@ -54,9 +53,8 @@ def test_a_ball_is_in_occupied_cells_with_its_density_and_most_of_the_box_is_not
     assert 2 * 64 * 64 * 32 < field.points < 4 * 64 * 64 * 32  # the first cells, and little more
 
 
-def test_a_thread_that_the_first_points_miss_is_followed_from_its_knob_to_its_end(monkeypatch):
-    monkeypatch.setattr(survey_module, 'FIRST_CELLS', 16)  # the points of the last cells alone are in the thread
-    grid = survey(rod, BOX, CPU)
+def test_a_thread_that_the_first_points_miss_is_followed_from_its_knob_to_its_end():
+    grid = survey(rod, BOX, CPU, Survey(first_cells=16))  # the points of the last cells alone are in the thread
     x = torch.linspace(-1.89, 1.89, 5000)
     assert grid.low[0] + grid.voxel * grid.cells.shape[0] > 1.89
     assert grid.may_hold(torch.stack([x, torch.zeros(5000), torch.full((5000,), 0.2)], -1)).all()
@@ -64,17 +62,15 @@ def test_a_thread_that_the_first_points_miss_is_followed_from_its_knob_to_its_en
 
 
 @pytest.mark.parametrize(('density', 'found'), [(0.0, 0), (0.9e-3, 0), (1.1e-3, 4 * 4 * 2)])
-def test_what_is_thinner_than_the_threshold_is_empty(monkeypatch, density, found):
-    monkeypatch.setattr(survey_module, 'FIRST_CELLS', 4)  # of edge 1, so that density is optical depth
-    monkeypatch.setattr(survey_module, 'HALVINGS', 0)
-    grid = survey(lambda points: torch.full_like(points[:, 0], density), BOX, CPU)
+def test_what_is_thinner_than_the_threshold_is_empty(density, found):
+    numbers = Survey(first_cells=4, halvings=0)  # cells of edge 1, so that density is optical depth
+    grid = survey(lambda points: torch.full_like(points[:, 0], density), BOX, CPU, numbers)
     assert (grid.cells.sum(), grid.least) == (found, 1e-3)
 
 
-def test_a_haze_that_fills_the_box_is_not_asked_in_smaller_cells(monkeypatch):
-    monkeypatch.setattr(survey_module, 'MOST_ASKED', 8 * 64 * 64 * 32 - 1)
+def test_a_haze_that_fills_the_box_is_not_asked_in_smaller_cells():
     field = Counted(lambda points: torch.full_like(points[:, 0], 0.5))
-    grid = survey(field, BOX, CPU)
+    grid = survey(field, BOX, CPU, Survey(most_asked=8 * 64 * 64 * 32 - 1))
     assert grid.cells.all()
     assert grid.cells.shape == (64, 64, 32)
     assert field.points == 2 * 64 * 64 * 32

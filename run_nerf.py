@@ -21,7 +21,9 @@ from nerf.camera_path import CameraPath
 from nerf.captures.estimation import estimate_cameras
 from nerf.exposure import MEASURED
 from nerf.fields.paper.dead_networks import FOG
-from nerf.fields.grid.model import GridModel, GridTraining, has_kernels
+from nerf.fields.grid.build import build_field
+from nerf.fields.grid.schedule import GridSchedule
+from nerf.fields.grid.training import GridTraining
 from nerf.fields.paper.mlp import FastMLPField, MLPField, fast_where_equal
 from nerf.fields.paper.mlp_gpu import GpuMLPField
 from nerf.fields.interface import Field, Sampler, Training
@@ -33,7 +35,6 @@ from nerf.files.run_folder import locked, record_flags, set_aside
 from nerf.flags import (  # noqa: F401 (config_parser is looked for here)
     RAYS_THROUGH, box_of, config_parser, config_text, learns_exposure, parse_flags, sees_beyond, uses_ndc,
 )
-from nerf.hull import has_hull, inside_hull
 from nerf.meshes.mesh import export_mesh
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
@@ -49,12 +50,9 @@ from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
 from nerf.viewer.drawing import Field as ShownField
 from nerf.viewer.viewer import Viewer
-from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
+from run_nerf_helpers import NeRF, Sampling, get_embedder
 
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
-GRID_DECAY = 20  # the grid's learning rate falls by this factor over a run
-VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has at least
-SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
 VIEW_TILES = 4  # a tile of a view has so many times more rays, as no activations are kept for it
 LONGEST_PREVIEW = 640  # pixels; larger videos of photographs would take longer than the grid's training
 FOR_ONE_START = ('config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path')  # flags that may always differ
@@ -128,7 +126,9 @@ def create_field(args: argparse.Namespace, scene: Scene, device: torch.device, d
 
 def create_training(args: argparse.Namespace, field: Field) -> Training:
     """How the field is trained."""
-    return GridTraining(field) if args.field == 'grid' else PaperTraining(field, rays_at_once(args, field.device))
+    if args.field == 'grid':
+        return GridTraining(field, args.N_iters)
+    return PaperTraining(field, rays_at_once(args, field.device))
 
 
 def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, space: Space) -> Field:
@@ -158,22 +158,11 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
-    """Builds the voxel grid over the scene's box; where images show a plain background it begins with the visual hull.
-    Without bounds it is over contracted space, and begins with what the training cameras see."""
+    """Builds the voxel grid with the default schedule of the scene's space."""
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
-    space, cameras = scene.space, scene.training_cameras
-    model = GridModel(space.field_box(cameras), args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels(), space=space,
-                      finest=VOXEL_PIXELS * float(space.pixel_sides(cameras).median()) * (not space.closed))
-    if not space.has_far:
-        views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
-        model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)
-    elif scene.white_bkgd and has_hull(scene):  # else alpha is ignored, and there can be colours behind it
-        centres, cells = model.grid.centres(), model.grid.cells.clone()
-        cells[model.grid.cells] = inside_hull(scene, centres, 0.87 * model.grid.voxel).to(device)
-        model.keep(cells)
-    return model
+    schedule = GridSchedule.defaults(scene.space, args.N_iters)
+    return build_field(scene, schedule, args.seed, device, dtype, args.chunk, args.supersample)
 
 
 def rays_at_once(args: argparse.Namespace, device: torch.device) -> int:
@@ -215,9 +204,9 @@ def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -
     with locked(run_dir) if ranks.first() else nullcontext():
         checkpoint = restore_model(args, run_dir, field)[1]
         grid = args.field == 'grid'
-        decay = args.N_iters / (1000 * math.log10(GRID_DECAY)) if grid else args.lrate_decay
-        trainer = Trainer(create_training(args, field), create_batcher(args, scene, field.device), args.lrate, decay,
-                          0.0 if grid else args.ema_decay)
+        training = create_training(args, field)
+        trainer = Trainer(training, create_batcher(args, scene, field.device), args.lrate,
+                          training.lrate_decay if grid else args.lrate_decay, 0.0 if grid else args.ema_decay)
         start, viewed = resume(args, scene, trainer, run_dir, checkpoint)
         if ranks.broadcast([start]) != [start]:
             raise UserError(f'{run_dir} does not have the same checkpoints for all processes; let them share a disk')

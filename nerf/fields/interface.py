@@ -194,8 +194,12 @@ class Training:
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, of parameters that are in no group. They read the learning rate from their groups'
-        'lr'."""
+        """Optimisers beside Adam, of parameters that are in no group.
+
+        They read the learning rate from 'lr' of their group, a scalar tensor, and skip a step whose attribute
+        `found_inf`, a scalar tensor, is not 0. Before each step `complete_gradients()` is called: it may add to their
+        gradients, and returns a scalar that is finite if these are.
+        """
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:

@@ -85,7 +85,7 @@ def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
 
 
 @njit(**OPTIONS)
-def _bit_in_block(i, j, k):
+def bit_in_block(i, j, k):
     """Which bit of its block's number cell (i, j, k) is."""
     return ((i % BLOCK << BLOCK_BITS) + j % BLOCK << BLOCK_BITS) + k % BLOCK
 
@@ -183,7 +183,7 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
             leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
             t += F(max(int((leave - t) / dt) + 1, 1)) * dt
             continue
-        if not kept >> _bit_in_block(i, j, k) & 1:
+        if not kept >> bit_in_block(i, j, k) & 1:
             t += step
             continue
         fx, fy, fz = x - F(i), y - F(j), z - F(k)
@@ -286,32 +286,39 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
 
 
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, index, vertices, gradients, heaviest, weights, axis):
-    """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
+def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
+    """Adds to the gradients of touched rows those of half the squared differences to their neighbours along an axis.
 
     Args:
-        vertices: [M], which vertices the rows are of.
+        vertices: [M], vertex of each row, as a flat index.
         heaviest: [M], 0 in rows that are not touched.
         weights: [16], of the channels' differences.
         axis: 0, 1 or 2.
+        sums: [P, 16], get sums of the touched rows' gradients, for P parts of the rows.
     """
     size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
     for later in range(axis + 1, 3):
         stride *= index.shape[later]
-    for row in prange(rows.shape[0]):  # in the order of the memory
-        if heaviest[row] == ZERO:
-            continue
-        vertex = vertices[row]
-        place = vertex // stride % size
-        for side in range(2):
-            step = 2 * side - 1
-            if not 0 <= place + step < size:
+    n_rows, n_parts = rows.shape[0], sums.shape[0]
+    for part in prange(n_parts):  # rows are in the order of the memory
+        for c in range(width):
+            sums[part, c] = ZERO
+        for row in range(n_rows * part // n_parts, n_rows * (part + 1) // n_parts):
+            if heaviest[row] == ZERO:
                 continue
-            other = flat[vertex + step * stride]
-            if other < 0:
-                continue
+            vertex = vertices[row]
+            place = vertex // stride % size
+            for side in range(2):
+                step = 2 * side - 1
+                if not 0 <= place + step < size:
+                    continue
+                other = flat[vertex + step * stride]
+                if other < 0:
+                    continue
+                for c in range(width):
+                    gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
             for c in range(width):
-                gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
+                sums[part, c] += gradients[row, c]
 
 
 @njit(parallel=True, **OPTIONS)

@@ -73,7 +73,7 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
         seen, points = torch.zeros_like(near), rays.origins[ray] + t[:, None] * rays.directions[ray]
         seen.view(-1)[grid.cell_of(ball.contract(points))] = True
         count += dilated(seen)
-    return (count >= min(seen_by, int(count.max()))) | ((count > 0) & ~near)
+    return (count > 0) & ((count >= min(seen_by, int(count.max()))) | ~near)
 
 
 def choose_backend(device: torch.device) -> type[Backend]:

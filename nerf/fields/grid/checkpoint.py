@@ -96,8 +96,10 @@ def read_adam(state: dict, running: dict[str, Tensor]) -> None:
     values = {}
     for ours, theirs in (('exp_avg', 'means'), ('exp_avg_sq', 'squares'), ('strongest', 'strongest')):
         shape = (int(touched.sum()), *running[ours].shape[1:])
-        values[ours] = unpacked(state[theirs], shape, torch.float32).to(running[ours])
+        values[ours] = unpacked(state[theirs], shape, torch.float32)
+        if not is_real(values[ours]):
+            raise ValueError(f'{theirs} that are no real numbers')
     running['step'].fill_(int(state['adam_steps']))
     for name, part in values.items():
         running[name].zero_()
-        running[name][touched] = part
+        running[name][touched] = part.to(running[name])

@@ -29,10 +29,15 @@ def stages_of(text: str) -> list[Stage]:
     Raises:
         ValueError: the text is no list of stages, or they do not ascend from 0 on.
     """
-    stages = [Stage(float(begins), int(cells)) for begins, _, cells in (part.partition(':') for part in text.split())]
+    try:
+        parts = [part.split(':') for part in text.split()]
+        stages = [Stage(float(begins), int(cells)) for begins, cells in parts]
+    except ValueError:
+        stages = []
     ascend = all(one.begins < two.begins and one.cells < two.cells for one, two in pairwise(stages))
     if not stages or stages[0].begins != 0.0 or not ascend or stages[0].cells < 1 or not stages[-1].begins < 1.0:
-        raise ValueError(f'stages of {text!r}')
+        raise ValueError(f'{text!r} is no list of stages: "0:89 0.08:178" begins with 89 cells along the longest side, '
+                         'and has 178 from 8% of the run on; both numbers ascend, and the first share is 0')
     return stages
 
 
@@ -43,10 +48,8 @@ def _stages(text: str) -> str:
     """Text of stages, unchanged."""
     try:
         stages_of(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no list of stages: "0:89 0.08:178" begins with 89 cells along the longest side, and has 178 '
-            'from 8% of the run on; both numbers ascend, and the first share is 0') from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

@@ -50,11 +50,11 @@ class TorchBackend(Backend):
              skip: Tensor) -> None:
         state['strongest'].copy_(torch.maximum(state['strongest'], self.heaviest))
         adam(self.rows, self.rows.grad, state, rates, betas, epsilon, skip)
-        self.heaviest.zero_()
         self.clear_gradient()
 
     def clear_gradient(self) -> None:
         self.rows.grad = None
+        self.heaviest.zero_()
 
 
 # Marching

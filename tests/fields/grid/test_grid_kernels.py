@@ -193,8 +193,8 @@ def test_rays_parallel_to_axes_meet_what_they_meet_in_plain_pytorch():
                 origins.append(place)
                 directions.append(sign * PER_VOXEL * np.eye(3)[axis])
     n = len(origins)
-    rays = VoxelRays(torch.tensor(np.array(origins)).float(), torch.tensor(np.array(directions)).float(), torch.zeros(n),
-                 torch.full((n,), 60.0), torch.full((n,), 0.3))
+    rays = VoxelRays(torch.tensor(np.array(origins)).float(), torch.tensor(np.array(directions)).float(),
+                     torch.zeros(n), torch.full((n,), 60.0), torch.full((n,), 0.3))
     for tilt in (0.0, -0.0, 1e-12, -1e-12):  # of the components that are zero
         tilted = certain(grid, rows, rays._replace(directions=torch.where(
             rays.directions == 0, torch.tensor(tilt), rays.directions)))
@@ -210,7 +210,7 @@ def test_rays_that_miss_meet_nothing_and_keep_all_light(direction):
     n = 2
     origins = torch.tensor([[-1.0, -1.0, 30.0], [18.5, 14.0, -2.0]])
     rays = VoxelRays(origins, torch.tensor(direction).expand(n, 3).contiguous(), torch.zeros(n), torch.full((n,), 60.0),
-                 torch.full((n,), 0.5))
+                     torch.full((n,), 0.5))
     marching = Marching(grid, rows.numpy(), rays)
     assert marching.count.tolist() == [0, 0]
     assert marching.rest.tolist() == [1.0, 1.0]
@@ -229,7 +229,7 @@ def full_grid(length: int, raw: float) -> tuple[SparseGrid, Tensor]:
 
 def along_x(origin: float, near: float, far: float, jitter: float = 0.5, speed: float = 1.0) -> VoxelRays:
     return VoxelRays(torch.tensor([[origin, 1.3, 2.6]]), torch.tensor([[speed, 0.0, 0.0]]), torch.tensor([near]),
-                 torch.tensor([far]), torch.tensor([jitter]))
+                     torch.tensor([far]), torch.tensor([jitter]))
 
 
 @pytest.mark.parametrize(('rays', 'first', 'n'), [
@@ -353,7 +353,7 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
     grid, rows = full_grid(20, 0.1)
     ball = Ball(True, 0.0, 2.0, 2.0, 10.0)
     rays = VoxelRays(torch.tensor([[4.0, 2.0, 2.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1),
-                 torch.tensor([195.0]), torch.tensor([0.5]))
+                     torch.tensor([195.0]), torch.tensor([0.5]))
     u, depths = 0.425, []  # radii from the centre: the ray begins at 0.4 and has samples half a voxel of 0.1 apart
     while u < 0.4 + 0.2 * 195.0:
         depths.append((u - 0.4) / 0.2)
@@ -371,13 +371,13 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
 def test_a_contracted_ray_from_very_far_away_ends():
     grid, rows = full_grid(20, 0.1)
     rays = VoxelRays(torch.tensor([[-3e9, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1),
-                 torch.tensor([4e9]), torch.tensor([0.5]))
+                     torch.tensor([4e9]), torch.tensor([0.5]))
     assert np.isfinite(Marching(grid, rows.numpy(), rays, ball=Ball(True, 0.0, 2.0, 2.0, 10.0)).rest).all()
 
 
 @pytest.mark.parametrize('seed', range(2))
-def test_one_sample_of_a_contracted_ray_is_where_the_space_contracts_it_to(seed):
-    """A ray with one dense cell on it: its depth is that of the point whose contraction is in the cell."""
+def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
+    """A dense shell: the depth of a ray is that of the point whose contraction is on the shell."""
     generator = torch.Generator().manual_seed(seed)
     grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, torch.ones(41, 41, 41, dtype=torch.bool))
     ball, centre = Ball(True, 20.0, 20.0, 20.0, 10.0), torch.full((3,), 20.0)

@@ -158,10 +158,11 @@ def create_nerf(args: argparse.Namespace, device: torch.device, dtype: torch.dty
 
 
 def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
-    """Builds the voxel grid with the default schedule of the scene's space."""
+    """Builds the voxel grid with the schedule of the scene's space and of the flags grid_..."""
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
-    schedule = GridSchedule.defaults(scene.space, args.N_iters)
+    schedule = GridSchedule.defaults(scene.space, args.N_iters).with_flags(
+        {name.removeprefix('grid_'): value for name, value in vars(args).items()})
     return build_field(scene, schedule, args.seed, device, dtype, args.chunk, args.supersample)
 
 

@@ -183,7 +183,7 @@ class GridSchedule:
         return max(int(self.pruning * n_iters), self.pruning_steps)
 
     def begins(self, stage: int, n_iters: int) -> float:
-        """Step behind which a later stage begins in a run of n_iters steps."""
+        """Step after which a later stage begins in a run of n_iters steps."""
         return max(stages_of(self.stages)[stage].begins * n_iters, self.pruning_steps)
 
 

@@ -1,15 +1,20 @@
-"""How much of each pixel the scene covers, in pictures on white with an alpha channel or with a plain background."""
+"""Coverage of pixels, in pictures on white, and the visual hull that follows from it (Laurentini 1994)."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nerf.scene import Scene
 
 EMPTY, OPAQUE, UNKNOWN = 0, 255, -1
 PLAIN, BRIGHT = 250, 225  # all channels of white that noise or JPEG has changed, and of what could be partly white
 
 
 def covered(image: np.ndarray) -> np.ndarray:
-    """The alpha channel of a picture; without one, what its plain white background tells.
+    """Coverage of a picture's pixels: its alpha channel or, without one, what a plain white background tells.
 
     Without an alpha channel the white region that reaches the picture's border is EMPTY. Other bright pixels and those
     next to white are UNKNOWN, as they can be mixed with it.
@@ -32,6 +37,58 @@ def covered(image: np.ndarray) -> np.ndarray:
 
 
 def _beside(mask: np.ndarray) -> np.ndarray:
-    """[H, W] bool: pixels of which one in the 3x3 around them is in the mask [H, W]."""
+    """[H, W] bool: pixels with a neighbour in the mask [H, W], or in it themselves."""
     framed, (height, width) = np.pad(mask, 1), mask.shape
     return np.any([framed[i:i + height, j:j + width] for i in range(3) for j in range(3)], axis=0)
+
+
+# The visual hull: where something can be, as no camera sees only background there
+
+
+def knows_coverage(scene: Scene) -> bool:
+    """Whether the training images, on white, have pixels that show nothing and pixels that show something. Without
+    `white_bkgd` alpha is ignored, as there can be colours behind it."""
+    return (scene.white_bkgd and scene.images.masks is None and _any_pixel(scene, empty=True)
+            and _any_pixel(scene, empty=False))
+
+
+def has_hull(scene: Scene) -> bool:
+    """Whether the training images, on white, have pixels that show nothing, and cameras into which points can be
+    projected simply."""
+    return (scene.white_bkgd and not scene.space.closed and scene.cameras.distortion is None
+            and _any_pixel(scene, empty=True))
+
+
+def _any_pixel(scene: Scene, empty: bool) -> bool:
+    """Whether some pixel of the training images is empty, or not empty."""
+    return any(((covered(scene.images[i]) == EMPTY) == empty).any() for i in map(int, scene.i_train))
+
+
+def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
+    """[N] bool: balls that reach into the visual hull. A ball is outside if some training camera sees its centre, and
+    only empty pixels of it.
+
+    Args:
+        scene: one with `has_hull`.
+        points: [N, 3], centres of balls.
+        radius: of the balls, in scene units.
+    """
+    points, left = points.cpu(), torch.arange(len(points))  # left: balls not known to be outside
+    for i in map(int, scene.i_train):
+        opaque = torch.from_numpy(covered(scene.images[i]) != EMPTY)
+        (height, width), pose = opaque.shape, scene.cameras.poses[i]
+        fx, fy, cx, cy = scene.cameras.intrinsics[i].tolist()
+        seen = (points[left] - pose[:, 3]) @ pose[:, :3]
+        x, y, z = seen.unbind(-1)
+        column, row = ((value - scene.cameras.within).round() for value in (fx * x / -z + cx, fy * y / z + cy))
+        in_view = (z < -1.01 * radius) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        # A point at (x, y, z) that moves by the radius moves by no more than this in the image.
+        reach = (max(fx, fy) * radius * seen.norm(dim=-1) / (z * (z + radius))).ceil() + 1
+        x0, x1, y0, y1 = (side[in_view].long() for side in (
+            (column - reach).clamp(min=0), (column + reach + 1).clamp(max=width),
+            (row - reach).clamp(min=0), (row + reach + 1).clamp(max=height)))
+        before = F.pad(opaque.long().cumsum(0).cumsum(1), (1, 0, 1, 0))  # opaque pixels above and left of each
+        kept = ~in_view
+        kept[in_view] = before[y1, x1] - before[y0, x1] - before[y1, x0] + before[y0, x0] > 0
+        left = left[kept]
+    return torch.zeros(len(points), dtype=torch.bool).index_fill(0, left, True)

@@ -34,6 +34,7 @@ class Optimiser:
         self.rate = torch.zeros((), device=device)  # tensors: a captured step reads them
         self.rates = [torch.zeros((), device=device) for _ in groups]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
+        self.more = training.more_optimisers()
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.field.dtype == torch.float16)
         self.names, self.broken = [], torch.zeros(0, device=device)  # broken steps in a row, by loss and gradient
         self.averages = [p.detach().clone() for p in self._parameters()] if ema_decay else []
@@ -57,7 +58,8 @@ class Optimiser:
 
     def zero_grad(self) -> None:
         """Forgets the gradient of the step before."""
-        self.adam.zero_grad()
+        for optimiser in (self.adam, *self.more):
+            optimiser.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar loss to the gradient of the weights."""
@@ -76,19 +78,23 @@ class Optimiser:
         if not self.names:
             self.names = [*(f'the loss {name}' for name in losses), 'the gradient']
             self.broken = torch.zeros(len(self.names), device=self.broken.device)
+        for optimiser in self.more:
+            self.scaler.unscale_(optimiser)
+            optimiser.param_groups[0]['lr'] = self.rate
+        for group, rate in zip(self.adam.param_groups, self.rates):
+            group['lr'] = rate
         values = torch.stack([*losses.values()])
-        size = torch.stack(torch._foreach_norm(self.gradients())).sum()
+        size = torch.stack([*torch._foreach_norm(self.gradients()),
+                            *(optimiser.complete_gradients() for optimiser in self.more)]).sum()
         if self.scaler.is_enabled():  # overflows in the gradient are how the scaler finds its scale
             size = torch.zeros_like(size)
         else:
-            self.adam.found_inf = (~torch.isfinite(values.sum() + size)).float()
+            found_inf = (~torch.isfinite(values.sum() + size)).float()
+            for optimiser in (self.adam, *self.more):
+                optimiser.found_inf = found_inf
         self.broken.copy_((self.broken + 1) * ~torch.isfinite(torch.cat([values, size[None]])))
-        for group, rate in zip(self.adam.param_groups, self.rates):
-            group['lr'] = rate
-        if hasattr(self.training, 'apply_gradients'):
-            self.training.apply_gradients(self.rate, torch.isfinite(values.sum() + size),
-                                          self.scaler.scale(torch.ones_like(self.rate)))
-        self.scaler.step(self.adam)
+        for optimiser in (self.adam, *self.more):
+            self.scaler.step(optimiser)
         self.scaler.update()
         for average, parameter in zip(self.averages, self._parameters()):
             average.lerp_(parameter.detach(), self.share)
@@ -114,7 +120,8 @@ class Optimiser:
     def capture_failed(self) -> None:
         """Clears the traces of a step that was broken off between scaler and Adam."""
         for name in ('grad_scale', 'found_inf'):
-            vars(self.adam).pop(name, None)
+            for optimiser in (self.adam, *self.more):
+                vars(optimiser).pop(name, None)
         state = self.scaler.state_dict()
         self.scaler = torch.amp.GradScaler(self.broken.device.type, enabled=self.scaler.is_enabled())
         if state:

@@ -1,11 +1,12 @@
 """Kinds of space in which a scene lies: between two bounds, in normalised device coordinates, or without bounds.
 
 All that differs between them is here: how a camera's rays look, which coordinates a field has, where disparity comes
-from, which box holds what is seen, how density changes with the coordinates. Three kinds of coordinates occur:
+from, which box holds what is seen, how density changes with the coordinates. Four kinds of coordinates occur:
 
     world   those of the scene's cameras;
     ray     those of `Rays`: the world's or, in NDC, NDC;
-    field   those in which a field stores what is there: the rays', or contracted ones where a scene has no bounds.
+    field   those in which a field stores what is there: the rays', or contracted ones where a scene has no bounds;
+    grid    those of the field, divided by `voxel_shape`, so that voxels are cubes.
 
 A further kind of space is a further class.
 """
@@ -45,6 +46,7 @@ class Space:
     unit = ''  # of bounds in the viewer
     closed = False  # every ray ends on something: there is no background
     has_far = True  # rays end at their far bound; else they go on to infinity, whatever it is
+    contracts = False  # field coordinates are contracted outside of the unit ball around their origin
     projective = False  # ray coordinates are a projection of the world, and a mirror image
     voxel_shape = (1.0, 1.0, 1.0)  # edges of a voxel in ray coordinates: pixels tell less of depth in NDC
     depth_measure = ((1.0, 0.0), (0.0, 1.0))  # see `projection`
@@ -87,9 +89,29 @@ class Space:
         """Points [..., 3] in ray coordinates as a field stores them."""
         return points
 
-    def field_scale(self, points: Tensor) -> Tensor:
-        """[...] field units per unit of ray coordinates at points [..., 3], in the mean over directions."""
-        return torch.ones_like(points[..., 0])
+    def to_grid(self, points: Tensor) -> Tensor:
+        """Points [..., 3] in ray coordinates as a grid stores them."""
+        return self._as_cubes(self.to_field(points))
+
+    def _as_cubes(self, vectors: Tensor) -> Tensor:
+        """Points or directions [..., 3] in field coordinates, divided by the shape of a voxel."""
+        return vectors / constant(self.voxel_shape, vectors.device, vectors.dtype)
+
+    def grid_scale(self, points: Tensor) -> Tensor:
+        """[...] grid units per unit of ray coordinates at points [..., 3], in the mean over directions."""
+        return torch.ones_like(points[..., 0]) / math.prod(self.voxel_shape) ** (1 / 3)
+
+    def grid_rays(self, rays: Rays, voxel: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Straight rays for marching through a grid: they are not contracted yet if the space contracts.
+
+        Args:
+            rays: R rays.
+            voxel: edge of the grid's voxels, in grid units. It decides where rays to infinity end.
+
+        Returns:
+            origins and directions [R, 3] in grid coordinates, near and far bounds [R].
+        """
+        return self._as_cubes(rays.origins), self._as_cubes(rays.directions), rays.near[:, 0], rays.far[:, 0]
 
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
         """1 / depth [R] of what rays hit, from expected depth and opacity [R]; 0 where nothing was hit."""
@@ -143,9 +165,9 @@ class Space:
         picture of theirs."""
         return _holding(torch.cat([_ends(self.rays(*some.corner_rays())) for some in cameras]))
 
-    def field_box(self, cameras: Cameras) -> np.ndarray:
-        """The box that a grid has to fill, in field coordinates."""
-        return self.box(cameras)
+    def grid_box(self, cameras: Cameras) -> np.ndarray:
+        """The box that a grid has to fill, in grid coordinates."""
+        return self.box(cameras) / self.voxel_shape
 
     def box_within(self, bounds: np.ndarray, cameras: Cameras) -> np.ndarray:
         """A box [2, 3] of the world in ray coordinates, as far as `cameras` see it.
@@ -168,8 +190,18 @@ class Space:
         return f'near {self.near:g}, far {self.far:g}{self.note}'
 
     def ball_numbers(self) -> list[float] | None:
-        """Numbers of the contraction's unit ball in a checkpoint; None: this space is not contracted."""
+        """Numbers of the unit ball for a checkpoint; None: the space does not contract."""
         return None
+
+    def with_ball(self, numbers: list[float] | None) -> Space:
+        """The space of a checkpoint, which `ball_numbers` describes.
+
+        Raises:
+            TypeError, ValueError: the numbers are broken, or of another kind of space.
+        """
+        if numbers is not None:
+            raise ValueError('a contraction, which this space does not have')
+        return self
 
     def numbers(self) -> list[float]:
         """The numbers of a scene's fingerprint, which are those of the first checkpoints."""
@@ -190,6 +222,10 @@ class Bounded(Space):
         distance = float(np.linalg.norm(pose[:, 3]))
         return replace(self, near=min(self.near, max(distance - (closest - self.near), 0.01 * self.near)),
                        far=max(self.far, distance + self.far - farthest))
+
+    def with_ball(self, numbers: list[float] | None) -> Space:
+        """A checkpoint of a scene without bounds brings its unbounded space along."""
+        return self if numbers is None else Unbounded(self.near, self.far, self.surrounded).with_ball(numbers)
 
 
 @dataclass(frozen=True)
@@ -238,9 +274,6 @@ class NDC(Space):
         x, y = 0.5 * self.width / self.focal, 0.5 * self.height / self.focal
         return np.array([[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, 0.0, -1.0], [0.0, 0.0, -0.5, 0.5]])
 
-    def field_scale(self, points: Tensor) -> Tensor:
-        return super().field_scale(points) / math.prod(self.voxel_shape) ** (1 / 3)
-
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
         return ndc_disparity(depth, acc)
 
@@ -261,8 +294,8 @@ class NDC(Space):
         return super().seen_box(*(some.take(np.setdiff1d(np.arange(len(some)), looking_sideways(some)))
                                   for some in cameras))
 
-    def field_box(self, cameras: Cameras) -> np.ndarray:
-        return self.seen_box(cameras)
+    def grid_box(self, cameras: Cameras) -> np.ndarray:
+        return self.seen_box(cameras) / self.voxel_shape
 
     def box_within(self, bounds: np.ndarray, cameras: Cameras) -> np.ndarray:
         corners = torch.from_numpy(np.stack(np.meshgrid(*bounds.T), -1).reshape(8, 3))
@@ -293,7 +326,7 @@ class Unbounded(Space):
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the unit ball, in scene units
     radius: float = 1.0  # of the unit ball, in scene units
 
-    name, closed, has_far, horizon = 'unbounded', True, False, INFINITY
+    name, closed, has_far, contracts, horizon = 'unbounded', True, False, True, INFINITY
 
     @classmethod
     def around(cls, cameras: Cameras, near: float, far: float, surrounded: bool) -> Unbounded:
@@ -316,13 +349,19 @@ class Unbounded(Space):
         """Contracted: at most 2 long."""
         return contracted(self.from_centre(points))
 
-    def field_scale(self, points: Tensor) -> Tensor:
+    def grid_scale(self, points: Tensor) -> Tensor:
         """The cube root of the determinant of the contraction's Jacobian. Along a ray away from the centre a step
         shrinks more than that, across it less."""
         over = _over_distance(self.from_centre(points))[..., 0]
         return (over ** 4 * (2.0 - over) ** 2) ** (1 / 3) / self.radius
 
-    def field_box(self, cameras: Cameras) -> np.ndarray:
+    def grid_rays(self, rays: Rays, voxel: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rays end a quarter of a voxel from infinity, or nearer to it."""
+        origins, directions = self.from_centre(rays.origins), rays.directions / self.radius
+        ends = origins.norm(dim=-1) + 4.0 / voxel  # lengths of rays, whose last point is 4 / voxel from the centre
+        return origins, directions, rays.near[:, 0], ends / directions.norm(dim=-1)
+
+    def grid_box(self, cameras: Cameras) -> np.ndarray:
         """What cameras see from near to infinity."""
         rays = self.rays(*cameras.spread_rays(BOX_RAYS), None if cameras.bounds is None else cameras.bounds[:, None])
         far = self.radius * torch.logspace(-1.0, 6.0, 100)
@@ -336,12 +375,10 @@ class Unbounded(Space):
         """The centre's coordinates and the radius."""
         return [*self.centre, self.radius]
 
-    def with_ball(self, numbers: list[float]) -> Unbounded:
-        """The space with the ball of a checkpoint.
-
-        Raises:
-            TypeError, ValueError: the numbers are broken.
-        """
+    def with_ball(self, numbers: list[float] | None) -> Space:
+        """A checkpoint without numbers is of a box up to the far bound, as in runs of the first versions."""
+        if numbers is None:
+            return Bounded(self.near, self.far, self.surrounded)
         *centre, radius = map(float, numbers)
         if len(centre) != 3 or not (radius > 0 and all(map(math.isfinite, numbers))):
             raise ValueError(f'a contraction of {numbers}')

@@ -30,18 +30,15 @@ FLAGS = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netde
          '--N_samples', '8', '--N_importance', '8', '--N_rand', '64', '--testskip', '1', '--device', 'cpu',
          '--seed', '3', '--i_print', '10', '--i_img', '40', '--i_weights', '20', '--i_testset', '100',
          '--i_video', '300', '--render_factor', '2']
-GRID = ['--field', 'grid']
-SMALL_GRID = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import run_nerf; '
-              'from nerf.fields.grid import model as grid; '
-              'grid.STAGES = {0.0: 8, 0.3: 12, 0.6: 16}; run_nerf.ranks.leave(run_nerf.main())')
+SMALL_GRID = ['--field', 'grid', '--grid_stages', '0:8 0.3:12 0.6:16']
 LINES = 8  # of progress, at most, that a start may print before it is killed
 
 
 def command(scene: Path, logs: Path, steps: int, field: str = 'mlp') -> list[str]:
-    """Command of a run of the paper's networks, or of a grid of a few cells."""
-    script = ['-c', SMALL_GRID] if field == 'grid' else [str(ROOT / 'run_nerf.py')]
-    return [sys.executable, '-u', *script, *FLAGS, *(GRID if field == 'grid' else []), '--datadir', str(scene),
-            '--basedir', str(logs), '--expname', 'run', '--N_iters', str(steps)]
+    """A run of the mlp, or of a grid of a few cells."""
+    flags = [*FLAGS, *SMALL_GRID] if field == 'grid' else FLAGS
+    return [sys.executable, '-u', str(ROOT / 'run_nerf.py'), *flags, '--datadir', str(scene), '--basedir', str(logs),
+            '--expname', 'run', '--N_iters', str(steps)]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:

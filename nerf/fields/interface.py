@@ -192,7 +192,12 @@ class Training:
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from 'lr' of its groups."""
+        """Optimisers beside Adam, for parameters in no group.
+
+        Each reads the learning rate from 'lr' of its group, a scalar tensor, and skips a step whose attribute `found_inf`,
+        a scalar tensor, is not 0. Before each step `complete_gradients()` is called: it may add to the gradients, and
+        returns a scalar that is finite if they are.
+        """
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
+from nerf.fields.grid.build import build_field
+from nerf.fields.grid.field import GridField
+from nerf.fields.grid.schedule import GridSchedule
+from nerf.fields.grid.training import GridTraining
 from nerf.fields.interface import Field, Training
-from nerf.flag_types import SWITCH, Flag, number, whole
+from nerf.fields.paper.build import Networks, create_nerf, rays_at_once
+from nerf.fields.paper.field import PaperField
+from nerf.fields.paper.training import PaperTraining
+from nerf.flag_types import SWITCH, Flag, number, optional, whole
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
+from run_nerf_helpers import Sampling
 
 
 @dataclass(frozen=True)
@@ -96,16 +104,16 @@ PAPER = (
 
 
 def _build_paper(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
-    from nerf.fields.paper.build import create_nerf
+    networks = Networks(*(getattr(args, part.name) for part in fields(Networks)))
+    sampling = Sampling(args.N_samples, args.N_importance, bool(args.perturb),
+                        args.lindisp and not scene.space.projective, args.raw_noise_std, args.white_bkgd,
+                        scene.space.horizon)
+    return create_nerf(networks, sampling, scene.space, device, dtype, args.seed, args.chunk, args.netchunk,
+                       args.supersample)
 
-    return create_nerf(args, device, dtype, scene.space)
 
-
-def _train_paper(args: argparse.Namespace, field: Field) -> Training:
-    from nerf.fields.paper.build import rays_at_once
-    from nerf.fields.paper.training import PaperTraining
-
-    return PaperTraining(field, rays_at_once(args, field.device))
+def _train_paper(args: argparse.Namespace, field: PaperField) -> Training:
+    return PaperTraining(field, rays_at_once(field, args.chunk))
 
 
 register(FieldKind('mlp', "the paper's networks", _build_paper, _train_paper, PAPER))
@@ -114,24 +122,27 @@ register(FieldKind('mlp', "the paper's networks", _build_paper, _train_paper, PA
 # The voxel grid
 
 
-def _build_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
-    from nerf.fields.grid.build import create_grid
+GRID = tuple(Flag(f'grid_{part.name}', part.metadata['help'], {'type': optional(part.metadata['type'])})
+             for part in fields(GridSchedule))
 
+
+def _build_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
     if ranks.count() > 1:
         raise UserError('field grid trains in one process; start it without torchrun, or use field mlp')
-    return create_grid(args, scene, device, dtype)
+    schedule = GridSchedule.defaults(scene.space, args.N_iters).with_flags(
+        {part.name: getattr(args, f'grid_{part.name}') for part in fields(GridSchedule)})
+    vars(args).update({f'grid_{name}': value for name, value in asdict(schedule).items()})
+    return build_field(scene, schedule, args.seed, device, dtype, args.chunk, args.supersample)
 
 
-def _train_grid(args: argparse.Namespace, field: Field) -> Training:
-    from nerf.fields.grid.model import GridTraining
-
-    return GridTraining(field)
+def _train_grid(args: argparse.Namespace, field: GridField) -> Training:
+    return GridTraining(field, args.N_iters)
 
 
 FEWEST_RAYS = 4096  # rays per step. Fewer rays hold back a grid, whose step takes about 65,000 samples
 LEAST_RATE = 1e-3  # learning rate. A lower one is for networks
 register(FieldKind(
-    'grid', 'a sparse voxel grid, which trains in minutes on a CPU', _build_grid, _train_grid,
+    'grid', 'a sparse voxel grid, which trains in minutes on a CPU', _build_grid, _train_grid, GRID,
     defaults={'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'lrate_decay': None, 'i_print': 250, 'i_img': 1000,
               'i_weights': 2500, 'supersample': 2, 'rays_through': 'center'},
     follows_run=('i_testset', 'i_video'),

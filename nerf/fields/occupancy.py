@@ -1,4 +1,4 @@
-"""Cells of a box in which something can be, and which parts of rays are in them. Both kinds of field use it."""
+"""Occupancy: the cells of a box in which something can be, and the steps of rays in them, for both kinds of field."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from torch.nn import functional as F
 from nerf.runtime.devices import constant
 from run_nerf_helpers import Rays
 
-LEAP = 8  # steps of one cell that a ray takes at once where nothing is near
-LEAP_CELLS = 4  # edge of the cells, in small ones, of the mask that says where that is
+LEAP = 8  # steps of one cell that a ray takes at once if nothing is near
+LEAP_CELLS = 4  # edge of a coarse cell, in cells, of the mask for leaps
 
 
 class Steps(NamedTuple):
-    """The steps of R rays that are in occupied cells, one list, ray after ray and front to back."""
+    """Steps of R rays in occupied cells: one list, ray after ray and front to back."""
 
     ray: Tensor  # [N] int64, ascending
     t: Tensor  # [N] depth of the middle of each step
-    length: Tensor  # [R] length of a ray's steps in depth
-    cell: Tensor  # [N] int64, flat index of the cell that the middle is in
+    length: Tensor  # [R] length of each step of a ray, in depth
+    cell: Tensor  # [N] int64, flat index of the cell around the middle of the step
 
     @property
     def count(self) -> Tensor:
-        """[R] steps of each ray."""
+        """[R] number of steps of each ray."""
         return torch.bincount(self.ray, minlength=len(self.length))
 
     @property
     def first(self) -> Tensor:
-        """[R] where each ray's steps begin in the list."""
+        """[R] index in the list of the first step of each ray."""
         count = self.count
         return count.cumsum(0) - count
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum [R] of each ray's values [N]."""
+        """Sums [R] of the values [N] of each ray."""
         return values.new_zeros(len(self.length)).index_add(0, self.ray, values)
 
     def sum_before(self, values: Tensor) -> Tensor:
-        """[N] the sum of a ray's values [N] before each step; in float64, as one sum runs over all rays."""
+        """Sums [N] of a ray's values [N] before each step. They should be float64, as one sum runs over all rays."""
         before = values.cumsum(0) - values
         return before - before[self.first[self.ray]]
 
     def shifted(self, values: Tensor, by: int) -> Tensor:
-        """[N] the value of the step `by` steps before, 0 where that is on another ray."""
+        """Values [N] of the step `by` steps before; 0 if that step is on another ray."""
         moved, ray = values.roll(by), self.ray
         return torch.where(ray.roll(by) == ray, moved, 0.0)
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """X x Y x Z cubes, of which some are occupied. A cell is named by its lowest corner."""
+    """Box of X x Y x Z cubic cells, of which some are occupied. A cell has the index of its lowest corner."""
 
-    low: Tensor  # [3] float64, the place of corner (0, 0, 0), on the CPU
-    voxel: float  # edge of a cell, in scene units
-    cells: Tensor  # [X, Y, Z] bool, the occupied ones
+    low: Tensor  # [3] float64, point of corner (0, 0, 0), on the CPU
+    voxel: float  # edge of a cell
+    cells: Tensor  # [X, Y, Z] bool, True: occupied
 
     def scaled(self, points: Tensor) -> Tensor:
         """Points [..., 3] in cells from corner (0, 0, 0)."""
@@ -66,7 +66,7 @@ class Occupancy:
 
     @cached_property
     def _low_here(self) -> Tensor:
-        """`low` where the cells are; it is kept, as a GPU has to be waited for to bring it there."""
+        """`low` on the device of the cells. It is kept, because the copy waits for a GPU."""
         with torch.inference_mode(False):
             return self.low.to(self.cells.device)
 
@@ -75,11 +75,11 @@ class Occupancy:
         return ((self.cells.nonzero() + 0.5) * self.voxel + self.low.to(self.cells.device)).float()
 
     def cell_of(self, scaled: Tensor) -> Tensor:
-        """Flat index of the cell [...] that each scaled point [..., 3] is in; of those outside, one at the surface."""
+        """Flat index [...] of the cell around each scaled point [..., 3]; outside of the box, of the nearest cell."""
         return _flat_index(scaled, self.cells.shape)
 
     def holds(self, points: Tensor) -> Tensor:
-        """[N] bool: points [N, 3] that are in an occupied cell."""
+        """[N] bool: whether a point [N, 3] is in an occupied cell."""
         scaled = self.scaled(points)
         size = constant(self.cells.shape, points.device)
         inside = ((scaled >= 0) & (scaled <= size)).all(-1)
@@ -87,10 +87,10 @@ class Occupancy:
 
     @cached_property
     def _near(self) -> Tensor:
-        """[X', Y', Z'] bool: cells of LEAP_CELLS cells with an occupied one at most LEAP / 2 cells away from them, so
-        that a ray meets nothing in a leap whose middle is in another one."""
+        """[X', Y', Z'] bool: coarse cells, of LEAP_CELLS cells along an edge, with an occupied cell at most LEAP / 2
+        cells away. A ray meets nothing in a leap whose middle is in another coarse cell."""
         near, ends = self.cells[None].float(), LEAP // 2
-        for axis in range(3):  # one after the other: a cube at once is many times slower
+        for axis in range(3):  # one axis after the other: a cube at once is many times slower
             near = F.max_pool3d(near, [LEAP + 1 if i == axis else 1 for i in range(3)], 1,
                                 [ends if i == axis else 0 for i in range(3)])
         padding = [part for size in reversed(self.cells.shape) for part in (0, -size % LEAP_CELLS)]
@@ -99,8 +99,8 @@ class Occupancy:
     def steps(self, rays: Rays) -> Steps:
         """Marches rays through the box in steps of one cell; this waits for the device.
 
-        A step is in the cell that its middle is in, so corners of cells are cut off: what must not be lost has to have
-        its neighbours occupied too.
+        A step is in the cell around its middle, so rays miss corners of cells. Cells that must not be missed need
+        occupied neighbours.
         """
         origins, directions = self.scaled(rays.origins), rays.directions / self.voxel
         length = 1.0 / directions.norm(dim=-1)
@@ -121,8 +121,13 @@ class Occupancy:
 
 def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor,
             far: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths [R] at which rays, in cells, enter and leave a box of some size [3] from (0, 0, 0) on, within their bounds
-    [R]; those that miss it leave it before they enter."""
+    """Depths [R] at which rays enter and leave a box, within their bounds; a ray that misses leaves before it enters.
+
+    Args:
+        size: [3] of the box, in cells, from (0, 0, 0) on.
+        origins, directions: [R, 3] in cells.
+        near, far: [R] bounds.
+    """
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
     a = -origins * inverse
     b = torch.stack([side - part for side, part in zip(size, origins.unbind(-1))], -1) * inverse
@@ -130,6 +135,6 @@ def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tens
 
 
 def _flat_index(points: Tensor, shape: torch.Size) -> Tensor:
-    """Flat indices [...] of the unit cells that points [..., 3] are in; those outside count to the nearest one."""
+    """Flat indices [...] of the unit cells around points [..., 3]; outside of the box, of the nearest cell."""
     x, y, z = (points[..., axis].clamp(0, size - 1).to(torch.int32) for axis, size in enumerate(shape))
     return ((x * shape[1] + y) * shape[2] + z).long()

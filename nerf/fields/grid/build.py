@@ -1,34 +1,92 @@
-"""Builds the voxel grid."""
+"""Builds the grid of a scene, with the cells in which something can be."""
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from nerf.fields.grid.model import GridModel, has_kernels
-from nerf.fields.interface import Field
-from nerf.hull import has_hull, inside_hull
+from nerf.coverage import has_hull, inside_hull, knows_coverage
+from nerf.fields.grid import torch_backend
+from nerf.fields.grid.backend import Backend
+from nerf.fields.grid.field import GridField
+from nerf.fields.grid.schedule import GridSchedule
+from nerf.fields.grid.sparse_grid import dilated
+from nerf.fields.grid.training import prune
 from nerf.scene import Scene
 from run_nerf_helpers import Rays
 
-VOXEL_PIXELS = 0.8  # sides of a pixel, at the scene's centre, that a voxel has at least
-SEEN_RAYS = 65  # along both sides of each view, that find the cells which are seen
+HALF_DIAGONAL = 0.87  # of a cell, in voxels: the ball around it
 
 
-def create_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
-    """Builds the voxel grid over the scene's box; where images show a plain background it begins with the visual hull.
-    Without bounds it is over contracted space, and begins with what the training cameras see."""
+def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.device, dtype: torch.dtype,
+                view_chunk: int, supersample: int = 1) -> GridField:
+    """The grid over a scene's box. It begins with the visual hull, if images show a plain background, or with the cells
+    that enough training cameras see, as the schedule says.
+
+    Args:
+        scene: the scene.
+        schedule: every number of the grid.
+        seed, device, dtype, view_chunk, supersample: as of `GridField`.
+
+    Raises:
+        UserError: no cell is left.
+    """
     space, cameras = scene.space, scene.training_cameras
-    model = GridModel(space.field_box(cameras), args.N_iters, args.white_bkgd, args.seed, device, dtype, args.chunk,
-                      compiled=device.type == 'cpu' and has_kernels(), space=space,
-                      finest=VOXEL_PIXELS * float(space.pixel_sides(cameras).median()) * (not space.closed))
-    if not space.has_far:
-        views = (scene.spread_rays(scene.i_train[[i]], SEEN_RAYS) for i in range(len(scene.i_train)))
-        model.keep_seen(Rays(*(part.to(device) for part in rays)) for rays in views)
-    elif scene.white_bkgd and has_hull(scene):  # else alpha is ignored, and there can be colours behind it
-        centres, cells = model.grid.centres(), model.grid.cells.clone()
-        cells[model.grid.cells] = inside_hull(scene, centres, 0.87 * model.grid.voxel).to(device)
-        model.keep(cells)
-    model.supersample = args.supersample
-    return model
+    if not (space.closed or knows_coverage(scene)):  # rays end on the pictures' own background
+        schedule = replace(schedule, slow_start=1.0)
+    box = space.grid_box(cameras)
+    voxels = schedule.voxels(float((box[1] - box[0]).max()), float(space.pixel_sides(cameras).median()))
+    field = GridField(box, voxels, schedule, space, choose_backend(device), scene.white_bkgd, seed, device, dtype,
+                      view_chunk, supersample)
+    if schedule.seen_by:
+        views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
+        prune(field, seen_cells(field, views, schedule.seen_by))
+    if has_hull(scene):
+        grid = field.grid
+        cells = grid.cells.clone()
+        cells[grid.cells] = inside_hull(scene, grid.centres(), HALF_DIAGONAL * grid.voxel).to(device)
+        prune(field, cells)
+    return field
+
+
+@torch.no_grad()
+def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
+    """[X, Y, Z] bool: cells that a view sees from its near bound on. In the unit ball of contracted space, or in a box,
+    several views must see a cell: what one alone sees could be any fog in front of its camera.
+
+    Args:
+        views: rays spread over each view, at most two cells apart.
+        seen_by: fewest views; all views suffice where these are fewer.
+    """
+    grid, ball = field.grid, field.backend.rules.ball
+    count = torch.zeros(grid.cells.shape, dtype=torch.int16, device=field.device)
+    near = grid.cells.clone()
+    if field.space.contracts:
+        near[grid.cells] = grid.centres().norm(dim=-1) < 1.0
+    for rays in views:
+        rays = field.voxel_rays(Rays(*(part.to(field.device) for part in rays)))
+        ray, t = torch_backend.samples(grid, rays, ball, at_once=field.device.type == 'cuda')
+        seen, points = torch.zeros_like(near), rays.origins[ray] + t[:, None] * rays.directions[ray]
+        seen.view(-1)[grid.cell_of(ball.contract(points))] = True
+        count += dilated(seen)
+    return (count > 0) & ((count >= min(seen_by, int(count.max()))) | ~near)
+
+
+def choose_backend(device: torch.device) -> type[Backend]:
+    """The fastest backend of a device. A line says why Numba cannot be used, or that it compiles its loops first."""
+    if device.type != 'cpu':
+        return torch_backend.TorchBackend
+    try:
+        from nerf.fields.grid.kernels import compile_note
+        from nerf.fields.grid.numba_backend import NumbaBackend
+    except Exception as error:  # a missing or broken Numba
+        print(f'the grid runs in plain PyTorch, many times slower: Numba cannot be used ({error}); '
+              'pip install numba', file=sys.stderr)
+        return torch_backend.TorchBackend
+    if note := compile_note():
+        print(note)
+    return NumbaBackend

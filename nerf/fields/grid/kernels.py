@@ -1,14 +1,14 @@
-"""Loops over the rays and samples of a sparse grid on a CPU, compiled by Numba and cached on disk.
+"""Kernels of a sparse grid on a CPU: loops over rays, samples and rows, compiled by Numba and cached on disk.
 
-Each gives the same bits on any number of threads: rays are independent of each other, and a thread that adds gradients
-to vertices owns those of one parity of their x index, and adds in the order of the samples. torch_backend.py
-computes the same in plain PyTorch.
+Results have the same bits on any number of threads. Rays are independent of each other; a thread that adds gradients
+to rows owns all vertices with an even, or an odd, index along x, and adds in the order of the samples.
+torch_backend.py computes the same in plain PyTorch.
 
-Shapes: R rays, K samples that a ray can keep, M rows of 16 channels. Rays are in voxels: vertex (i, j, k) is at the
+Shapes: R rays, K kept samples of a ray at most, M rows of 16 channels. Rays are in voxels: vertex (i, j, k) is at the
 point (i, j, k). All numbers are float32.
 
-Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know how
-short the loop is.
+Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
+the loop is short.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba import njit, prange
 
 
 def _can_be_kept() -> bool:
-    """Whether Numba finds a folder for compiled code that it can write to; where not, `cache=True` is an error."""
+    """Whether Numba finds a folder for compiled code that it can write to; else `cache=True` is an error."""
     try:
         njit(cache=True)(_can_be_kept)  # this compiles nothing
     except RuntimeError:
@@ -32,7 +32,7 @@ def _can_be_kept() -> bool:
 F = np.float32
 OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'arcp'}}
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
-BLOCK_BITS = 2  # blocks have 4 cells along an edge, so 64 in all, which are the bits of an int64
+BLOCK_BITS = 2  # blocks have 4 cells along an edge; all 64 are the bits of an int64
 BLOCK = 1 << BLOCK_BITS
 
 
@@ -43,7 +43,10 @@ def _inverse(x):
 
 @njit(**OPTIONS)
 def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
-    """A point of a straight ray to where it is in the grid, and by how much its steps are shortened there."""
+    """Point (x, y, z) of a straight ray, contracted, and the factor by which the contraction shortens a step there.
+
+    The maths is that of nerf/space.py (`contracted`, `shrinkage`), for a ball at (cx, cy, cz).
+    """
     px, py, pz = x - cx, y - cy, z - cz
     square = px * px + py * py + pz * pz
     if square <= radius * radius:
@@ -58,8 +61,10 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
 
 @njit(**OPTIONS)
 def _leaves_ball(px, py, pz, dx, dy, dz, radius):
-    """Depth at which a ray leaves the ball, from an origin (px, py, pz) seen from its centre; far before it where the
-    ray misses."""
+    """Depth at which a ray leaves the ball; far before the origin if it misses.
+
+    The origin (px, py, pz) is relative to the centre of the ball.
+    """
     square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
     root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
     return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
@@ -85,13 +90,13 @@ def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
 
 
 @njit(**OPTIONS)
-def _bit_in_block(i, j, k):
-    """Which bit of its block's number cell (i, j, k) is."""
+def bit_in_block(i, j, k):
+    """Number of the bit that cell (i, j, k) is in its block."""
     return ((i % BLOCK << BLOCK_BITS) + j % BLOCK << BLOCK_BITS) + k % BLOCK
 
 
 def cells_of_blocks(cells):
-    """[X', Y', Z'] int64, for each block its cells [X, Y, Z] as bits; rays jump over those that are 0."""
+    """Blocks [X', Y', Z'] int64 of cells [X, Y, Z] bool, as bits; rays jump over blocks that are 0."""
     padded = np.pad(cells, [(0, -size % BLOCK) for size in cells.shape])
     x, y, z = (size // BLOCK for size in padded.shape)
     in_blocks = padded.reshape(x, BLOCK, y, BLOCK, z, BLOCK).transpose(0, 2, 4, 1, 3, 5)
@@ -109,7 +114,7 @@ def _corner_weights(fx, fy, fz):
 
 @njit(**OPTIONS)
 def _interpolated(raw, i, j, k, weights):
-    """The raw density in cell (i, j, k)."""
+    """Raw density in cell (i, j, k)."""
     w0, w1, w2, w3, w4, w5, w6, w7 = weights
     return (w0 * raw[i, j, k] + w1 * raw[i, j, k + 1] + w2 * raw[i, j + 1, k] + w3 * raw[i, j + 1, k + 1]
             + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1] + w6 * raw[i + 1, j + 1, k]
@@ -119,22 +124,23 @@ def _interpolated(raw, i, j, k, weights):
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
           values, corners, places):
-    """Marches rays through the kept cells and composites what they meet.
+    """Marches rays through the kept cells and composites their samples.
 
     Args:
         origins, directions: [R, 3] in voxels; near, far, jitter: [R], jitter in [0, 1) of a step.
-        rows, index: the grid's.
-        blocks: see `cells_of_blocks`.
-        raw: [X, Y, Z], the vertices' raw densities, very negative where a vertex has no row.
-        rules: how samples are placed, made opaque and left out.
-        saved: whether a backward pass is to come, which needs the samples' channels.
-        count, rest, depth: [R], get the number of kept samples, the light that is left, and the expected depth.
+        rows: [M, 16].
+        raw: [X, Y, Z], raw densities of the vertices, very negative if a vertex has no row.
+        index: [X, Y, Z] int32, row of each vertex.
+        blocks: cells, by `cells_of_blocks`.
+        rules: `Rules` of backend.py.
+        saved: a backward pass follows. It needs the channels of the samples.
+        count, rest, depth: [R], get the number of kept samples, the transmittance behind them, and the expected depth.
         features: [R, 15], get the composited channels.
-        values: [R, K, 16], get each kept sample's weight and its 15 channels, the first three as colours.
-        corners: [R, K, 4] int32, get the rows of the lower corners around it, by the last bits of x and y; the rows
-            above them are the next ones.
-        places: [R, K, 5], get its place in the cell, the slope of its optical depth by raw density, and the parity of
-            its cell's x index.
+        values: [R, K, 16], get the weight of each kept sample and its 15 channels, the first three as colours.
+        corners: [R, K, 4] int32, get the rows of the lower corners around the sample, by the last bits of x and y; the
+            next row of each is that of the corner above it.
+        places: [R, K, 5], get the place of the sample in its cell, the slope of its optical depth by raw density, and
+            the parity of its cell's x index.
     """
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
@@ -148,8 +154,10 @@ def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rule
 
 @njit(**OPTIONS)
 def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
-    """One ray's kept samples: their number, the light behind them, and the expected depth. Fills in their weights,
-    corners and places."""
+    """Kept samples of one ray: their number, the transmittance behind them, and the expected depth.
+
+    Weights, corners and places of the samples are filled in.
+    """
     (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
@@ -158,7 +166,7 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
     over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
     dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
     leaves_ball = F(1e9)
-    if contracted:  # the box is looked at in each step, and blocks are jumped over inside the ball alone
+    if contracted:  # each step asks whether it is in the box; rays jump over blocks inside the ball alone
         start, end = near, far
         x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
         t = start + jitter * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
@@ -183,7 +191,7 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
             leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
             t += F(max(int((leave - t) / dt) + 1, 1)) * dt
             continue
-        if not kept >> _bit_in_block(i, j, k) & 1:
+        if not kept >> bit_in_block(i, j, k) & 1:
             t += step
             continue
         fx, fy, fz = x - F(i), y - F(j), z - F(k)
@@ -213,7 +221,7 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
 
 @njit(**OPTIONS)
 def _composite(rows, n, saved, values, corners, places, features):
-    """Sums up the channels of a ray's n samples, and fills in those of each sample if they are to be saved."""
+    """Sums of the channels of a ray's n samples; if `saved`, the channels of each sample are filled in too."""
     width, sums, sample = rows.shape[1], np.zeros(16, np.float32), np.empty(16, np.float32)
     for s in range(n):
         w0, w1, w2, w3, w4, w5, w6, w7 = _corner_weights(places[s, 0], places[s, 1], places[s, 2])
@@ -236,10 +244,11 @@ def _composite(rows, n, saved, values, corners, places, features):
 
 @njit(parallel=True, **OPTIONS)
 def raw_gradients(count, rest, values, places, of_features, of_rest):
-    """Replaces each kept sample's slope by the loss's gradient for its raw density, back to front along each ray.
+    """Gradients of the loss by the raw density of each kept sample, in place of its slope; back to front along a ray.
 
     Args:
-        of_features, of_rest: [R, 15] and [R], the loss's gradients for what `march` gave.
+        count, rest, values, places: by `march`.
+        of_features, of_rest: [R, 15] and [R], gradients of the loss by `features` and `rest` of `march`.
     """
     for r in prange(count.shape[0]):
         light, behind = rest[r], of_rest[r] * rest[r]
@@ -254,11 +263,13 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 @njit(parallel=True, **OPTIONS)
 def scatter(count, values, corners, places, of_features, gradients, heaviest):
-    """Adds the samples' gradients to those of the rows around them.
+    """Gradients of the samples, added to those of the rows around them.
 
     Args:
-        gradients: [M, 16], zero in rows that are not touched.
-        heaviest: [M], zero; gets the largest weight of a sample around each row that is touched.
+        count, values, corners, places: by `march` and `raw_gradients`.
+        of_features: [R, 15], gradients of the loss by `features` of `march`.
+        gradients: [M, 16], zero in rows that no sample touched.
+        heaviest: [M], gets the largest weight of a sample around each row; 0 in rows that no sample touched.
     """
     width = gradients.shape[1]
     for parity in prange(2):
@@ -286,49 +297,56 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
 
 
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, index, vertices, gradients, heaviest, weights, axis):
-    """Adds to the touched rows' gradients those of half the squared differences to their neighbours along an axis.
+def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
+    """Gradients of half the squared differences of neighbouring rows along an axis, added to those of touched rows.
 
     Args:
-        vertices: [M], which vertices the rows are of.
+        vertices: [M], vertex of each row, as a flat index.
         heaviest: [M], 0 in rows that are not touched.
         weights: [16], of the channels' differences.
         axis: 0, 1 or 2.
+        sums: [P, 16], get sums of the touched rows' gradients, for P parts of the rows.
     """
     size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
     for later in range(axis + 1, 3):
         stride *= index.shape[later]
-    for row in prange(rows.shape[0]):  # in the order of the memory
-        if heaviest[row] == ZERO:
-            continue
-        vertex = vertices[row]
-        place = vertex // stride % size
-        for side in range(2):
-            step = 2 * side - 1
-            if not 0 <= place + step < size:
+    n_rows, n_parts = rows.shape[0], sums.shape[0]
+    for part in prange(n_parts):  # rows are in the order of the memory
+        for c in range(width):
+            sums[part, c] = ZERO
+        for row in range(n_rows * part // n_parts, n_rows * (part + 1) // n_parts):
+            if heaviest[row] == ZERO:
                 continue
-            other = flat[vertex + step * stride]
-            if other < 0:
-                continue
+            vertex = vertices[row]
+            place = vertex // stride % size
+            for side in range(2):
+                step = 2 * side - 1
+                if not 0 <= place + step < size:
+                    continue
+                other = flat[vertex + step * stride]
+                if other < 0:
+                    continue
+                for c in range(width):
+                    gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
             for c in range(width):
-                gradients[row, c] += weights[c] * (rows[row, c] - rows[other, c])
+                sums[part, c] += gradients[row, c]
 
 
 @njit(parallel=True, **OPTIONS)
 def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
          debias_square, apply):
-    """Adam's step on the touched rows only, after which no row is touched and all gradients are zero.
+    """Adam's step on the touched rows only. No row is touched afterwards, and all gradients are zero.
 
     Args:
-        raw: [X * Y * Z], gets the raw densities of the rows that change.
-        vertices: [M], which vertices the rows are of.
-        means, squares: [M, 16], the running means of rows that are not touched stay.
-        heaviest: [M], 0 in rows that are not touched.
-        strongest: [M], gets `heaviest`, where it was smaller.
+        raw: [X * Y * Z], gets the raw densities of the changed rows.
+        vertices: [M], vertex of each row, as a flat index.
+        means, squares: [M, 16], running means; those of untouched rows stay.
+        heaviest: [M], 0 in untouched rows.
+        strongest: [M], gets `heaviest` if that is larger.
         rates: [16], of each channel.
         betas, epsilon: Adam's.
-        debias_mean, debias_square: what the running means are multiplied with, as they began at zero.
-        apply: False only clears the gradients.
+        debias_mean, debias_square: factors of the running means, which began at zero.
+        apply: False: gradients are cleared, and nothing else changes.
     """
     width, first, second, epsilon = rows.shape[1], F(betas[0]), F(betas[1]), F(epsilon)
     for row in prange(rows.shape[0]):
@@ -348,7 +366,7 @@ def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, ra
 
 
 def compile_note() -> str | None:
-    """A line about the wait for the compiler that is to come; None where compiled code is on disk already."""
+    """A line about the wait for the compiler; None: compiled code is on disk already."""
     if not OPTIONS['cache']:
         return ("compiling the grid's loops; this takes about 10 s in each run, as Numba finds no folder to keep them "
                 'in: set NUMBA_CACHE_DIR to one that can be written to')

@@ -1,4 +1,4 @@
-"""A box of voxels of which only some cells are kept, with a row of values for each vertex of a kept cell."""
+"""Sparse grid: a box of cubic cells of which some are kept, with a row of values for each vertex of a kept cell."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nerf.fields.occupancy import Occupancy
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 
-MOST_VERTICES = 2 ** 28  # of a box, kept or not: each needs 5 bytes
+MOST_VERTICES = 2 ** 28  # vertices of a box, with rows or without: each needs 5 bytes
 
 
 @dataclass(frozen=True)
 class SparseGrid(Occupancy):
-    """X x Y x Z vertices, of which M have rows, and the cells between them. None is kept, which is to say occupied, at
-    the last vertex along an axis.
+    """Grid of X x Y x Z vertices, of which M have rows, and of the cells between them.
 
-    Row numbers follow from `cells`: the vertices of kept cells in the order of their flat indices.
+    Kept cells are the occupied ones; no cell begins at the last vertex along an axis. Rows are in the order of the flat
+    indices of their vertices, so they follow from `cells`.
     """
 
-    index: Tensor  # [X, Y, Z] int32, the row of each vertex; -1: it has none
+    index: Tensor  # [X, Y, Z] int32, row of each vertex; -1: it has none
 
     @classmethod
     def of_cells(cls, low: Tensor, voxel: float, cells: Tensor) -> SparseGrid:
-        """The grid that keeps some cells [X, Y, Z]."""
+        """The grid whose kept cells are those of a mask [X, Y, Z]."""
         cells = cells.clone()
         for axis in range(3):
             cells.narrow(axis, cells.shape[axis] - 1, 1).zero_()
@@ -39,7 +39,7 @@ class SparseGrid(Occupancy):
 
     @classmethod
     def filled(cls, box: np.ndarray, voxel: float, device: torch.device) -> SparseGrid:
-        """All cells of a box [2, 3]."""
+        """The grid of all cells of a box [2, 3]."""
         shape = [int(np.ceil(side / voxel - 1e-6)) + 1 for side in box[1] - box[0]]
         return cls.of_cells(torch.from_numpy(box[0].astype(np.float64)), voxel,
                             torch.ones(shape, dtype=torch.bool, device=device))
@@ -54,21 +54,25 @@ class SparseGrid(Occupancy):
         return int(self.index.max()) + 1
 
     def keeping(self, cells: Tensor) -> tuple[SparseGrid, Tensor]:
-        """The grid of some of the kept cells, and which rows [M'] its rows were."""
+        """The grid of those kept cells that are in a mask [X, Y, Z], and the rows [M'] of this grid that it keeps."""
         grid = SparseGrid.of_cells(self.low, self.voxel, cells & self.cells)
         return grid, self.index[grid.index >= 0].long()
 
-    def refined(self, voxel: float) -> SparseGrid:
-        """A grid of smaller voxels over the same kept cells, its box no larger than they are.
+    def refined(self, voxel: float, most: int = MOST_VERTICES) -> SparseGrid:
+        """A grid of smaller voxels over the same kept cells; its box is no larger than they are.
+
+        Args:
+            voxel: edge of the new voxels.
+            most: most vertices of the box.
 
         Raises:
-            UserError: there would be too many vertices.
+            UserError: there would be more vertices.
         """
         kept = self.cells.nonzero()
         first, end = kept.amin(0).cpu(), kept.amax(0).cpu() + 1
         low = self.low + first * self.voxel
         shape = (torch.ceil((end - first) * self.voxel / voxel - 1e-6).long() + 1).tolist()
-        if np.prod(shape, dtype=float) > MOST_VERTICES:
+        if np.prod(shape, dtype=float) > most:
             raise UserError(f'a grid of {"x".join(map(str, shape))} vertices is too large; the scene has no bounds '
                             'that a grid could fill')
         places = [((low[axis] - self.low[axis] + (torch.arange(size) + 0.5) * voxel) / self.voxel).long().clamp(
@@ -77,22 +81,22 @@ class SparseGrid(Occupancy):
         return SparseGrid.of_cells(low, voxel, cells)
 
     def vertex_points(self) -> Tensor:
-        """Places [M, 3] float32 of the vertices with rows."""
+        """Points [M, 3] float32 of the vertices with rows."""
         return ((self.index >= 0).nonzero() * self.voxel + self.low.to(self.index.device)).float()
 
 
 def vertices_of(cells: Tensor) -> Tensor:
-    """[X, Y, Z] bool: the corners of some cells [X, Y, Z], none of them at the last vertex along an axis."""
+    """[X, Y, Z] bool: corners of the cells [X, Y, Z] of a mask, none of them at the last vertex along an axis."""
     return _spread(cells, 1)
 
 
 def cells_around(vertices: Tensor) -> Tensor:
-    """[X, Y, Z] bool: cells with a corner among some vertices [X, Y, Z]."""
+    """[X, Y, Z] bool: cells with a corner in a mask of vertices [X, Y, Z]."""
     return _spread(vertices, -1)
 
 
 def dilated(cells: Tensor) -> Tensor:
-    """Cells [X, Y, Z] and their neighbours, diagonal ones too."""
+    """Cells of a mask [X, Y, Z] and their neighbours, diagonal ones too."""
     return _spread(_spread(cells, 1), -1)
 
 
@@ -111,10 +115,11 @@ def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         index: [X, Y, Z] rows of vertices; -1: none.
-        points: [N, 3] in voxels from vertex (0, 0, 0); those outside are moved to the box's surface.
+        points: [N, 3] in voxels from vertex (0, 0, 0); points outside are moved to the surface of the box.
 
     Returns:
-        [N, 8] int64, -1 where a corner has no row, and [N, 8]. Corners are in the order of x, y and z's last bit.
+        rows [N, 8] int64, -1 for a corner without a row, and weights [N, 8]. Corners are in the order of the last bits
+        of x, y and z.
     """
     shape = constant(index.shape, points.device)
     points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
@@ -127,7 +132,8 @@ def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolated(index: Tensor, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [M, C] at points [N, 3] in voxels: the mean [N, C] over the corners that have one, and their weight [N]."""
+    """Values of rows [M, C] at points [N, 3] in voxels: the mean [N, C] over the corners with a row, and the weight [N]
+    of these corners."""
     corner, weights = trilinear(index, points)
     weights = torch.where(corner >= 0, weights, 0.0)
     total = weights.sum(-1)

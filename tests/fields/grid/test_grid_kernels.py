@@ -7,25 +7,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from nerf.fields.grid import torch_backend as grid_torch
-from nerf.fields.grid.torch_backend import (
-    CHANNELS, DARK, EPSILON, FIRST_RATE, MOST, SECOND_RATE, STEP, STRAIGHT, Ball, Marched, Rules, optical_depth,
-)
+from nerf.fields.grid import torch_backend
+from nerf.fields.grid.backend import CHANNELS, STEP, STRAIGHT, Ball, Marched, Rules, VoxelRays
+from nerf.fields.grid.checkpoint import ceil_div
 from nerf.fields.grid.sparse_grid import SparseGrid
+from nerf.space import contracted
 
 numba = pytest.importorskip('numba')
-grid_kernels = pytest.importorskip('nerf.fields.grid.kernels')
-cells_of_blocks = grid_kernels.cells_of_blocks
+kernels = pytest.importorskip('nerf.fields.grid.kernels')
+cells_of_blocks = kernels.cells_of_blocks
 
 SHAPE = (18, 13, 23)  # vertices
-LEAST = 1e-3
+LEAST, DARK, MOST = 1e-3, 1e-3, 128
+BETAS, EPSILON = (0.9, 0.99), 1e-12
 BALL = Ball(True, 8.3, 6.2, 11.4, 5.0)  # of which twice the radius reaches out of the box in y
 PER_VOXEL = 3.0  # directions are about so long, so that depths are not in voxels
 
@@ -37,24 +37,23 @@ def _same_threads_afterwards():
     numba.set_num_threads(before)
 
 
-class Given(NamedTuple):
-    """R rays in voxels, as float32."""
+def rules(least: float = LEAST, ball: Ball = STRAIGHT, most: int = MOST) -> Rules:
+    return Rules(least, DARK, 10.0, -5.0, most, ball)
 
-    origins: Tensor  # [R, 3]
-    directions: Tensor  # [R, 3]
-    near: Tensor  # [R]
-    far: Tensor  # [R]
-    jitter: Tensor  # [R]
 
-    def part(self, rows) -> Given:
-        return Given(*(part[rows].contiguous() for part in self))
+def optical_depth(raw) -> Tensor:
+    return rules().optical_depth(torch.as_tensor(raw))
+
+
+def part_of(rays: VoxelRays, rows) -> VoxelRays:
+    return VoxelRays(*(part[rows].contiguous() for part in rays))
 
 
 def a_grid(seed: int = 0) -> tuple[SparseGrid, Tensor]:
     """A grid with empty cells and empty blocks, and rows from thin to dense."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.rand(SHAPE, generator=generator) < 0.6
-    full = torch.rand([-(-size // 4) for size in SHAPE], generator=generator) < 0.5
+    full = torch.rand([ceil_div(size, 4) for size in SHAPE], generator=generator) < 0.5
     for axis, size in enumerate(SHAPE):
         full = full.repeat_interleave(4, axis).narrow(axis, 0, size)
     grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, cells & full)
@@ -64,7 +63,7 @@ def a_grid(seed: int = 0) -> tuple[SparseGrid, Tensor]:
     return grid, rows
 
 
-def random_rays(n: int, seed: int) -> Given:
+def random_rays(n: int, seed: int) -> VoxelRays:
     """Rays through the box of SHAPE in random directions, from outside and inside; some begin or end early."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor(SHAPE) - 1.0
@@ -74,27 +73,29 @@ def random_rays(n: int, seed: int) -> Given:
     lengths = PER_VOXEL * (0.5 + torch.rand((n, 1), generator=generator))
     near = torch.where(torch.arange(n) % 3 == 0, 4.0 * torch.rand(n, generator=generator), 0.0)
     far = torch.where(torch.arange(n) % 4 == 0, near + 8.0 * torch.rand(n, generator=generator), 60.0)
-    return Given(through - away * directions, directions * lengths, near, far, torch.rand(n, generator=generator))
+    return VoxelRays(through - away * directions, directions * lengths, near, far, torch.rand(n, generator=generator))
 
 
-def reference(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST, ball: Ball = STRAIGHT) -> Marched:
+def reference(grid: SparseGrid, rows: Tensor, rays: VoxelRays, least: float = LEAST, ball: Ball = STRAIGHT,
+              most: int = MOST) -> Marched:
     """The plain form, in float64 but for how composite_packed rounds."""
-    return grid_torch.march(grid, rows.double(), *(part.double() for part in rays), least, ball)
+    return torch_backend.march(grid, rows.double(), VoxelRays(*(part.double() for part in rays)),
+                               rules(least, ball, most))
 
 
-def certain(grid: SparseGrid, rows: Tensor, rays: Given, least: float = LEAST, ball: Ball = STRAIGHT) -> Given:
+def certain(grid: SparseGrid, rows: Tensor, rays: VoxelRays, least: float = LEAST, ball: Ball = STRAIGHT) -> VoxelRays:
     """Those of the rays whose number of samples does not depend on rounding: on a thousandth of a step."""
     counts = [reference(grid, rows, rays._replace(jitter=rays.jitter + by), least, ball).count
               for by in (-1e-3, 0.0, 1e-3)]
     same = (counts[0] == counts[1]) & (counts[1] == counts[2])
     assert same.float().mean() > 0.8
-    return rays.part(same)
+    return part_of(rays, same)
 
 
 class Marching:
     """A march of the kernels, and their arrays."""
 
-    def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: Given, least: float = LEAST, most: int = MOST,
+    def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: VoxelRays, least: float = LEAST, most: int = MOST,
                  saved: bool = True, ball: Ball = STRAIGHT):
         n = len(rays.near)
         self.grid, self.rows = grid, rows
@@ -106,25 +107,27 @@ class Marching:
         self.vertices = np.flatnonzero(grid.index.numpy() >= 0).astype(np.int32)
         self.raw = np.full(grid.index.shape, -1e9, np.float32)
         self.raw.reshape(-1)[self.vertices] = rows[:, 0]
-        grid_kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(),
-                           cells_of_blocks(grid.cells.numpy()), Rules(least, ball=ball), saved, self.count, self.rest,
-                           self.depth, self.features, *self.samples)
+        kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(),
+                      cells_of_blocks(grid.cells.numpy()), rules(least, ball, most), saved, self.count, self.rest,
+                      self.depth, self.features, *self.samples)
 
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
         values, corners, places = self.samples
-        grid_kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy())
-        grid_kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.heaviest)
+        kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy())
+        kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.heaviest)
         return self
 
-    def smooth(self, weights: np.ndarray, axis: int) -> None:
-        grid_kernels.smooth(self.rows, self.grid.index.numpy(), self.vertices, self.gradients, self.heaviest, weights,
-                            axis)
+    def smooth(self, weights: np.ndarray, axis: int, parts: int = 7) -> np.ndarray:
+        """Smooths; the sums of the gradients [16]."""
+        sums = np.full((parts, CHANNELS), np.nan, np.float32)
+        kernels.smooth(self.rows, self.grid.index.numpy(), self.vertices, self.gradients, self.heaviest, weights, axis,
+                       sums)
+        return sums.sum(0)
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:
-        betas = FIRST_RATE, SECOND_RATE
-        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in betas)
-        grid_kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.heaviest,
-                          self.strongest, rates, betas, EPSILON, *debias, apply)
+        debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in BETAS)
+        kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.heaviest,
+                     self.strongest, rates, BETAS, EPSILON, *debias, apply)
 
 
 def assert_agree(marching: Marching, expected: Marched) -> None:
@@ -134,7 +137,7 @@ def assert_agree(marching: Marching, expected: Marched) -> None:
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
-def gradients_of(grid: SparseGrid, rows: Tensor, rays: Given, of_features: Tensor, of_rest: Tensor,
+def gradients_of(grid: SparseGrid, rows: Tensor, rays: VoxelRays, of_features: Tensor, of_rest: Tensor,
                  ball: Ball = STRAIGHT) -> np.ndarray:
     """By autograd, for the rows of a mixture of features and rest."""
     rows = rows.double().requires_grad_()
@@ -157,9 +160,9 @@ def test_each_block_has_its_cells_as_bits(shape):
     cells = np.random.default_rng(sum(shape)).random(shape) < 0.05
     cells[-1, -1, -1] = True
     blocks = cells_of_blocks(cells)
-    assert blocks.shape == tuple(-(-size // 4) for size in shape)
+    assert blocks.shape == tuple(ceil_div(size, 4) for size in shape)
     found = {(4 * i + x, 4 * j + y, 4 * k + z) for (i, j, k), kept in np.ndenumerate(blocks)
-             for x, y, z in np.ndindex(4, 4, 4) if int(kept) >> int(grid_kernels._bit_in_block(x, y, z)) & 1}
+             for x, y, z in np.ndindex(4, 4, 4) if int(kept) >> int(kernels.bit_in_block(x, y, z)) & 1}
     assert found == set(map(tuple, np.argwhere(cells).tolist()))
     assert cells_of_blocks(np.ones((4, 4, 4), bool)).tolist() == [[[-1]]]  # all 64
 
@@ -190,8 +193,8 @@ def test_rays_parallel_to_axes_meet_what_they_meet_in_plain_pytorch():
                 origins.append(place)
                 directions.append(sign * PER_VOXEL * np.eye(3)[axis])
     n = len(origins)
-    rays = Given(torch.tensor(np.array(origins)).float(), torch.tensor(np.array(directions)).float(), torch.zeros(n),
-                 torch.full((n,), 60.0), torch.full((n,), 0.3))
+    rays = VoxelRays(torch.tensor(np.array(origins)).float(), torch.tensor(np.array(directions)).float(),
+                     torch.zeros(n), torch.full((n,), 60.0), torch.full((n,), 0.3))
     for tilt in (0.0, -0.0, 1e-12, -1e-12):  # of the components that are zero
         tilted = certain(grid, rows, rays._replace(directions=torch.where(
             rays.directions == 0, torch.tensor(tilt), rays.directions)))
@@ -206,8 +209,8 @@ def test_rays_that_miss_meet_nothing_and_keep_all_light(direction):
     grid, rows = a_grid()
     n = 2
     origins = torch.tensor([[-1.0, -1.0, 30.0], [18.5, 14.0, -2.0]])
-    rays = Given(origins, torch.tensor(direction).expand(n, 3).contiguous(), torch.zeros(n), torch.full((n,), 60.0),
-                 torch.full((n,), 0.5))
+    rays = VoxelRays(origins, torch.tensor(direction).expand(n, 3).contiguous(), torch.zeros(n), torch.full((n,), 60.0),
+                     torch.full((n,), 0.5))
     marching = Marching(grid, rows.numpy(), rays)
     assert marching.count.tolist() == [0, 0]
     assert marching.rest.tolist() == [1.0, 1.0]
@@ -224,9 +227,9 @@ def full_grid(length: int, raw: float) -> tuple[SparseGrid, Tensor]:
     return grid, row.expand(grid.n_rows, CHANNELS).contiguous()
 
 
-def along_x(origin: float, near: float, far: float, jitter: float = 0.5, speed: float = 1.0) -> Given:
-    return Given(torch.tensor([[origin, 1.3, 2.6]]), torch.tensor([[speed, 0.0, 0.0]]), torch.tensor([near]),
-                 torch.tensor([far]), torch.tensor([jitter]))
+def along_x(origin: float, near: float, far: float, jitter: float = 0.5, speed: float = 1.0) -> VoxelRays:
+    return VoxelRays(torch.tensor([[origin, 1.3, 2.6]]), torch.tensor([[speed, 0.0, 0.0]]), torch.tensor([near]),
+                     torch.tensor([far]), torch.tensor([jitter]))
 
 
 @pytest.mark.parametrize(('rays', 'first', 'n'), [
@@ -264,12 +267,11 @@ def test_a_ray_ends_where_it_is_dark():
     assert_agree(marching, reference(grid, rows, rays, least))
 
 
-def test_a_ray_ends_behind_as_many_samples_as_it_can_keep(monkeypatch):
+def test_a_ray_ends_behind_as_many_samples_as_it_can_keep():
     grid, rows = full_grid(60, 0.3)
-    monkeypatch.setattr(grid_torch, 'MOST', 7)
     marching = Marching(grid, rows.numpy(), along_x(-1.0, 0.0, 99.0), most=7)
     assert marching.count.tolist() == [7]
-    assert_agree(marching, reference(grid, rows, along_x(-1.0, 0.0, 99.0)))
+    assert_agree(marching, reference(grid, rows, along_x(-1.0, 0.0, 99.0), most=7))
 
 
 def test_samples_of_little_weight_are_skipped_and_take_no_light():
@@ -350,8 +352,8 @@ def test_inside_the_ball_contracted_rays_are_those_of_the_box_bit_for_bit():
 def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_hand():
     grid, rows = full_grid(20, 0.1)
     ball = Ball(True, 0.0, 2.0, 2.0, 10.0)
-    rays = Given(torch.tensor([[4.0, 2.0, 2.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1),
-                 torch.tensor([195.0]), torch.tensor([0.5]))
+    rays = VoxelRays(torch.tensor([[4.0, 2.0, 2.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1),
+                     torch.tensor([195.0]), torch.tensor([0.5]))
     u, depths = 0.425, []  # radii from the centre: the ray begins at 0.4 and has samples half a voxel of 0.1 apart
     while u < 0.4 + 0.2 * 195.0:
         depths.append((u - 0.4) / 0.2)
@@ -368,9 +370,27 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
 
 def test_a_contracted_ray_from_very_far_away_ends():
     grid, rows = full_grid(20, 0.1)
-    rays = Given(torch.tensor([[-3e9, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1),
-                 torch.tensor([4e9]), torch.tensor([0.5]))
+    rays = VoxelRays(torch.tensor([[-3e9, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1),
+                     torch.tensor([4e9]), torch.tensor([0.5]))
     assert np.isfinite(Marching(grid, rows.numpy(), rays, ball=Ball(True, 0.0, 2.0, 2.0, 10.0)).rest).all()
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
+    """A dense shell: the depth of a ray is that of the point whose contraction is on the shell."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, torch.ones(41, 41, 41, dtype=torch.bool))
+    ball, centre = Ball(True, 20.0, 20.0, 20.0, 10.0), torch.full((3,), 20.0)
+    directions = torch.randn(20, 3, generator=generator)
+    rays = VoxelRays(centre + 5.0 * torch.rand(20, 3, generator=generator), directions, torch.zeros(20),
+                     torch.full((20,), 1e3), torch.full((20,), 0.5))
+    rows = torch.full((grid.n_rows, CHANNELS), -3.0)
+    rows[(((grid.index >= 0).nonzero() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
+    marching = Marching(grid, rows.numpy(), rays, ball=ball)
+    depth = torch.from_numpy(marching.depth / (1.0 - marching.rest))
+    points = (rays.origins + depth[:, None] * directions - centre) / 10.0
+    assert (marching.rest < 0.01).all()
+    assert (contracted(points).norm(dim=-1) - 1.6).abs().max() < 0.15  # a voxel and a half
 
 
 # Gradients
@@ -423,7 +443,7 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     weights = torch.linspace(0.5, 2.0, CHANNELS)
     marching = Marching(grid, rows.numpy(), random_rays(200, 0)).backward(*mixture(200))
     before, touched = marching.gradients.copy(), torch.from_numpy(marching.heaviest > 0)
-    marching.smooth(weights.numpy(), axis)
+    sums = marching.smooth(weights.numpy(), axis)
     whole = torch.zeros(*SHAPE, CHANNELS, dtype=torch.float64)
     whole[grid.index >= 0] = rows.double()
     whole.requires_grad_()
@@ -434,9 +454,22 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     expected = torch.where(touched[:, None], whole.grad[has_row], 0.0)
     assert 0 < touched.sum() < len(rows)
     np.testing.assert_allclose(marching.gradients - before, expected.numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sums, marching.gradients.sum(0), rtol=1e-4, atol=1e-3)
     plain = torch.from_numpy(before)
-    grid_torch.smooth(rows, plain, grid, weights, torch.tensor(axis))
+    torch_backend.smooth(rows, plain, grid, weights, torch.tensor(axis))
     np.testing.assert_allclose(plain.numpy(), marching.gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_sums_of_gradients_are_not_finite_if_one_is_not(bad):
+    grid, rows = a_grid()
+    for row in (0, -1):
+        marching = Marching(grid, rows.numpy(), random_rays(200, 0)).backward(*mixture(200))
+        assert np.isfinite(marching.smooth(np.zeros(CHANNELS, np.float32), 0)).all()
+        marching.gradients[np.flatnonzero(marching.heaviest)[row], 3] = bad
+        with np.errstate(invalid='ignore'):
+            assert np.isfinite(marching.smooth(np.zeros(CHANNELS, np.float32), 0)).tolist() == [
+                channel != 3 for channel in range(CHANNELS)]
 
 
 # Adam
@@ -456,8 +489,9 @@ def test_adam_over_several_steps_is_that_of_plain_pytorch_and_leaves_no_gradient
         assert ((gradient != 0).any(1).numpy() == touched).all()
         before = [part.copy() for part in ours]
         marching.adam(*ours[1:], rates, step, apply)
-        grid_torch.adam(theirs[0], gradient, *theirs[1:], torch.from_numpy(rates).double(), torch.tensor(step),
-                        torch.tensor(apply))
+        state = {'step': torch.tensor(step), 'exp_avg': theirs[1], 'exp_avg_sq': theirs[2]}
+        torch_backend.adam(theirs[0], gradient, state, torch.from_numpy(rates).double(), BETAS, EPSILON,
+                           torch.tensor(float(not apply)))
         assert not marching.heaviest.any()
         assert not marching.gradients.any()
         assert (marching.strongest[::2] == np.maximum(heaviest[::2], np.float32(0.3))).all()
@@ -509,9 +543,10 @@ def differing() -> list[int]:
             if any(a.tobytes() != b.tobytes() for a, b in zip(first, one_run(n_threads), strict=True))]
 
 
+@pytest.mark.slow
 def test_the_same_bits_come_out_on_any_number_of_threads_and_in_any_run():
     """In a process of its own: in this one there can be fewer threads."""
     done = subprocess.run([sys.executable, '-c', 'import test_grid_kernels; print(test_grid_kernels.differing())'],
-                          cwd=Path(__file__).parents[2], capture_output=True, text=True,
+                          cwd=Path(__file__).parent, capture_output=True, text=True,
                           env=os.environ | {'NUMBA_NUM_THREADS': '3', 'PYTHONPATH': str(Path(__file__).parents[3])})
     assert (done.stdout, done.stderr) == ('[]\n', '')

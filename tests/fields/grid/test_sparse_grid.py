@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from nerf.fields.grid import sparse_grid
 from nerf.fields.grid.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear, vertices_of
 from nerf.runtime.errors import UserError
 
@@ -179,12 +178,11 @@ def test_as_large_voxels_keep_the_cells():
     assert torch.equal(same.low, grid.low)
 
 
-def test_too_many_vertices_are_an_error_with_their_number(monkeypatch):
-    monkeypatch.setattr(sparse_grid, 'MOST_VERTICES', 100)
+def test_too_many_vertices_are_an_error_with_their_number():
     grid = SparseGrid.of_cells(LOW, 0.5, mask_of((9, 9, 9), (0, 0, 0), (1, 2, 3)))
-    assert grid.refined(0.5).cells.shape == (3, 4, 5)  # 60 vertices
+    assert grid.refined(0.5, most=60).cells.shape == (3, 4, 5)
     with pytest.raises(UserError, match='a grid of 5x7x9 vertices is too large'):
-        grid.refined(0.25)
+        grid.refined(0.25, most=5 * 7 * 9 - 1)
 
 
 # Values between vertices

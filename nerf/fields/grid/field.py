@@ -1,0 +1,206 @@
+"""Field of a sparse voxel grid, with a small network for the part of a colour that depends on the view direction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nerf.fields.grid.backend import CHANNELS, STRAIGHT, Backend, Ball, Capacity, Marched, Rules, VoxelRays, row_tensor
+from nerf.fields.grid.checkpoint import grid_state, read_grid, slim_rows
+from nerf.fields.grid.schedule import GridSchedule
+from nerf.fields.grid.sparse_grid import SparseGrid, interpolated, trilinear
+from nerf.fields.grid.torch_backend import channels
+from nerf.fields.interface import Field, Sampler
+from nerf.runtime.devices import constant
+from nerf.runtime.errors import UserError
+from nerf.space import Space
+from run_nerf_helpers import Composite, Rays, RenderResult, Sampling, coarse_depths, disparity, ray_points
+
+POLYNOMIALS = 16  # of the view direction
+
+
+class GridField(Field):
+    """Density and colour in a sparse grid.
+
+    Samples of a ray are composited channel by channel. The first three channels are a colour without view direction; a
+    network adds to it once per ray, from all composited channels and the direction.
+
+    Args:
+        box: [2, 3] corners of the grid, in grid coordinates.
+        voxels: edge of a voxel in each stage of training, in grid units; all cells of the first stage are kept.
+        schedule: numbers of marching and of the network.
+        space: of the scene.
+        backend: kind of backend.
+        white_bkgd: rays end on white.
+        seed: of the network's initial weights.
+        device: of grid and network.
+        dtype: precision of the network's products.
+        view_chunk: most rays of a picture at once.
+        supersample: as of `Sampler`.
+    """
+
+    has_slim_weights = True
+
+    def __init__(self, box: np.ndarray, voxels: Sequence[float], schedule: GridSchedule, space: Space,
+                 backend: type[Backend], white_bkgd: bool, seed: int, device: torch.device,
+                 dtype: torch.dtype = torch.float32, view_chunk: int = 32768, supersample: int = 1):
+        super().__init__()
+        self.schedule, self.space, self.white_bkgd, self.dtype = schedule, space, white_bkgd, dtype
+        self.backend_kind, self.view_chunk, self.supersample = backend, view_chunk, supersample
+        self.voxels, self.stage = tuple(voxels), 0
+        self.network = view_network(schedule, torch.Generator().manual_seed(seed)).to(device)
+        self.take(SparseGrid.filled(box, self.voxels[0], device))
+
+    def take(self, grid: SparseGrid, rows: Tensor | None = None) -> None:
+        """Goes on with another grid and a copy of its rows [M, 16]; None: zeros."""
+        self.grid = grid
+        self.rows = nn.Parameter(row_tensor(rows, (grid.n_rows, CHANNELS), grid.cells.device))
+        self._backend = None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of the present grid and rows. It is made when it is needed first."""
+        if self._backend is None:
+            numbers, ball = self.schedule, Ball.of(self.grid) if self.space.contracts else STRAIGHT
+            rules = Rules(numbers.least if self.stage else numbers.least_first, numbers.dark, numbers.sharpness,
+                          numbers.offset, numbers.most_samples, ball)
+            self._backend = self.backend_kind(self.grid, self.rows, rules, numbers.most_rays)
+        return self._backend
+
+    def __getstate__(self) -> dict:
+        """Attributes for a copy. It makes a backend of its own, for its own rows."""
+        return vars(self) | {'_backend': None}
+
+    # What it shows
+
+    def voxel_rays(self, rays: Rays, jitter: Tensor | None = None) -> VoxelRays:
+        """R rays in voxels; without jitter [R] the first sample is in the middle of a step."""
+        origins, directions, near, far = self.space.grid_rays(rays, self.grid.voxel)
+        return VoxelRays(self.grid.scaled(origins), directions / self.grid.voxel, near, far,
+                         torch.full_like(near, 0.5) if jitter is None else jitter)
+
+    def march(self, rays: Rays, jitter: Tensor | None = None, capacity: Capacity | None = None) -> Marched:
+        """Marches R rays through the grid; arguments as of `voxel_rays` and `Backend.march`."""
+        return self.backend.march(self.voxel_rays(rays, jitter), capacity)
+
+    def coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
+        """Colours [R, 3] of R rays on a background [R, 3]."""
+        rgb = marched.features[:, :3] + marched.rest[:, None] * background
+        if torch.is_grad_enabled():  # a captured step cannot wait for the number of rays that met something
+            change = self._view_dependent(marched.features, viewdirs)
+            return rgb + torch.where(marched.count[:, None] > 0, change, 0.0)
+        hit = marched.count.nonzero()[:, 0]  # the other rays are half of many views
+        rgb[hit] += self._view_dependent(marched.features[hit], viewdirs[hit])
+        return rgb
+
+    def _view_dependent(self, features: Tensor, viewdirs: Tensor) -> Tensor:
+        """Change of colours [R, 3] by the network, from composited channels [R, 15] and directions [R, 3]."""
+        x = torch.cat([features, direction_polynomials(viewdirs)], -1)
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(x).float()
+
+    def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
+        flat, dirs = points.reshape(-1, 3), viewdirs[:, None].expand(points.shape).reshape(-1, 3)
+        corner, weights = trilinear(self.grid.index, self.grid.scaled(self.space.to_grid(flat)))
+        _, features = channels(self.rows.detach(), corner.clamp(min=0), weights, self.backend.rules)
+        rgb = features[:, :3] + self._view_dependent(features, dirs)
+        return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
+
+    def density(self, points: Tensor) -> Tensor:
+        """`Field.density`; in contracted or stretched space the mean over directions (`Space.grid_scale`)."""
+        scaled = self.grid.scaled(self.space.to_grid(points))
+        raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
+        last = constant(self.grid.index.shape, points.device) - 1
+        inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
+        density = self.backend.rules.optical_depth(raw[:, 0]) / self.grid.voxel * self.space.grid_scale(points)
+        return torch.where(inside, density, 0.0)
+
+    def sampler(self) -> Sampler:
+        return GridSampler(self, min(self.view_chunk, self.backend.most_rays), self.supersample)
+
+    @torch.inference_mode()
+    def histograms(self, rays: Rays) -> dict[str, Tensor]:
+        """Densities evenly along the rays, where they are not 0, and colours where a voxel is not thin."""
+        colours, density = self.radiance(ray_points(rays, coarse_depths(rays, Sampling(64))), rays.viewdirs)
+        seen = colours[density * self.grid.voxel > self.schedule.thin]
+        return {'density': density[density > 0], **dict(zip(('red', 'green', 'blue'), seen.unbind(-1)))}
+
+    def size(self) -> dict[str, float]:
+        """Rows, the occupied share of the box's cells, and the edge of a voxel in grid units."""
+        cells = math.prod(size - 1 for size in self.grid.cells.shape)
+        return {'rows': len(self.rows), 'occupied_share': int(self.grid.cells.sum()) / cells, 'voxel': self.grid.voxel}
+
+    def describe(self) -> str:
+        shape, kind = 'x'.join(map(str, self.grid.cells.shape)), self.backend_kind.name
+        return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
+
+    # Checkpoints
+
+    def weights(self) -> dict:
+        return {'grid_state_dict': {
+            **grid_state(self.grid, self.rows), 'stage': self.stage, 'contraction': self.space.ball_numbers(),
+            'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
+
+    def slim_weights(self) -> dict:
+        """`weights` with rows in half precision."""
+        state = self.weights()['grid_state_dict']
+        return {'grid_state_dict': state | {'rows': slim_rows(state['rows'])}}
+
+    def load_weights(self, checkpoint: dict) -> None:
+        state = checkpoint.get('grid_state_dict')
+        if not isinstance(state, dict):
+            raise UserError('it has no grid_state_dict; set field = mlp or use another checkpoint')
+        try:
+            grid, rows = read_grid(state, self.voxels[0], self.device)
+            space = self.space.with_ball(state.get('contraction'))  # the first versions had none
+            stage = min(max(int(state['stage']), 0), len(self.voxels) - 1)
+            self.network.load_state_dict(state['network'])
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
+        if space != self.space:  # of an older run, or of another scene
+            scale = grid.voxel / self.voxels[stage]
+            self.space, self.voxels = space, tuple(scale * voxel for voxel in self.voxels)
+        self.stage = stage
+        self.take(grid, rows)
+
+
+class GridSampler(Sampler):
+    """Marches through the grid."""
+
+    name = 'grid'
+    field: GridField
+
+    @torch.no_grad()
+    def render(self, rays: Rays) -> RenderResult:
+        marched = self.field.march(rays)
+        rgb = self.field.coloured(marched, rays.viewdirs, float(self.white_bkgd)).clamp(0.0, 1.0)
+        acc = 1.0 - marched.rest
+        picture = Composite(rgb, disparity(marched.depth, acc), acc, acc[:, None], marched.depth)
+        return RenderResult(picture, None, None)
+
+
+def view_network(schedule: GridSchedule, generator: torch.Generator) -> nn.Sequential:
+    """Network from 15 composited channels and 16 polynomials of the direction to a change of colour, small at first."""
+    width = schedule.width
+    network = nn.Sequential(nn.Linear(CHANNELS - 1 + POLYNOMIALS, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+                            nn.Linear(width, 3))
+    with torch.no_grad():
+        for layer in network[::2]:
+            bound = layer.in_features ** -0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.zero_()
+        network[-1].weight.mul_(schedule.view_start)
+    return network
+
+
+def direction_polynomials(d: Tensor) -> Tensor:
+    """Unit directions [R, 3] to the 16 spherical harmonics up to degree 3, without their constant factors."""
+    x, y, z = d.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, xx - yy, 3 * zz - 1, y * (3 * xx - yy),
+                        x * y * z, y * (5 * zz - 1), z * (5 * zz - 3), x * (5 * zz - 1), z * (xx - yy),
+                        x * (xx - 3 * yy)], -1)

@@ -1,0 +1,188 @@
+"""Training of a grid from coarse to fine: losses, number of rays, pruning, and smaller voxels stage by stage."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nerf.fields.grid.backend import Capacity
+from nerf.fields.grid.checkpoint import adam_state, read_adam
+from nerf.fields.grid.field import GridField
+from nerf.fields.grid.row_adam import RowAdam
+from nerf.fields.grid.sparse_grid import cells_around, dilated, interpolated
+from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed, pieces
+from nerf.fields.paper.dead_networks import ONE_COLOUR
+from nerf.runtime.errors import UserError
+from run_nerf_helpers import Rays, img2mse
+
+
+class GridTraining(Training):
+    """Training of a grid by its field's schedule.
+
+    Args:
+        field: the grid.
+        n_iters: steps of the run, over which the stages are spread.
+        captured: steps have tensors of constant sizes, so that a GPU can capture them. None: on CUDA.
+    """
+
+    field: GridField
+
+    def __init__(self, field: GridField, n_iters: int, captured: bool | None = None):
+        super().__init__(field)
+        self.n_iters, self.schedule = n_iters, field.schedule
+        self.captured = field.device.type == 'cuda' if captured is None else captured
+        self.capacity = Capacity(self.schedule.captured_in_cells,
+                                 self.schedule.captured_kept) if self.captured else None
+        self.chunk, self.n_rays = self.schedule.most_rays, self.schedule.first_rays
+        self.lrate_decay = self.schedule.lrate_decay(n_iters)
+        self.row_adam = RowAdam(field.backend, self.schedule, self._rise())
+        self.last_notes = {}  # of the last step
+
+    def _rise(self) -> float:
+        """Steps in which the rate of densities rises: those of the first stage, if another one follows."""
+        is_first = self.field.stage == 0 and len(self.field.voxels) > 1 and self.schedule.slow_start < 1.0
+        return self.schedule.begins(1, self.n_iters) if is_first else 0.0
+
+    def rays_per_step(self, n_rays: int) -> int:
+        return min(self.schedule.captured_rays if self.captured else self.n_rays, n_rays)
+
+    def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
+        """Place of each ray's first sample in a step [R], and colour of its background [R, 3]."""
+        where = {'generator': generator, 'device': generator.device}
+        return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
+
+    def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
+        """The mean squared error of the rays.
+
+        Pixels of known coverage are shown and compared on random colours: fog of the background's colour then costs as
+        much as any other. Where all rays end on something, they end on random colours: else darkness would become
+        holes.
+
+        Returns:
+            the loss, and sums for `after_step`: rays, their kept samples, and squared errors of the rays and of the
+            targets' mean colour.
+        """
+        jitter, background = numbers
+        wanted, own = target.rgb, torch.full_like(background, float(self.field.white_bkgd))
+        if target.coverage is not None:
+            covered = target.coverage[:, None]
+            background = torch.where(covered < 0.0, own, background)
+            wanted = wanted + (1.0 - covered) * (background - own)
+        elif not self.field.space.closed:
+            background = own
+        marched = self.field.march(rays, jitter, self.capacity)
+        rgb = exposed(self.field.coloured(marched, rays.viewdirs, background), marched.rest[:, None] * background,
+                      target.gains)
+        if marched.n_whole is None:
+            n_rays = torch.tensor(len(jitter), device=rgb.device)
+            mse = img2mse(rgb, wanted)
+        else:
+            n_rays = marched.n_whole
+            whole = torch.arange(len(jitter), device=rgb.device)[:, None] < n_rays
+            mse = torch.where(whole, (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
+        return Losses({'mse': mse}, {
+            'rays': n_rays, 'samples': torch.as_tensor(marched.n_samples, device=rgb.device),
+            'error': mse.detach() * n_rays, 'error_of_mean': img2mse(wanted.mean(0), wanted) * n_rays})
+
+    def parameter_groups(self) -> list[dict]:
+        """The network; rows have an Adam of their own."""
+        betas = self.schedule.beta_mean, self.schedule.beta_square
+        return [{'params': list(self.field.network.parameters()), 'rate': 1.0, 'betas': betas}]
+
+    def more_optimisers(self) -> list[torch.optim.Optimizer]:
+        return [self.row_adam]
+
+    # Between steps
+
+    @torch.no_grad()
+    def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
+        """Prunes at intervals and between the stages, each of which has smaller voxels."""
+        field, schedule, self.last_notes = self.field, self.schedule, notes
+        if not self.captured:
+            self._choose_rays(int(notes['samples']))
+        has_next = field.stage + 1 < len(field.voxels) and step >= schedule.begins(field.stage + 1, self.n_iters)
+        if step >= self.n_iters or (step % schedule.pruning_interval(self.n_iters) and not has_next):
+            return Changes([])
+        before, lines, dense = len(field.rows), self._fog_note(step), self._dense_cells()
+        if step > 2 * schedule.pruning_steps or dense.any():  # after a few steps everything can be thin still
+            prune(field, dense)
+        if has_next:
+            field.stage += 1
+            refine(field, field.voxels[field.stage])
+        if replaced := field.rows is not self.row_adam.backend.rows:
+            self.row_adam.take(field.backend, self._rise())  # Adam begins anew, which trains better
+        done = field.describe().strip() if has_next else f'pruned {before:,} to {len(field.rows):,} vertices'
+        return Changes([*lines, f'step {step}: {done}'], replaced)
+
+    def _choose_rays(self, samples: int) -> None:
+        """Sets the rays of the next step from the kept samples of the last one."""
+        schedule = self.schedule
+        factor = min(max(schedule.samples / max(samples, 1), 1.0 / schedule.rays_change), schedule.rays_change)
+        self.n_rays = int(min(max(self.n_rays * factor, schedule.fewest_rays), schedule.most_rays))
+
+    def _fog_note(self, step: int) -> list[str]:
+        """A line if one colour for all pixels would be as near to the last step's targets as its rays were: the grid is
+        fog, or shows nothing."""
+        rays, error, of_mean = (float(self.last_notes[name]) for name in ('rays', 'error', 'error_of_mean'))
+        error, of_mean = error / rays, of_mean / rays
+        if error < of_mean or of_mean < ONE_COLOUR ** 2:  # targets of one colour say nothing about the grid
+            return []
+        return [f'step {step}: the grid shows no more than fog: its error is {error:.4f}, that of one colour for all '
+                f'pixels {of_mean:.4f}; if this stays so, try a lower lrate or another seed, and check the cameras']
+
+    def _dense_cells(self) -> Tensor:
+        """[X, Y, Z] bool: cells with a dense corner that was not hidden from all rays since Adam began anew: what is
+        behind surfaces or in no view would be seen from elsewhere. Before the last stage their neighbours too."""
+        grid, schedule = self.field.grid, self.schedule
+        is_dense = self.field.backend.rules.optical_depth(self.field.rows.detach()[:, 0]) > schedule.thin
+        running = self.row_adam.running
+        if schedule.hidden and running['step'] >= schedule.hidden_after * schedule.pruning * self.n_iters:
+            is_dense &= running['strongest'] > schedule.hidden
+        dense = torch.zeros_like(grid.cells)
+        dense[grid.index >= 0] = is_dense
+        around = cells_around(dense)
+        return around if self.field.stage + 1 == len(self.field.voxels) else dilated(around)
+
+    def scalars(self) -> dict[str, float]:
+        """Size of the grid, and the last step's rays and samples of a ray."""
+        if not self.last_notes:
+            return self.field.size()
+        rays, samples = (float(self.last_notes[name]) for name in ('rays', 'samples'))  # waits for the GPU
+        return {**self.field.size(), 'rays_per_step': rays, 'samples_per_ray': samples / rays}
+
+    # Checkpoints
+
+    def state(self) -> dict:
+        return {'grid': {**adam_state(self.row_adam.running), 'n_rays': self.n_rays}}
+
+    def load_state(self, state: dict) -> None:
+        state = state['grid']
+        if not self.schedule.fewest_rays <= state['n_rays'] <= self.schedule.most_rays:
+            raise ValueError(f"{state['n_rays']} rays")
+        self.row_adam.take(self.field.backend, self._rise())
+        read_adam(state, self.row_adam.running)
+        self.n_rays = int(state['n_rays'])
+
+
+def prune(field: GridField, cells: Tensor) -> None:
+    """Drops all cells but those of a mask [X, Y, Z]. Rows stay with their vertices.
+
+    Raises:
+        UserError: none would be left.
+    """
+    if not (cells & field.grid.cells).any():
+        raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
+                        'check that the images are not empty and that the cameras look at one scene')
+    grid, rows = field.grid.keeping(cells)
+    field.take(grid, field.rows.detach()[rows])
+
+
+def refine(field: GridField, voxel: float) -> None:
+    """Goes on with smaller voxels, as far as the schedule's most rows allow."""
+    grid, schedule = field.grid, field.schedule
+    rows_expected = schedule.rows_per_cell * int(grid.cells.sum())
+    finer = grid.refined(max(voxel, grid.voxel * (rows_expected / schedule.most_rows) ** (1 / 3)))
+    points, rows = grid.scaled(finer.vertex_points()), []
+    for part in pieces(len(points), 2 ** 16):
+        rows.append(interpolated(grid.index, field.rows.detach(), points[part])[0])
+    field.take(finer, torch.cat(rows))

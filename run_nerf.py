@@ -47,7 +47,7 @@ from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photo
 from nerf.space import Space
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
-from nerf.viewer.drawing import Field as ShownField
+from nerf.viewer.drawing import ShownField
 from nerf.viewer.viewer import Viewer
 from run_nerf_helpers import NeRF, Rays, Sampling, get_embedder
 
@@ -228,7 +228,7 @@ def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -
         missing = ranks.broadcast(outputs.missing(start))
         if start >= args.N_iters and not missing:
             print(f'{run_dir} has all {args.N_iters} steps already; raise N_iters to go on, or use --render_only')
-            with opened_viewer(args, scene, shown_field, run_dir) as viewer:
+            with opened_viewer(args, scene, shown_field, run_dir, lambda: f'step {start}') as viewer:
                 if viewer:
                     viewer.serve(start, guided(scene, shown_field(), run_dir, start))
             return
@@ -237,10 +237,10 @@ def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -
             record_flags(run_dir, config_text(flags), args.config)
             if scene.placement:
                 scene.placement.save(run_dir / 'placement.json')
-        with opened_viewer(args, scene, shown_field, run_dir, training=True) as viewer:
-            with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                                  field.device, trainer.training.scalars)) as log:
-                outputs.log = log
+        outputs.log = log = TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
+                                     field.device, trainer.training.scalars)
+        with opened_viewer(args, scene, shown_field, run_dir, log.status, training=True) as viewer:
+            with closing(log):
                 log.table('flags', vars(args))
                 outputs.make(missing, start)
                 train_steps(args, trainer, start, outputs, saver(args, scene, trainer, outputs, run_dir), viewer)
@@ -268,8 +268,6 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
                 save: Callable[[int], None], viewer: Viewer | None) -> None:
     """The steps after `start`, with all that is due at each; a signal to stop waits for the end of the step."""
     log, done, saved = outputs.log, start, start
-    if viewer:
-        viewer.status = log.status
     try:
         for step in range(start + 1, args.N_iters + 1):
             with stop_signals.deferred():
@@ -428,20 +426,20 @@ def changed_flags(args: argparse.Namespace, checkpoint: dict, names: Iterable[st
 
 @contextmanager
 def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[[], Field], run_dir: Path,
-                  training: bool = False):
+                  status: Callable[[], str], training: bool = False):
     """Yields the viewer, where there is to be one; of several processes rank 0 has it."""
     if not args.view or not ranks.first():
         yield None
         return
     shown = ShownField(scene, lambda: shown_field().sampler(), training)
-    with closing(Viewer(shown, run_dir, args.view_host, args.view_port)) as viewer:
+    with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
         yield viewer
 
 
 def view_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Shows the newest checkpoint in the browser until a signal ends it."""
     step = restore_trained(args, run_dir, field)
-    with opened_viewer(args, scene, lambda: field, run_dir) as viewer:
+    with opened_viewer(args, scene, lambda: field, run_dir, lambda: f'step {step}') as viewer:
         if viewer:
             viewer.serve(step, guided(scene, field, run_dir, step))
 

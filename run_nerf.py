@@ -237,10 +237,10 @@ def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -
             record_flags(run_dir, config_text(flags), args.config)
             if scene.placement:
                 scene.placement.save(run_dir / 'placement.json')
-        outputs.log = log = TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
-                                     field.device, trainer.training.scalars)
-        with opened_viewer(args, scene, shown_field, run_dir, log.status, training=True) as viewer:
-            with closing(log):
+        with opened_viewer(args, scene, shown_field, run_dir, lambda: outputs.log.status(), training=True) as viewer:
+            with closing(TrainLog(run_dir if ranks.first() else None, start, args.N_iters, args.i_print,
+                                  field.device, trainer.training.scalars)) as log:
+                outputs.log = log
                 log.table('flags', vars(args))
                 outputs.make(missing, start)
                 train_steps(args, trainer, start, outputs, saver(args, scene, trainer, outputs, run_dir), viewer)

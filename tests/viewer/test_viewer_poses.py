@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import turn
-from nerf.viewer.poses import camera_at, looking_distance, opencv_quaternion, opengl_pose, up_direction, vertical_fov
+from nerf.viewer.poses import camera_at, opencv_quaternion, opengl_pose, up_direction, vertical_fov
 from viewer_scene import sky_scene
 
 
@@ -48,15 +48,6 @@ def test_up_is_the_axis_that_cameras_call_up():
     poses[:, :, :3] = poses.new_tensor(turn([0, 0, 1], 30.0))
     tilted = replace(scene, cameras=replace(scene.cameras, poses=poses))
     np.testing.assert_allclose(up_direction(tilted), [-0.5, np.sqrt(0.75), 0], atol=1e-6)
-
-
-def test_a_camera_turns_around_the_origin_or_a_point_in_front_of_it():
-    scene = sky_scene()
-    assert looking_distance(scene, scene.cameras.poses[0].numpy()) == pytest.approx(4.0)
-    ndc = sky_scene(ndc=True)
-    assert looking_distance(ndc, ndc.cameras.poses[0].numpy()) == pytest.approx(2 / (1 + 1 / 10))
-    unbounded = replace(scene, around=False, bounded=False, near=2.0, far=6.0)
-    assert looking_distance(unbounded, scene.cameras.poses[0].numpy()) == pytest.approx(3.0)
 
 
 def test_a_pose_is_that_of_a_training_camera_up_to_rounding():

@@ -57,8 +57,8 @@ class Landmarks:
     def _show_cameras(self) -> None:
         if self.cameras.value and not self.frustums:
             views = self.scene.i_train
-            for i in views[np.linspace(0, len(views) - 1, min(len(views), MOST_CAMERAS)).astype(int)].tolist():
-                self.frustums[i] = self._frustum(i)
+            views = views[np.linspace(0, len(views) - 1, min(len(views), MOST_CAMERAS)).astype(int)].tolist()
+            self.frustums = {i: self._frustum(i) for i in views}  # at once: the thread that draws may iterate over them
         self.hide_at(None)
         self.actions.redraw()
 

@@ -129,7 +129,7 @@ def wait_until(true: Callable[[], bool], what: str = 'this', seconds: float = 30
         meanwhile()
 
 
-def draw_until(viewer, true: Callable[[], bool], what: str = 'this', seconds: float = 30.0) -> None:
+def draw_until(viewer, true: Callable[[], bool], what: str = 'this', seconds: float = 60.0) -> None:
     """Lets a viewer draw until something is true."""
     wait_until(true, what, seconds, viewer.draw_or_wait)
 

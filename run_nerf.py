@@ -37,7 +37,7 @@ from nerf.runtime.errors import UserError, returns_exit_code
 from nerf.scene import Scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
-from nerf.viewer.drawing import Field as ShownField
+from nerf.viewer.drawing import ShownField
 from nerf.viewer.viewer import Viewer
 
 
@@ -180,20 +180,19 @@ def end_words(args: argparse.Namespace, run_dir: Path, log: TrainLog, device: to
 
 @contextmanager
 def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[[], Field], run_dir: Path,
-                  status: Callable[[], str] = str, training: bool = False):
+                  status: Callable[[], str], training: bool = False):
     """Yields the viewer, or None without --view. Of several processes rank 0 has it."""
     if not args.view or not ranks.first():
         yield None
         return
     shown = ShownField(scene, lambda: shown_field().sampler(), training)
-    with closing(Viewer(shown, run_dir, args.view_host, args.view_port)) as viewer:
-        viewer.status = status
+    with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
         yield viewer
 
 
 def show(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path, step: int) -> None:
     """Shows a trained field in the browser until a signal ends it; without --view nothing happens."""
-    with opened_viewer(args, scene, lambda: field, run_dir) as viewer:
+    with opened_viewer(args, scene, lambda: field, run_dir, lambda: f'step {step}') as viewer:
         if viewer:
             viewer.serve(step, guided(scene, field, run_dir, step))
 

@@ -1,4 +1,4 @@
-"""A camera's way through key frames: the file that holds it, and the cameras of its frames."""
+"""Camera paths: key frames, the smooth curve through them, and their JSON file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 MOST_FRAMES = 100_000
-MOST_PIXELS = 2 ** 15  # of a side
+LONGEST_SIDE = 2 ** 15  # pixels
 
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """A camera that looks from a place: its pose [3, 4] to the world, OpenGL axes, and its vertical field of view in
-    radians."""
+    """Camera at one point of a path."""
 
-    pose: np.ndarray
-    fov: float
+    pose: np.ndarray  # [3, 4] camera-to-world, OpenGL axes
+    fov: float  # vertical, in radians
 
 
 @dataclass
 class CameraPath:
-    """Key frames, the seconds from each to the next, and the size of the pictures."""
+    """Path of a camera through key frames."""
 
     keys: list[KeyFrame] = field(default_factory=list)
-    seconds: float = 2.0
-    height: int = 720
+    seconds: float = 2.0  # from each key frame to the next
+    height: int = 720  # of the pictures, in pixels
     width: int = 960
 
     def frames(self) -> list[KeyFrame]:
-        """What the camera does at VIDEO_FPS, from the first key frame to the last: smooth curves through all."""
+        """Cameras at VIDEO_FPS frames per second, from the first key frame to the last. Positions and rotations follow
+        cubic splines through all key frames; the field of view never leaves the range of its neighbours."""
         from scipy.interpolate import CubicSpline, PchipInterpolator
         from scipy.spatial.transform import Rotation, RotationSpline
 
@@ -48,11 +48,11 @@ class CameraPath:
         t = np.linspace(0.0, times[-1], max(round(times[-1] * self.seconds * VIDEO_FPS), 1) + 1)
         turns = RotationSpline(times, Rotation.from_matrix(poses[:, :, :3]))(t).as_matrix()
         places = CubicSpline(times, poses[:, :, 3], bc_type='natural')(t)
-        fovs = PchipInterpolator(times, [key.fov for key in self.keys])(t)  # stays between its neighbours
+        fovs = PchipInterpolator(times, [key.fov for key in self.keys])(t)
         return [KeyFrame(np.column_stack([turn, place]), float(fov)) for turn, place, fov in zip(turns, places, fovs)]
 
     def cameras(self) -> Cameras:
-        """The cameras of the frames; rays go through the centres of pixels."""
+        """Cameras of `frames`; rays go through the centres of pixels."""
         frames = self.frames()
         focal = [0.5 * self.height / math.tan(0.5 * frame.fov) for frame in frames]
         intrinsics = [[f, f, 0.5 * self.width, 0.5 * self.height] for f in focal]
@@ -61,7 +61,7 @@ class CameraPath:
                        sizes=torch.tensor([[self.height, self.width]]).repeat(len(frames), 1), within=0.5)
 
     def save(self, path: Path) -> None:
-        """Writes the path as JSON; fields of view are in degrees there.
+        """Writes the path as JSON, with fields of view in degrees.
 
         Raises:
             UserError: the file cannot be written.
@@ -74,10 +74,10 @@ class CameraPath:
 
     @classmethod
     def read(cls, path: Path) -> CameraPath:
-        """The path that `save` wrote.
+        """Reads a path that `save` wrote.
 
         Raises:
-            UserError: the file is missing or no camera path; the message says what is wrong.
+            UserError: the file is missing, or is not a camera path; the message says what is wrong.
         """
         try:
             values = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -86,9 +86,9 @@ class CameraPath:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f'{path} cannot be read as JSON ({error}); save the camera path again') from None
         if not isinstance(values, dict) or not isinstance(values.get('key_frames'), list) or not values['key_frames']:
-            raise UserError(f'{path} has no key_frames, so it is no camera path; save it with the viewer')
+            raise UserError(f'{path} has no key_frames, so it is not a camera path; save one with the viewer')
         keys = [_key_frame(path, i, key) for i, key in enumerate(values['key_frames'])]
-        height, width = (_number(path, values, name, 1, MOST_PIXELS, whole=True) for name in ('height', 'width'))
+        height, width = (_number(path, values, name, 1, LONGEST_SIDE, whole=True) for name in ('height', 'width'))
         seconds = _number(path, values, 'seconds', 1e-3, 3600.0)
         if (len(keys) - 1) * seconds * VIDEO_FPS > MOST_FRAMES:
             raise UserError(f'{path}: {len(keys)} key frames with {seconds:g} seconds between them are more than '
@@ -97,6 +97,7 @@ class CameraPath:
 
 
 def _key_frame(path: Path, i: int, key) -> KeyFrame:
+    """Key frame i of the file at `path`, of the JSON value `key`."""
     rows = key.get('pose') if isinstance(key, dict) else None
     try:
         pose = np.array(rows, np.float64)
@@ -111,7 +112,9 @@ def _key_frame(path: Path, i: int, key) -> KeyFrame:
 
 
 def _number(where, values: dict, name: str, low: float, high: float, whole: bool = False):
+    """Number values[name] between two bounds; `where` names the file or key frame in errors."""
     value = values.get(name)
     if type(value) not in ((int,) if whole else (int, float)) or not low <= value <= high:
-        raise UserError(f'{where}: {name} is {value!r}; it must be a {"whole " * whole}number from {low:g} to {high:g}')
+        kind = 'whole number' if whole else 'number'
+        raise UserError(f'{where}: {name} is {value!r}; it must be a {kind} from {low:g} to {high:g}')
     return value

@@ -1,4 +1,4 @@
-"""Camera paths: what happens between key frames, the file, and --render_path."""
+"""nerf/camera_path.py: frames between key frames, the file, and --render_path."""
 
 import json
 import math
@@ -95,6 +95,7 @@ def test_a_missing_file_is_named(tmp_path):
         CameraPath.read(tmp_path / 'nowhere.json')
 
 
+@pytest.mark.slow
 def test_render_path_draws_the_frames_of_the_file(flags, tmp_path):
     assert main(flags('--N_iters', '2', '--i_weights', '2')) == 0
     keys = [KeyFrame(look_at_origin(angle, 0.4, 4.0)[:3], 0.7) for angle in (0.0, 0.5)]

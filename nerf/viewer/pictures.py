@@ -1,4 +1,4 @@
-"""A frame of the viewer as the picture that a person sees, and how it compares with a photograph."""
+"""Pictures that a page shows of a frame, and their comparison with a photograph."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nerf.scene import Scene, target_colours
 from nerf.viewer.drawing import Frame
 from run_nerf_helpers import to8b
 
-FAR = 1e4  # depth of nothing, beyond all things
+FAR = 1e4  # depth of pixels that show nothing, in scene units: behind everything
 
 
-def shown(frame: Frame, scene: Scene) -> np.ndarray:
-    """The picture [H, W, 3] uint8, in the shape of a person's window."""
+def picture_of(frame: Frame, scene: Scene) -> np.ndarray:
+    """Picture [H, W, 3] uint8 of a frame, in the proportions of the page's window."""
     view, wanted = frame.view, frame.wanted
     if wanted.compares:
         target = photograph_of(scene, wanted.photograph, *view.acc.shape)
         return fitted(to8b(error_map(view.rgb, target)), wanted.width / wanted.height)
     if wanted.kind == 'nothing':
-        return np.full((2, 2, 3), 255 * wanted.white, np.uint8)
+        return np.full((2, 2, 3), 255 if wanted.white else 0, np.uint8)
     if wanted.kind in ('colour', 'error'):
         other = float(wanted.white) - float(scene.white_bkgd)
         return to8b(view.rgb + other * (1.0 - view.acc[..., None]))
@@ -32,22 +32,21 @@ def shown(frame: Frame, scene: Scene) -> np.ndarray:
 
 
 def compared(frame: Frame, scene: Scene) -> tuple[float, tuple[int, int]]:
-    """PSNR in dB of what a photograph's own camera sees, and the height and width at which it was measured."""
+    """PSNR in dB of a frame that a photograph's own camera sees, and the height and width at which it is measured."""
     height, width = frame.view.acc.shape
     target = photograph_of(scene, frame.wanted.photograph, height, width)
     return psnr(to8b(frame.view.rgb).astype(np.float32) / 255.0, target), (height, width)
 
 
 def photograph_of(scene: Scene, i: int, height: int, width: int) -> np.ndarray:
-    """Image i at a size that is no larger than its own: [height, width, 3] float32 in [0, 1]."""
+    """Image i at a size that is not larger than its own: [height, width, 3] float32 in [0, 1]."""
     image = scene.images[i]
     small = image if image.shape[:2] == (height, width) else area_resize(image, height, width)
     return target_colours(torch.from_numpy(small), scene.white_bkgd).numpy()
 
 
 def fitted(grey: np.ndarray, aspect: float) -> np.ndarray:
-    """A picture [H, W] in the middle of one of the same height and another aspect, black or cut at the sides:
-    [H, aspect * H, 3] uint8."""
+    """Picture [H, aspect * H, 3] uint8 with `grey` [H, W] in its middle, which gets black sides or loses its own."""
     height, width = grey.shape
     wide = max(round(aspect * height), 1)
     left, kept = (wide - width) // 2, min(width, wide)
@@ -57,6 +56,6 @@ def fitted(grey: np.ndarray, aspect: float) -> np.ndarray:
 
 
 def depth_of(view: View) -> np.ndarray:
-    """Depth [H, W] float32 along the camera's axis, in scene units; FAR where little was hit."""
+    """Depth [H, W] float32 along the camera's axis, in scene units; FAR where opacity is at most a half."""
     hit = (view.acc > 0.5) & (view.disp > 1.0 / FAR)
     return np.where(hit, 1.0 / np.where(hit, view.disp, 1.0), FAR).astype(np.float32)

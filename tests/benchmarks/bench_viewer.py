@@ -1,11 +1,12 @@
-"""The viewer as a page feels it: python tests/benchmarks/bench_viewer.py [flags of a run that has a checkpoint]
+"""Times of the viewer, as a page measures them: python tests/benchmarks/bench_viewer.py [flags of a trained run]
 
-Without flags, the toy chair's grid, which must have been trained. A page without a browser asks for SIZE pixels:
+Default flags: the toy chair's grid, which must have been trained. A page without a browser asks for SIZE pixels. Results:
 
-- of a field that is trained: seconds from opening the page to the first picture, from a movement's end to the sharp
-  picture, frames per second and their size while the camera turns, and the program's peak memory;
-- of a run that trains afresh for STEPS steps in a folder of its own, from a third of them on: steps per second without
-  a page, with one whose camera rests, and with one whose camera turns; PHASE seconds each, by turns, the medians.
+- of a trained field: seconds from opening the page to the first picture, seconds from the end of a movement to the
+  sharp picture, frames per second and their size while the camera turns, and the program's peak memory;
+- of a fresh run of STEPS steps in a folder of its own, from a third of the steps on: steps per second without a page,
+  with a page whose camera rests, and with a page whose camera turns. The three take turns of PHASE seconds each, and
+  the medians are given.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from statistics import median
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests' / 'viewer')]
 
 from nerf.flags import parse_flags  # noqa: E402
 from run_nerf import load_scene  # noqa: E402
@@ -36,12 +37,12 @@ from viewer_client import Page, wait_until  # noqa: E402
 SIZE = 720, 960  # height and width
 TURNING = 6.0  # seconds
 STEPS, PHASE = 3600, 8.0
-SETTLING = 1.5  # seconds of each phase that do not count
+SETTLING = 1.5  # seconds at the start of each phase that do not count
 
 
 @contextmanager
 def program(flags: list[str]):
-    """run_nerf.py with a viewer: its process and its port. It is stopped at the end."""
+    """run_nerf.py with a viewer: yields its process and its port, and stops it at the end."""
     command = [sys.executable, '-u', str(ROOT / 'run_nerf.py'), *flags, '--view', '--view_port', '0']
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -54,13 +55,13 @@ def program(flags: list[str]):
 
 
 def turned(pose: np.ndarray, angle: float) -> np.ndarray:
-    """A pose [3, 4] after a turn about the world's z axis."""
+    """Pose [3, 4] after a turn about the world's z axis by an angle in radians."""
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ pose
 
 
 def turn(page: Page, pose: np.ndarray, seconds: float) -> np.ndarray:
-    """Turns a page's camera by 30 degrees a second, sixty times a second; the last pose."""
+    """Turns a page's camera by 30 degrees a second, sixty times a second; returns the last pose."""
     began = time.perf_counter()
     while (t := time.perf_counter() - began) < seconds:
         page.look(turned(pose, math.radians(30.0) * t))
@@ -69,8 +70,9 @@ def turn(page: Page, pose: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def of_a_trained_field(flags: list[str], pose: np.ndarray) -> dict:
+    """Seconds, frame rate and memory of a page that looks at a trained field from a pose [3, 4]."""
     with program([*flags, '--render_only']) as (process, port):
-        time.sleep(3.0)  # what else there is to do at the start
+        time.sleep(3.0)  # for other work at the start
         began = time.perf_counter()
         page = Page(port, pose, SIZE)
         wait_until(lambda: page.frames, 'a picture', 120.0)
@@ -92,7 +94,7 @@ def of_a_trained_field(flags: list[str], pose: np.ndarray) -> dict:
 
 
 def of_a_run_that_trains(flags: list[str], pose: np.ndarray) -> dict[str, float]:
-    """Steps per second, by what a page does."""
+    """Steps per second of training, by what a page does meanwhile."""
     speeds, printed = {'alone': [], 'rests': [], 'turns': []}, []
     with tempfile.TemporaryDirectory() as logs, program(
             [*flags, '--basedir', logs, '--N_iters', str(STEPS), '--i_print', '2', '--i_img', '10000000',
@@ -113,7 +115,7 @@ def of_a_run_that_trains(flags: list[str], pose: np.ndarray) -> dict[str, float]
 
 
 def note_steps(lines, printed: list[tuple[float, int]]) -> None:
-    """Notes when a run prints which step."""
+    """Notes the time at which a run prints each step."""
     for line in lines:
         if found := re.match(r'step (\d+)/', line):
             printed.append((time.perf_counter(), int(found[1])))

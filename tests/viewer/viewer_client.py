@@ -1,4 +1,4 @@
-"""A page of the viewer without a browser: it speaks viser's protocol, moves its camera and keeps what it is sent."""
+"""Page of the viewer without a browser. It speaks viser's protocol, moves its camera and keeps the messages it gets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,22 @@ from viser import __version__, _messages
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from nerf.fields.interface import Sampler
+from nerf.metrics import psnr
 from nerf.poses import opencv_quaternion
+from nerf.rendering import render_view
+from nerf.scene import Scene
+from nerf.viewer.wanted import Wanted, pinhole
+from run_nerf_helpers import to8b
 
 
 class Page:
-    """Connects to the viewer at a port.
+    """Page that is connected to the viewer at a port.
 
     Args:
         port: of the viewer.
-        pose: [3, 4] of its first camera, OpenGL axes.
-        size: height and width of its picture.
+        pose: [3, 4] of the page's first camera, OpenGL axes.
+        size: height and width of the page's picture.
         fov: vertical, in radians.
         headers: of the connection, as a browser would send them.
     """
@@ -36,41 +42,44 @@ class Page:
         self.frames: list[tuple[float, np.ndarray]] = []  # time and picture
         self.inputs: dict[str, dict] = {}  # the panel's messages by label
         self.lines: dict[str, str] = {}  # the panel's texts by id
-        self.files: dict[str, bytes] = {}  # what was offered for download, by name
-        self.things: dict[str, dict] = {}  # messages of what is in the scene, by its name
+        self.files: dict[str, bytes] = {}  # files that were offered for download, by name
+        self.things: dict[str, dict] = {}  # messages of objects in the scene, by name
         self.closed, self.placed = threading.Event(), []
         self.connection = connect(f'ws://127.0.0.1:{port}', subprotocols=[f'viser-v{__version__}'], max_size=None,
                                   compression=None, additional_headers=headers)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        with suppress(ConnectionClosed):  # whoever is turned away has no camera
+        with suppress(ConnectionClosed):  # a page that is turned away has no camera
             self.look(pose)
 
     def look(self, pose: np.ndarray) -> None:
         """Moves the camera."""
         place = tuple(map(float, pose[:, 3]))
         ahead = tuple(map(float, pose[:, 3] - 4.0 * pose[:, 2]))
-        self._send(_messages.ViewerCameraMessage(
+        self.send(_messages.ViewerCameraMessage(
             tuple(map(float, opencv_quaternion(pose))), place, self.fov, 0.01, 1000.0, *self.size, ahead,
             tuple(map(float, pose[:, 1]))))
 
     def set(self, label: str, value) -> None:
-        """Chooses a value of the panel, once that has come."""
+        """Sets a value of the panel, once the panel has come."""
         wait_until(lambda: label in self.inputs, label)
-        self._send(_messages.GuiUpdateMessage(self.inputs[label]['uuid'], {'value': value}))
+        self.send(_messages.GuiUpdateMessage(self.inputs[label]['uuid'], {'value': value}))
 
     def press(self, label: str) -> None:
+        """Presses a button of the panel."""
         self.set(label, True)
 
     def click(self, thing: str) -> None:
-        """Clicks on something in the scene."""
-        self._send(_messages.SceneNodeClickMessage(thing, None, (0.0,) * 3, (0.0, 0.0, 1.0), (0.5, 0.5), None,
+        """Clicks on an object in the scene."""
+        self.send(_messages.SceneNodeClickMessage(thing, None, (0.0,) * 3, (0.0, 0.0, 1.0), (0.5, 0.5), None,
                                                    self.things[thing]['owner']))
 
     def text(self) -> str:
+        """All texts of the panel."""
         return '\n'.join(self.lines.values())
 
-    def _send(self, message) -> None:
+    def send(self, message) -> None:
+        """Sends one of viser's messages."""
         values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message) if field.init}
         self.connection.send(msgspec.msgpack.encode(values | {'type': type(message).__name__}))
 
@@ -81,7 +90,7 @@ class Page:
         self.closed.set()
 
     def _take(self, data: bytes) -> None:
-        """16 bytes of lengths, compressed messages, and the arrays that they refer to."""
+        """Reads a packet: 16 bytes of lengths, compressed messages, and the arrays to which they refer."""
         size = int.from_bytes(data[8:16], 'little')
         window = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(data[16:16 + size]))
         for message in window['messages']:
@@ -106,14 +115,28 @@ class Page:
                 self.placed.append(message['position'])
 
     def close(self) -> None:
+        """Ends the connection."""
         self.connection.close()
         self.reader.join(5.0)
 
 
 def wait_until(true: Callable[[], bool], what: str = 'this', seconds: float = 30.0,
                meanwhile: Callable[[], None] = lambda: time.sleep(0.01)) -> None:
-    """Waits until something is true; meanwhile the viewer may have to be given the thread."""
+    """Waits until something is true, and calls `meanwhile` again and again."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f'{what} did not come'
         meanwhile()
+
+
+def draw_until(viewer, true: Callable[[], bool], what: str = 'this', seconds: float = 60.0) -> None:
+    """Lets a viewer draw until something is true."""
+    wait_until(true, what, seconds, viewer.draw_or_wait)
+
+
+def is_sharp(page: Page, scene: Scene, sampler: Sampler, i: int, **more) -> bool:
+    """Whether the newest picture of a page is what `render_view` shows at camera i."""
+    camera = pinhole(Wanted(scene.cameras.poses[i].double().numpy(), page.fov, *page.size, **more), *page.size)
+    expected = to8b(render_view(sampler, scene.space, camera).rgb)
+    return bool(page.frames) and page.frames[-1][1].shape == expected.shape and psnr(
+        page.frames[-1][1] / 255.0, expected / 255.0) > 38.0

@@ -1,0 +1,83 @@
+"""View that a page asks for, and the cameras that draw it at several sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from nerf.cameras import Cameras
+from nerf.scene import Scene
+
+KINDS = 'colour', 'disparity', 'opacity', 'error', 'nothing'  # quantities of a field that can be shown
+SMALLEST, LARGEST = 32, 1280  # pixels of the longer side of a live picture
+MOST_PIXELS = 2 ** 25  # of a saved picture
+FINER = 3  # ratio of the heights of two successive pictures of a resting camera
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """View that a page asks for."""
+
+    pose: np.ndarray  # [3, 4] camera-to-world, OpenGL axes
+    fov: float  # vertical, in radians
+    height: int  # of the page's whole picture, in pixels
+    width: int
+    kind: str = 'colour'  # of KINDS
+    white: bool = False  # the background
+    near: float = 0.0  # depths nearer than near or beyond far are not shown; in the units of the scene's bounds
+    far: float = math.inf
+    photograph: int | None = None  # the training image whose camera has the same pose
+
+    @property
+    def compares(self) -> bool:
+        """Whether the view is drawn through the pixels of the photograph, to be compared with it."""
+        return self.kind == 'error' and self.photograph is not None
+
+    def clip(self, near: float, far: float) -> tuple[float, float]:
+        """Bounds of a ray, cut to those of the view. They never become empty."""
+        near = max(near, self.near)
+        return near, max(min(far, self.far), near + 1e-3)
+
+
+def camera_of(wanted: Wanted, scene: Scene, rays: float = math.inf) -> Cameras:
+    """Camera of a view with about `rays` pixels, and no more than the page's whole picture."""
+    if wanted.kind == 'nothing':
+        return pinhole(wanted, 1, 1)
+    if wanted.compares:
+        photograph = scene.cameras.take([wanted.photograph])
+        if photograph.bounds is not None:  # of this view alone
+            photograph = replace(photograph, bounds=torch.tensor([wanted.clip(*photograph.bounds[0].tolist())]))
+        height, width = photograph.size(0)
+        return photograph.scaled(min(math.ceil(math.sqrt(height * width / rays)), height, width))
+    longest = max(wanted.height, wanted.width)
+    share = max(math.sqrt(rays / (wanted.height * wanted.width)), SMALLEST / longest)
+    share = min(share, LARGEST / longest, 1.0)
+    return pinhole(wanted, max(round(share * wanted.height), 1), max(round(share * wanted.width), 1))
+
+
+def finer(wanted: Wanted, scene: Scene, camera: Cameras) -> Cameras | None:
+    """Camera of the next picture of a resting camera: FINER times as high as that of `camera`. It is the last one if
+    the last one has less than 4 times as many pixels as that; None after the last."""
+    (height, width), last = camera.size(0), camera_of(wanted, scene)
+    rays = FINER ** 2 * height * width
+    if last.size(0) <= (height, width):
+        return None
+    return last if int(last.sizes.prod()) < 4 * rays else camera_of(wanted, scene, rays)
+
+
+def size_of(wanted: Wanted, width: float) -> tuple[int, int]:
+    """Height and width of a saved picture of some width, in the page's proportions and of at most MOST_PIXELS."""
+    aspect = wanted.width / wanted.height
+    width = max(min(int(width), int(math.sqrt(MOST_PIXELS * aspect))), 1)
+    return max(round(width / aspect), 1), width
+
+
+def pinhole(wanted: Wanted, height: int, width: int) -> Cameras:
+    """Camera of a view at another size; rays go through the centres of pixels."""
+    focal = 0.5 * height / math.tan(0.5 * wanted.fov)
+    return Cameras(torch.as_tensor(np.array(wanted.pose[None], np.float32)),
+                   torch.tensor([[focal, focal, 0.5 * width, 0.5 * height]], dtype=torch.float64),
+                   torch.tensor([[height, width]]), within=0.5)

@@ -1,0 +1,85 @@
+"""nerf/viewer/saving.py: pictures and videos that pages ask for."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+
+from nerf.camera_path import CameraPath, KeyFrame
+from nerf.files.images import read_image
+from nerf.rendering import render_view
+from nerf.runtime.errors import UserError
+from nerf.viewer.drawing import ShownField
+from nerf.viewer.saving import Job, free_name, save_film, save_view
+from nerf.viewer.wanted import pinhole
+from run_nerf_helpers import to8b
+from viewer_scene import POSES, SCENE, Sky, wanted_of
+
+
+def ended(job: Job) -> Job:
+    while not job.ended:
+        assert job.advance()
+    return job
+
+
+def test_a_job_says_how_far_it_is_and_what_became_of_it():
+    def work():
+        yield 'half'
+        yield 'soon after, which is not said'
+        return 'done'
+    said = []
+    ended(Job(work(), said.append))
+    assert said == ['half', 'done']
+
+
+def test_a_job_that_failed_has_ended_and_says_why(capsys):
+    said, job = [], Job(iter(['half']), lambda line: said.append(line))
+    job.failed(UserError('the disk is full'))
+    assert job.ended
+    assert said == ['the disk is full']
+    assert 'warning: a picture or video cannot be made (the disk is full)' in capsys.readouterr().err
+
+
+def test_a_saved_view_has_the_width_that_is_asked_for_and_is_offered(tmp_path):
+    offered, said, sky = {}, deque(maxlen=1), Sky()
+    work = save_view(ShownField(SCENE, lambda: sky), wanted_of(SCENE, 1), 64.0, tmp_path / 'views', offered.__setitem__)
+    ended(Job(work, said.append))
+    file = tmp_path / 'views' / 'view_0000.png'
+    expected = render_view(sky, SCENE.space, pinhole(wanted_of(SCENE, 1), 48, 64)).rgb
+    np.testing.assert_array_equal(read_image(file), to8b(expected))
+    assert offered == {'view_0000.png': file.read_bytes()}
+    assert said[0] == f'view_0000.png is in {tmp_path / "views"}'
+
+
+def test_the_error_is_saved_at_the_size_of_the_photograph(tmp_path):
+    wanted = wanted_of(SCENE, 1, 600, 900, kind='error', photograph=1)
+    ended(Job(save_view(ShownField(SCENE, Sky), wanted, 4000.0, tmp_path, lambda *_: None), lambda _: None))
+    assert read_image(tmp_path / 'view_0000.png').shape == (20, 30, 3)
+
+
+def test_a_film_has_the_frames_of_the_path(tmp_path):
+    import imageio.v2 as imageio
+
+    path = CameraPath([KeyFrame(POSES[0], 0.7), KeyFrame(POSES[1], 0.7)], seconds=0.1, height=48, width=64)
+    sky = Sky()
+    shown = ShownField(SCENE, lambda: sky, step=20)
+    ended(Job(save_film(shown, path.frames(), path.cameras(), True, tmp_path), lambda _: None))
+    frames = imageio.mimread(tmp_path / 'camera_path_000020.mp4')
+    assert len(frames) == 4
+    for frame, camera in ((frames[0], wanted_of(SCENE, 0)), (frames[-1], wanted_of(SCENE, 1))):
+        expected = to8b(render_view(sky, SCENE.space, pinhole(camera, 48, 64)).rgb)
+        assert np.abs(frame.astype(int) - expected).mean() < 4  # the video is compressed
+
+
+def test_names_of_views_are_counted_on(tmp_path):
+    for name in ('view_0003.png', 'view_x.png', 'other.png'):
+        (tmp_path / name).touch()
+    assert free_name(tmp_path) == tmp_path / 'view_0004.png'
+    assert free_name(tmp_path / 'none') == tmp_path / 'none' / 'view_0000.png'
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
+    (tmp_path / 'views').write_text('no folder', encoding='utf-8')
+    work = save_view(ShownField(SCENE, Sky), wanted_of(SCENE), 16.0, tmp_path / 'views', lambda *_: None)
+    with pytest.raises(UserError, match='cannot be written'):
+        ended(Job(work, lambda _: None))

@@ -195,8 +195,8 @@ class Training:
         """Optimisers beside Adam, for parameters in no group.
 
         Each reads the learning rate from 'lr' of its group, a scalar tensor, and skips a step if its attribute
-        `found_inf`, a scalar tensor, is not 0. Before each step `complete_gradients()` is called: it may add to the gradients, and
-        returns a scalar that is finite if they are.
+        `found_inf`, a scalar tensor, is not 0. Before each step `complete_gradients()` is called: it may add to the
+        gradients, and returns a scalar that is finite if they are.
         """
         return []
 

@@ -1,6 +1,7 @@
 """Times of the viewer, as a page measures them: python tests/benchmarks/bench_viewer.py [flags of a trained run]
 
-Default flags: the toy chair's grid, which must have been trained. A page without a browser asks for SIZE pixels. Results:
+Default flags: the toy chair's grid, which must have been trained. A page without a browser asks for SIZE pixels.
+Results:
 
 - of a trained field: seconds from opening the page to the first picture, seconds from the end of a movement to the
   sharp picture, frames per second and their size while the camera turns, and the program's peak memory;

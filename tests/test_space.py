@@ -122,13 +122,13 @@ def test_points_in_ndc_by_hand():
 
 
 @KINDS
-def test_a_field_scale_is_the_cube_root_of_the_jacobians_determinant(space):
+def test_a_grid_scale_is_the_cube_root_of_the_jacobians_determinant(space):
     points = some_points()
     expected = torch.linalg.det(jacobians(space.to_field, points)).abs() ** (1 / 3)
     if space is IN_NDC:  # a voxel is four times as long
         assert torch.equal(space.to_field(points), points)
         expected = expected / 4.0 ** (1 / 3)
-    torch.testing.assert_close(space.field_scale(points), expected)
+    torch.testing.assert_close(space.grid_scale(points), expected)
 
 
 @pytest.mark.parametrize(('point', 'expected'), [
@@ -233,7 +233,7 @@ def test_the_box_inside_cameras_is_a_cube_up_to_where_their_rays_begin():
     np.testing.assert_allclose(BOUNDED.box(orbit(4.0, 4.0)), [[-2.0] * 3, [2.0] * 3], atol=1e-6)
     box = replace(BOUNDED, near=2.5).box(orbit(3.0, 5.0))  # 4 in the mean
     np.testing.assert_allclose(box, [[-1.5] * 3, [1.5] * 3], atol=1e-6)
-    np.testing.assert_array_equal(BOUNDED.field_box(orbit(4.0)), BOUNDED.box(orbit(4.0)))
+    np.testing.assert_array_equal(BOUNDED.grid_box(orbit(4.0)), BOUNDED.box(orbit(4.0)))
 
 
 @pytest.mark.parametrize('space', [FORWARD, BOUNDED])
@@ -265,7 +265,8 @@ def test_boxes_in_ndc_end_at_the_farthest_thing_or_at_infinity():
     # Seen from the origin a direction has one place in NDC: 2 * 50 / 80 * x / depth and 2 * 50 / 60 * y / depth.
     to_infinity = [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]]
     np.testing.assert_allclose(IN_NDC.seen_box(cameras), to_infinity, atol=1e-6)
-    np.testing.assert_allclose(IN_NDC.field_box(cameras), to_infinity, atol=1e-6)
+    voxel = [1.0, 1.0, 4.0]  # longer along depth
+    np.testing.assert_allclose(IN_NDC.grid_box(cameras), np.divide(to_infinity, voxel), atol=1e-6)
 
 
 @pytest.mark.parametrize('space', [BOUNDED, UNBOUNDED, FORWARD])
@@ -294,7 +295,7 @@ def test_cameras_that_look_sideways_are_left_out_of_boxes_in_ndc():
 def test_the_box_of_contracted_space_holds_what_is_seen_up_to_infinity():
     cameras = cameras_at([0, 0, 0])
     space = Unbounded.around(cameras, 2.0, 6.0, surrounded=False)  # the ball reaches to the near bound, 2
-    box = space.field_box(cameras)
+    box = space.grid_box(cameras)
 
     def edge(*direction: float) -> np.ndarray:
         """Where a ray from the centre is at infinity."""
@@ -304,7 +305,7 @@ def test_the_box_of_contracted_space_holds_what_is_seen_up_to_infinity():
     np.testing.assert_allclose(box[:, :2], [lowest, highest], atol=0.01)
     assert box[0, 2] == pytest.approx(-2.0, abs=0.01)
     assert box[1, 2] == pytest.approx(-1.0 / np.sqrt(1.0 + 0.8 ** 2 + 0.6 ** 2), abs=0.01)  # a corner's near bound
-    later = space.field_box(replace(cameras, bounds=torch.tensor([[8.0, 9.0]])))
+    later = space.grid_box(replace(cameras, bounds=torch.tensor([[8.0, 9.0]])))
     assert later[1, 2] == pytest.approx(-(2.0 - 1.0 / 4.0) / np.sqrt(2.0), abs=0.01)  # four radii away
     np.testing.assert_allclose(later[0], box[0], atol=0.01)
 
@@ -329,7 +330,7 @@ def test_a_box_of_the_world_in_ndc_is_cut_to_what_cameras_see():
 @pytest.mark.parametrize('box', [[[-1, -1, 1], [1, 1, 2]], [[-1, -1, -0.9], [1, 1, 5]], [[50, 0, -4], [60, 1, -3]],
                                  [[-1, -1, -30], [1, 1, -20]]])
 def test_a_box_in_ndc_of_which_nothing_is_seen_is_an_error(box):
-    with pytest.raises(UserError, match='is not in what the training cameras see') as error:
+    with pytest.raises(UserError, match='is in no training view') as error:
         IN_NDC.box_within(np.array(box, float), cameras_at([0, 0, 0]))
     assert ' '.join(f'{part:g}' for part in box[0]) + ' to ' in str(error.value)
 

@@ -70,10 +70,10 @@ def test_the_box_in_ndc_ends_at_the_farthest_thing():
 
 def test_the_box_of_a_grid_in_ndc_reaches_to_infinity():
     # Seen from the origin a direction has one place in NDC: 2 * 50 / 80 * x / depth and 2 * 50 / 60 * y / depth.
-    box = NDC_SPACE.field_box(at_the_origin())
+    box = NDC_SPACE.grid_box(at_the_origin())
     np.testing.assert_allclose(box, [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]], atol=1e-6)
     bounded = Bounded(2.0, 6.0, surrounded=False)
-    np.testing.assert_array_equal(bounded.field_box(at_the_origin()), bounded.box(at_the_origin()))
+    np.testing.assert_array_equal(bounded.grid_box(at_the_origin()), bounded.box(at_the_origin()))
 
 
 def test_what_cameras_see_is_more_than_the_cube_and_holds_several_groups_of_cameras():
@@ -122,7 +122,7 @@ def test_cameras_that_look_forward_have_the_ball_around_their_mean_and_what_is_n
 
 def test_the_contracted_box_holds_what_is_seen_up_to_infinity():
     cameras = at_the_origin()
-    box = Unbounded.around(cameras, 2.0, 6.0, surrounded=False).field_box(cameras)  # the ball reaches to the near bound
+    box = Unbounded.around(cameras, 2.0, 6.0, surrounded=False).grid_box(cameras)  # the ball reaches to the near bound
 
     def edge(*direction: float) -> np.ndarray:
         """Where a ray from the centre is at infinity."""
@@ -137,6 +137,6 @@ def test_the_contracted_box_begins_at_the_bounds_of_each_view():
     cameras = orbit((4.0, 4.0, 4.0))
     space = Unbounded.around(cameras, 2.0, 6.0, surrounded=True)
     far_off = replace(cameras, bounds=torch.tensor([[1e4, 1e6]]).repeat(3, 1))
-    whole, beyond = space.field_box(cameras), space.field_box(far_off)
+    whole, beyond = space.grid_box(cameras), space.grid_box(far_off)
     assert (beyond[0] >= whole[0] - 1e-6).all()
     assert np.abs(whole[1] - beyond[1]).max() > 1e-3

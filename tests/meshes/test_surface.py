@@ -68,7 +68,7 @@ def test_bounds_are_recommended_if_the_scene_has_none(capsys):
 
 def test_bounds_in_which_nothing_is_seen_are_one_line():
     behind = np.array([[-1.0, -1.0, 1.0], [1.0, 1.0, 2.0]])
-    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is not in what the training cameras see'):
+    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is in no training view'):
         box_of_surface(balls_in_ndc().sampler(), one_camera_in_ndc(), THRESHOLD, behind, COARSE)
 
 

@@ -441,6 +441,12 @@ def test_what_shows_and_what_writes_exclude_each_other(refuse):
            'render_path and render_test')
 
 
+def test_estimating_cameras_is_for_photos_and_a_texture_for_files_that_have_one(refuse):
+    refuse(['--estimate_only', '--dataset_type', 'colmap'], 'estimate_only is set, but dataset_type is colmap')
+    assert parse_flags(['--estimate_only', '--dataset_type', 'photos']).expname is None
+    refuse(['--expname', 'x', '--mesh_only', '--mesh_texture', '64', '--mesh_file', 'a.PLY'], 'a .ply has no texture')
+
+
 def test_render_only_and_mesh_only_exclude_each_other(refuse, config):
     refuse(['--expname', 'a_run', '--render_only', '--mesh_only'], 'render_only', 'mesh_only')
     refuse(['--config', config('mesh_only = True\nrender_only = True\n')], 'render_only', 'mesh_only')
@@ -467,6 +473,13 @@ def test_a_stray_word_is_an_error(refuse):
 
 def test_a_switch_that_is_neither_true_nor_false_is_an_error(refuse, config):
     refuse(['--config', config('no_batching = maybe\n')], 'no_batching', 'maybe')
+
+
+def test_configs_do_not_nest(refuse, config, capsys):
+    path = config('config = other.txt\nN_rand = 7\n')
+    assert parse_flags(['--config', path]).N_rand == 7
+    assert 'its line "config = other.txt" has no effect, as configs do not nest' in capsys.readouterr().err
+    refuse(['--config', config(f'config = {path}\n')], f'{path} names itself as its config')
 
 
 def test_a_missing_config_is_an_error(refuse, tmp_path):

@@ -121,11 +121,11 @@ class PlainTraining(Training):
                       {'rays': torch.tensor(float(len(shown)))})
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
-        self.steps = step
+        self.steps += 1
         return Changes([f'step {step}: {notes["rays"]:.0f} rays'] if step % 10 == 0 else [])
 
     def scalars(self) -> dict[str, float]:
-        return {'blue': float(self.field.colour[2])}
+        return {'blue': self.field.colour[2].item()}
 
     def state(self) -> dict:
         return {'plain_steps': self.steps}

@@ -98,7 +98,8 @@ class Field(nn.Module):
     # Checkpoints
 
     def weights(self) -> dict:
-        """Entries of the field at the top level of a checkpoint."""
+        """Entries of the field at the top level of a checkpoint. At least one name ends in '_state_dict', because files
+        without such a name are not read as checkpoints."""
         raise NotImplementedError
 
     def load_weights(self, checkpoint: dict) -> None:

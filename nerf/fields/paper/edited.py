@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from nerf.samplers import front_to_back
 from run_nerf_helpers import BEYOND, Composite, Rays, Sampling, raw2outputs, render_pass, sample_pdf
 
 RAYS, SAMPLES = 16, 8  # of the comparison
-LONG = 40.0  # factor on depths in pictures: the fog of a fresh network then hides the farthest samples
+DENSE = 40.0  # factor on raw density in pictures: the fog of a fresh network then hides most samples
 WRONG_USE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # errors of a twin that an edit broke
 
 
@@ -106,12 +107,14 @@ def _trained(field: MLPField) -> list[Tensor]:
 @torch.no_grad()
 def _pictures_are_same(plain: MLPField, fast: MLPField) -> bool:
     """Whether pictures of both are the same where hidden samples are skipped, and where samples' lengths are given."""
-    rays, z = _rays_and_depths()
-    z, sampling = LONG * z, Sampling(SAMPLES)
-    whole = render_pass(plain.raw, rays, z, sampling)
-    skipped = render_pass(front_to_back(fast.raw), rays, z, sampling)
+    def dense(field: MLPField) -> Callable:
+        return lambda *place: field.raw(*place)[..., :4] * torch.tensor([1.0, 1.0, 1.0, DENSE])
+
+    (rays, z), sampling = _rays_and_depths(), Sampling(SAMPLES)
+    whole = render_pass(dense(plain), rays, z, sampling)
+    skipped = render_pass(front_to_back(dense(fast)), rays, z, sampling)
     lengths = torch.cat([z.diff(dim=-1), torch.full_like(z[:, :1], BEYOND)], -1)
-    measured = render_pass(fast.raw, rays, z, sampling, deltas=lengths)
+    measured = render_pass(dense(fast), rays, z, sampling, deltas=lengths)
     return _same(whole, skipped, 1e-3) and _same(whole, measured, 1e-3)
 
 

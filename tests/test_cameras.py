@@ -10,7 +10,7 @@ import torch
 from conftest import forward_cameras, turn
 from test_run_nerf_helpers import assert_golden, rand, seeded
 
-from nerf.cameras import Cameras, fisheye_direction, undistorted
+from nerf.cameras import Cameras, fisheye_direction, same_rays, single_rays_agree, undistorted
 from nerf.runtime.errors import UserError
 from nerf.scene import blender_scene, llff_scene
 from run_nerf_helpers import get_rays
@@ -95,6 +95,28 @@ def test_rays_of_pinholes_are_those_of_get_rays_bit_for_bit():
         assert torch.equal(ours, whole[view, row, column])
 
 
+def test_as_shipped_single_rays_agree_with_those_of_whole_views():
+    assert single_rays_agree()
+    cameras = cameras_with(count=1)
+    origins, directions = cameras.view_rays(0)
+    assert same_rays((origins, directions), (origins, directions + 1e-6))
+    assert not same_rays((origins, directions), (origins, directions + 1e-3))
+    assert not same_rays((origins, directions), (origins[1:], directions[1:]))
+
+
+def test_a_view_is_a_pinholes_where_its_lens_distorts_nothing():
+    assert cameras_with().is_pinhole(0)
+    assert [mixed().is_pinhole(view) for view in range(4)] == [True, False, False, False]
+    assert not cameras_with(FISHEYES['equidistant'], fisheye=True).is_pinhole(0)
+
+
+def test_the_matrix_of_a_view_has_its_intrinsics_and_the_place_of_rays_in_pixels():
+    cameras = cameras_with(count=2)
+    np.testing.assert_allclose(cameras.matrix(1), K)
+    np.testing.assert_allclose(replace(cameras, within=0.5).matrix(0), K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    assert cameras.matrix(torch.zeros(3, 4, dtype=torch.int64)).shape == (3, 4, 3, 3)
+
+
 def test_rays_through_centres_are_those_of_a_principal_point_half_a_pixel_away_and_stay_so():
     corner = cameras_with(count=2)
     centre = replace(corner, within=0.5)
@@ -147,7 +169,7 @@ def test_rays_of_scenes_are_those_of_the_references_cameras(golden, shared, kind
         poses, path = golden['lego_poses'], golden['lego_render_poses']
         height, width, focal = golden[f'{kind}_hwf']
     else:
-        scene = llff_scene(str(folder), False, 8, kind == 'fern_spherify', 8, kind == 'fern')
+        scene = llff_scene(str(folder), False, 8, kind == 'fern_spherify', 8, kind == 'fern', unbounded=False)
         poses, path = golden[f'{kind}_poses'], golden[f'{kind}_render_poses']
         height, width, focal = poses[0, :, 4]
     height, width = int(height), int(width)

@@ -1,13 +1,18 @@
 """Each step's pixels: which are drawn, the rays through them, and the colours that they should have."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from nerf.cameras import Cameras
-from nerf.ray_batcher import ANYWHERE, RayBatcher
+from nerf.coverage import OPAQUE, covered
+from nerf.fields.interface import Target
+from nerf.ray_batcher import ANYWHERE, RayBatcher, rays_were_edited
 from nerf.runtime.errors import UserError
 from nerf.scene import Images, Scene, target_colours
+from nerf.space import Bounded
 from run_nerf_helpers import get_rays
 
 K = np.array([[10.0, 0, 4], [0, 10, 3], [0, 0, 1]])
@@ -21,7 +26,7 @@ def numbered(n: int, height: int, width: int) -> np.ndarray:
 
 
 def scene_of(images: Images, cameras: Cameras) -> Scene:
-    return Scene(images=images, cameras=cameras, render_cameras=cameras, near=2.0, far=6.0, ndc=False,
+    return Scene(images=images, cameras=cameras, render_cameras=cameras, space=Bounded(2.0, 6.0),
                  white_bkgd=False, i_train=np.array([0, 2, 3]), i_val=np.array([1]), i_test=np.array([1]))
 
 
@@ -58,9 +63,9 @@ def batcher_of(scene: Scene, n_rays: int, no_batching: bool = False, precrop_ite
     return RayBatcher(scene, n_rays, no_batching, precrop_iters, precrop_frac, torch.Generator().manual_seed(seed))
 
 
-def pixels(target: torch.Tensor) -> list[tuple[int, ...]]:
+def pixels(target: Target) -> list[tuple[int, ...]]:
     """(image, row, column) of the numbered pixels that have these colours."""
-    return [tuple(pixel) for pixel in (255 * target[:, :3]).round().int().tolist()]
+    return [tuple(pixel) for pixel in (255 * target.rgb).round().int().tolist()]
 
 
 def drawn(batcher: RayBatcher, steps: range) -> list[tuple[int, ...]]:
@@ -141,6 +146,15 @@ def test_pixels_of_one_image_are_an_image_and_a_shuffle_of_its_centre_or_of_all_
         assert torch.equal(image, expected.expand(9))
         assert torch.equal(row, top + pixel // width)
         assert torch.equal(column, left + pixel % width)
+
+
+def test_as_shipped_rays_are_not_stored(one_size, capsys):
+    for scene in (one_size, scene_of_several_sizes()):
+        assert not rays_were_edited(scene.cameras)
+        assert batcher_of(scene, 10).stored is None
+    lens = replace(one_size.cameras, distortion=torch.full((4, 8), 0.01))  # no image has rays of get_rays_np
+    assert not rays_were_edited(lens)
+    assert capsys.readouterr().out == ''
 
 
 # Images of several sizes, and masks
@@ -274,7 +288,7 @@ def test_most_pixels_are_not_transparent_and_the_others_are_from_everywhere(no_b
     batcher = foreground_batcher(scene_with_alpha(), 50, no_batching, precrop_iters=30)
     front, others = [], []
     for step in range(1, 61):
-        found = pixels(batcher.next(step)[1][:, :3])
+        found = pixels(batcher.next(step)[1])
         assert len(found) == 50
         others += found[::ANYWHERE]
         front += [pixel for i, pixel in enumerate(found) if i % ANYWHERE]
@@ -291,18 +305,17 @@ def test_most_pixels_are_not_transparent_and_the_others_are_from_everywhere(no_b
 def test_foreground_pixels_have_the_rays_of_their_own_cameras():
     scene = scene_with_alpha()
     rays, target = foreground_batcher(scene, 40).next(1)
-    assert target.shape == (40, 4)  # with what is covered, for whoever chooses the background
-    assert (target[torch.arange(40) % ANYWHERE > 0, 3] > 0).all()
+    assert (target.coverage[torch.arange(40) % ANYWHERE > 0] > 0).all()
     for i, (image, row, column) in enumerate(pixels(target)):
         origins, directions = get_rays(6, 8, K, scene.cameras.poses[image])
         torch.testing.assert_close(rays.origins[i], origins[row, column])
         torch.testing.assert_close(rays.directions[i], directions[row, column])
-        assert round(255 * target[i, 3].item()) == scene.images[image][row, column, 3]
+        assert target.coverage[i].item() == pytest.approx(covered(scene.images[image])[row, column] / OPAQUE)
 
 
 def test_foreground_pixels_repeat_so_a_step_may_have_more_rays_than_there_are_pixels():
     batcher = foreground_batcher(scene_with_alpha(), 1000, no_batching=True, precrop_iters=5)
-    assert len(batcher.next(1)[1]) == 1000
+    assert len(batcher.next(1)[1].rgb) == 1000
     with pytest.raises(UserError, match='a step can draw only 12 pixels'):
         batcher_of(scene_with_alpha(), 1000, no_batching=True, precrop_iters=5)
 
@@ -358,7 +371,7 @@ def test_a_step_can_ask_for_fewer_rays(one_size, kind):
     for step, n_rays in enumerate((7, 30, 12, None, 1), start=1):
         found = batcher.pixels(step, n_rays)
         assert [len(part) for part in found] == [n_rays or 30] * 3
-        assert len(batcher.rays(*found)[1]) == (n_rays or 30)
+        assert len(batcher.rays(*found)[1].rgb) == (n_rays or 30)
 
 
 def test_steps_of_changing_size_give_each_training_pixel_once_per_epoch_too(one_size):

@@ -67,7 +67,7 @@ def test_hidden_samples_are_not_asked_for_however_long_directions_are(density, l
 
 def test_skipped_samples_have_no_density_and_change_no_colour():
     rays, field = some_rays(20), small_field()
-    field.network.lift_density(1.0)
+    field.network.lift_density(8.0)
     z = 40.0 * stratified_z(rays.near, rays.far, 30)
     raw = front_to_back(field.raw)(ray_points(rays, z), rays.viewdirs)
     whole = field.raw(ray_points(rays, z), rays.viewdirs)

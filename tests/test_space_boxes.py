@@ -71,7 +71,7 @@ def test_the_box_in_ndc_ends_at_the_farthest_thing():
 def test_the_box_of_a_grid_in_ndc_reaches_to_infinity():
     # Seen from the origin a direction has one place in NDC: 2 * 50 / 80 * x / depth and 2 * 50 / 60 * y / depth.
     box = NDC_SPACE.grid_box(at_the_origin())
-    np.testing.assert_allclose(box, [[-1.0, -29 / 30, -1.0], [39 / 40, 1.0, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(box, [[-1.0, -29 / 30, -0.25], [39 / 40, 1.0, 0.25]], atol=1e-6)
     bounded = Bounded(2.0, 6.0, surrounded=False)
     np.testing.assert_array_equal(bounded.grid_box(at_the_origin()), bounded.box(at_the_origin()))
 

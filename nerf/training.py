@@ -43,6 +43,11 @@ class Trainer:
         if self.field.device.type == 'cuda' and self.training.captured:
             self.update = CapturedStep(self._update, self._capture_failed)
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are replayed from a CUDA graph."""
+        return isinstance(self.update, CapturedStep) and self.update.graph is not None
+
     def shown_field(self) -> Field:
         """Field to show: with averaged weights, if the run averages them."""
         return self.optimiser.averaged_field()
@@ -52,15 +57,20 @@ class Trainer:
         return self.lrate * 0.1 ** (step / (1000 * self.lrate_decay))
 
     def step(self, step: int) -> Losses:
-        """Takes a step, counted from 1; returns its losses and notes. Nothing here waits for the GPU.
+        """Takes a step, counted from 1; returns its losses and notes. Nothing here waits for the GPU."""
+        return self.take(step, *self.draw(step))
 
-        Each of several processes draws all rays and trains on its share, so that a run does not depend on their number.
-        """
+    def draw(self, step: int) -> tuple[Tensor | None, ...]:
+        """Pixels and random numbers of a step. Each of several processes draws all rays and trains on its share, so a
+        run does not depend on their number."""
         self.n_rays = self.training.rays_per_step(self.batcher.n_rays)
         pixels = self.batcher.pixels(step, self.n_rays)
-        numbers = self.training.random_numbers(self.n_rays, self.batcher.generator)
+        return (*pixels, *self.training.random_numbers(self.n_rays, self.batcher.generator))
+
+    def take(self, step: int, *drawn: Tensor | None) -> Losses:
+        """Takes a step of drawn pixels and random numbers."""
         self.optimiser.prepare(step, self.learning_rate(step))
-        results = self.update(*pixels, *numbers)
+        results = self.update(*drawn)
         return Losses(*({name.removeprefix(kind): value for name, value in results.items() if name.startswith(kind)}
                         for kind in (LOSS, NOTE)))
 

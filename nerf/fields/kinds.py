@@ -122,8 +122,11 @@ register(FieldKind('mlp', "the paper's networks", _build_paper, _train_paper, PA
 # The voxel grid
 
 
-GRID = tuple(Flag(f'grid_{part.name}', part.metadata['help'], {'type': optional(part.metadata['type'])})
-             for part in fields(GridSchedule))
+GRID = (
+    Flag('kernels', 'loops of the grid. auto: compiled by Numba on a CPU, PyTorch on a GPU; torch: PyTorch, many times '
+         'slower on a CPU', {'choices': ('auto', 'torch'), 'default': 'auto'}),
+    *(Flag(f'grid_{part.name}', part.metadata['help'], {'type': optional(part.metadata['type'])})
+      for part in fields(GridSchedule)))
 
 
 def _build_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dtype: torch.dtype) -> Field:
@@ -132,7 +135,7 @@ def _build_grid(args: argparse.Namespace, scene: Scene, device: torch.device, dt
     schedule = GridSchedule.defaults(scene.space, args.N_iters).with_flags(
         {part.name: getattr(args, f'grid_{part.name}') for part in fields(GridSchedule)})
     vars(args).update({f'grid_{name}': value for name, value in asdict(schedule).items()})
-    return build_field(scene, schedule, args.seed, device, dtype, args.chunk, args.supersample)
+    return build_field(scene, schedule, args.seed, device, dtype, args.chunk, args.supersample, args.kernels)
 
 
 def _train_grid(args: argparse.Namespace, field: GridField) -> Training:

@@ -23,7 +23,7 @@ HALF_DIAGONAL = 0.87  # of a cell, in voxels: the ball around it
 
 
 def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.device, dtype: torch.dtype,
-                view_chunk: int, supersample: int = 1) -> GridField:
+                view_chunk: int, supersample: int = 1, kernels: str = 'auto') -> GridField:
     """The grid over a scene's box. It begins with the visual hull, if images show a plain background, or with the cells
     that enough training cameras see, as the schedule says.
 
@@ -31,6 +31,7 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
         scene: the scene.
         schedule: every number of the grid.
         seed, device, dtype, view_chunk, supersample: as of `GridField`.
+        kernels: as of `choose_backend`.
 
     Raises:
         UserError: no cell is left.
@@ -40,8 +41,8 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
         schedule = replace(schedule, slow_start=1.0)
     box = space.grid_box(cameras)
     voxels = schedule.voxels(float((box[1] - box[0]).max()), float(space.pixel_sides(cameras).median()))
-    field = GridField(box, voxels, schedule, space, choose_backend(device), scene.white_bkgd, seed, device, dtype,
-                      view_chunk, supersample)
+    field = GridField(box, voxels, schedule, space, choose_backend(device, kernels), scene.white_bkgd, seed, device,
+                      dtype, view_chunk, supersample)
     if schedule.seen_by:
         views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
         prune(field, seen_cells(field, views, schedule.seen_by))
@@ -76,9 +77,10 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
     return (count > 0) & ((count >= min(seen_by, int(count.max()))) | ~near)
 
 
-def choose_backend(device: torch.device) -> type[Backend]:
-    """The fastest backend of a device. A line says why Numba cannot be used, or that it compiles its loops first."""
-    if device.type != 'cpu':
+def choose_backend(device: torch.device, kernels: str = 'auto') -> type[Backend]:
+    """Fastest backend of a device, or PyTorch's for kernels 'torch'. A line says that Numba cannot be used, or that it
+    compiles its loops first."""
+    if device.type != 'cpu' or kernels == 'torch':
         return torch_backend.TorchBackend
     try:
         from nerf.fields.grid.kernels import compile_note

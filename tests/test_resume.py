@@ -170,7 +170,7 @@ def test_rendering_needs_weights(flags, averaged_run, tmp_path):
 
 
 def test_a_missing_ft_path_and_a_run_without_a_checkpoint_are_errors(flags, tmp_path, capsys):
-    assert run_nerf.main(flags('--ft_path', 'no_such.tar')) == 1
+    assert run_nerf.main(flags('--ft_path', 'no_such.tar', '--N_iters', '1')) == 1
     assert capsys.readouterr().err == 'error: checkpoint no_such.tar does not exist; check ft_path\n'
     for job in ('--render_only', '--mesh_only'):
         assert run_nerf.main(flags(job)) == 1

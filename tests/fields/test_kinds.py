@@ -201,7 +201,7 @@ def test_other_data_by_a_flag_of_the_format_are_an_error_that_names_it(scene, tm
 
 
 def test_a_missing_file_of_the_format_is_one_line(tmp_path, capsys):
-    assert run_nerf.main(plain_flags(tmp_path, tmp_path)) == 1
+    assert run_nerf.main(plain_flags(tmp_path, tmp_path, '--N_iters', '1')) == 1
     assert capsys.readouterr().err == f'error: {tmp_path}/scene.npz does not exist; check datadir\n'
 
 

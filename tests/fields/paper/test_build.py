@@ -75,7 +75,7 @@ def test_a_tile_on_a_cpu_has_no_more_points_than_make_use_of_it():
 REFERENCE = Networks(8, 64, 8, 64, use_viewdirs=True)
 
 
-@pytest.mark.parametrize('fast', [FastMLPField, GpuMLPField])
+@pytest.mark.parametrize('fast', [FastMLPField, pytest.param(GpuMLPField, marks=pytest.mark.slow)])
 def test_the_reference_codes_checkpoint_shows_what_it_shows_there(shared, fast):
     folder = shared / 'interop' / 'nerf_pytorch_small'
     if not folder.is_dir():

@@ -136,6 +136,7 @@ def test_edited_compositing_gets_no_survey_and_skips_nothing():
     assert shipped.sampler().skip_hidden
 
 
+@pytest.mark.slow
 def test_a_survey_is_read_back_for_the_same_weights_and_made_again_for_others(tmp_path):
     scene, path, times = scene_of(12, 16), tmp_path / '000007_occupancy.npz', []
 
@@ -172,6 +173,7 @@ def test_guided_densities_of_an_array_are_the_same_where_they_reach_the_least():
     assert field.fine.asked - before == len(points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('where', ['grid', 'view'])
 def test_a_broken_field_does_not_show_an_empty_view(where):
     field, scene = field_of(*(Slab(np.ones((20, 24), bool)) for _ in range(2))), scene_of(20, 24)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,20 +19,6 @@ from nerf.space import Space
 F = np.float32
 
 
-@dataclass(frozen=True)
-class FusedDepths:
-    """Signed distances on a grid, positive inside, in units of the band at which they are cut off."""
-
-    low: np.ndarray  # [3] first point of the grid
-    steps: np.ndarray  # [3] steps between its points
-    values: np.ndarray  # [X, Y, Z] float32 in [-1, 1]
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Distances [N] at points [N, 3], interpolated linearly."""
-        places = ((points - self.low) / self.steps).T
-        return ndimage.map_coordinates(self.values, places, order=1, mode='nearest').astype(np.float32)
-
-
 class Lattice(NamedTuple):
     """Points of a regular grid in ray coordinates."""
 
@@ -47,24 +32,30 @@ class Lattice(NamedTuple):
         return Lattice(self.low + 0.5 * (edge - 1) * self.steps, edge * self.steps, shape)
 
 
+class FusedDepths(NamedTuple):
+    """Signed distances on a grid, positive inside, in units of the band at which they are cut off."""
+
+    grid: Lattice
+    values: np.ndarray  # [X, Y, Z] float32 in [-1, 1]
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Distances [N] float32 at points [N, 3], interpolated linearly."""
+        places = ((points - self.grid.low) / self.grid.steps).T
+        return ndimage.map_coordinates(self.values, places, order=1, mode='nearest').astype(np.float32)
+
+
 def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], density: Density, level: float,
                  settings: MeshSettings = DEFAULTS) -> FusedDepths:
-    """Signed distances from the surface that views show.
+    """Signed distances, at grid points with coordinates `axes`, from the surface that views show.
 
     Blocks of the grid near a seen point are fused point by point. All points of another block have the distance of the
     block's middle.
 
     A hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
-    behind a seen surface, since objects have some thickness; where the field is dense; and in a cavity that is closed
-    on all sides, whose walls nobody needs. A group of hidden points that reaches the grid's border is outside. In a
-    projective space cameras see objects from the front alone, and all hidden points are inside.
-
-    Args:
-        views: views from training cameras.
-        space: space of the scene.
-        axes: coordinates of the grid points along each axis, in ray coordinates.
-        density: density of the field.
-        level: density at the surface.
+    behind a seen surface, since objects have some thickness; where the field's density is `denser` than the surface's
+    level; and in a cavity that is closed on all sides, whose walls nobody needs. A group of hidden points that reaches
+    the grid's border is outside. In a projective space cameras see objects from the front alone, and all hidden points
+    are inside.
 
     Raises:
         UserError: the views show no surface in the grid.
@@ -87,23 +78,17 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
         values[hidden] = ndimage.map_coordinates(decided, places, order=1, mode='nearest')
     if not (values > 0).any() or not (values < 0).any():
         raise UserError('the training cameras see no surface in the box of the mesh; train longer')
-    return FusedDepths(grid.low, grid.steps, values)
+    return FusedDepths(grid, values)
 
 
 def with_hidden(values: np.ndarray, count: np.ndarray, behind: np.ndarray, low: np.ndarray, steps: np.ndarray,
                 density: Density, level: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Signed distances of a grid, completed at hidden points as `fused_depths` describes.
+    """Signed distances [X, Y, Z] float32, completed at hidden points as `fused_depths` describes, smoothly.
 
     Args:
         values: [X, Y, Z] float32 distances in [-1, 1], positive inside.
-        count: [X, Y, Z] number of views that see each point.
-        behind: [X, Y, Z] number of views that see something in front of each point.
+        count, behind: [X, Y, Z] numbers of views that see each point, and that see something in front of it.
         low, steps: [3] first point of the grid, and steps between points.
-        density: density of the field.
-        level: density at the surface.
-
-    Returns:
-        [X, Y, Z] float32; smooth over hidden points.
     """
     border = np.ones(values.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
@@ -155,16 +140,10 @@ def _spread(blocks: np.ndarray, shape: tuple[int, ...], edge: int) -> np.ndarray
 
 def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray, edge: int, band: float,
           settings: MeshSettings, sums: list[np.ndarray] | None = None) -> list[np.ndarray]:
-    """Sums over views at the points of some blocks of a grid.
+    """Sums [X, Y, Z] over views at the points of blocks [N, 3] with `edge` points along each axis: distances in bands,
+    positive outside; numbers of distances; numbers of views that see something in front of a point.
 
-    Args:
-        blocks: [N, 3] blocks of `edge` points along each axis.
-        band: measured depth at which distances are cut off.
-        sums: values elsewhere; None: 0.
-
-    Returns:
-        Sums of distances in bands, positive outside, numbers of distances, and numbers of views that see something in
-        front of a point: [X, Y, Z] each.
+    At other points the sums stay as they are; None: 0. The band is a measured depth.
     """
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.
@@ -191,12 +170,8 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
 def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels, focal, radius, band, reach, clear):
     """Adds views to the sums of `_sums` at the points of blocks [N, 3].
 
-    Args:
-        depth: [V, H, W] measured depths in pictures of sizes [V, 2].
-        farthest: [V, H, W] largest depth within `reach` pixels.
-        to_pixels: [V, 5, 4] matrices from grid points (i, j, k, 1), as `pixel_matrix` makes them.
-        radius: radius of a ball around a block.
-        clear: number of views that see far past a point, after which no further view is asked.
+    Measured depths, and the largest ones within `reach` pixels, are [V, H, W], in pictures of sizes [V, 2]. Matrices
+    `to_pixels` [V, 5, 4] are those of `pixel_matrix`, from grid points (i, j, k, 1).
     """
     for n in prange(len(blocks)):
         i, j, k = edge * blocks[n, 0], edge * blocks[n, 1], edge * blocks[n, 2]

@@ -17,32 +17,22 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], 
 SURVEY_MARGIN = 2  # grid points of the survey around what is dense
 BLOCKS_AT_ONCE = 2 ** 14  # so that the indices of their points need tens of megabytes
 POINTS_AT_ONCE = 2 ** 18
+MOVES = 4  # steps of the search for the threshold along a normal
 
 
 def grid_axes(box: np.ndarray, grid_size: int) -> list[np.ndarray]:
-    """Coordinates of grid points along each axis, from a box's lowest to its highest corner.
+    """Coordinates x [X], y [Y] and z [Z] of grid points from a box's lowest to its highest corner, box [2, 3].
 
-    Args:
-        box: [2, 3] lowest and highest corner.
-        grid_size: points along the longest side. Other sides have as many points as make their steps no longer.
-
-    Returns:
-        x [X], y [Y] and z [Z].
+    The longest side has `grid_size` points. Other sides have as many points as make their steps no longer.
     """
     step = (box[1] - box[0]).max() / (grid_size - 1)
     return [np.linspace(low, high, max(int(np.ceil((high - low) / step - 1e-6)) + 1, 2)) for low, high in box.T]
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Part of a box in which the density is above a threshold, found on a grid of `survey` points along a side.
+    """Part [2, 3] of a box [2, 3] in which the density is above a threshold, on a grid of `survey` points along a side.
 
-    Args:
-        density: density of the field.
-        box: [2, 3] lowest and highest corner.
-        threshold: density at the surface.
-
-    Returns:
-        [2, 3] corners, SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
+    Its corners are SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
 
     Raises:
         UserError: the density is nowhere, or everywhere, above the threshold.
@@ -58,33 +48,19 @@ def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshS
 
 def extract_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                     blocks_at_once: int = BLOCKS_AT_ONCE) -> tuple[np.ndarray, np.ndarray]:
-    """Extracts the surface at which a density has a threshold's value.
-
-    Args:
-        density: density of the field.
-        axes: coordinates of the grid points along each axis.
-        threshold: density at the surface.
-        blocks_at_once: blocks of the grid that are handled at once, as a limit on memory.
-
-    Returns:
-        Vertices [V, 3] float32 in the axes' coordinates, and faces [F, 3], counterclockwise seen from outside.
-
-    Raises:
-        UserError: the density is nowhere, or everywhere, above the threshold.
-    """
+    """Surface at which a density has a threshold's value: `marching_cubes` of `density_near_surface`."""
     return marching_cubes(density_near_surface(density, axes, threshold, settings, blocks_at_once), axes, threshold)
 
 
 def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Extracts the surface between values above and below a threshold (Lewiner et al. 2003).
+    """Surface between values above and below a threshold (Lewiner et al. 2003).
 
     Args:
-        volume: [X, Y, Z] float32 values at grid points, larger inside; values equal to the threshold are changed.
+        volume: [X, Y, Z] float32 values at grid points, larger inside. Values equal to the threshold are changed.
         axes: coordinates of the grid points along each axis.
-        threshold: value at the surface.
 
     Returns:
-        Vertices and faces as of `extract_surface`.
+        Vertices [V, 3] float32 in the axes' coordinates, and faces [F, 3], counterclockwise seen from outside.
     """
     # A grid point exactly at the threshold would be a separate vertex of each edge there, with cracks in between.
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
@@ -94,21 +70,45 @@ def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float)
     return (np.array(low) + np.array(steps) * vertices).astype(np.float32), faces
 
 
+def onto_level(density: Density, vertices: np.ndarray, normals: np.ndarray, step: float,
+               threshold: float) -> np.ndarray:
+    """Moves vertices along their normals to where the density crosses a threshold.
+
+    Marching cubes takes the density between grid points to be linear, so its vertices are a little off. A vertex moves
+    by half a grid step at most. A vertex without a crossing so near stays.
+    """
+    low, high = (np.full(len(vertices), part, np.float32) for part in (-0.5 * step, 0.5 * step))  # inside, outside
+
+    def excess(shift: np.ndarray) -> np.ndarray:
+        return density(vertices + shift[:, None] * normals) - threshold
+    at_low, at_high = excess(low), excess(high)
+    crosses = (at_low > 0) & (at_high <= 0)
+    shift = np.zeros(len(vertices), np.float32)
+    for move in range(MOVES):  # chords and halves by turns: a chord alone can stay near one end
+        middle = 0.5 * (low + high) if move % 2 else low + (high - low) * np.clip(
+            at_low / np.maximum(at_low - at_high, 1e-12), 0.05, 0.95)
+        shift = np.where(crosses, middle, 0.0).astype(np.float32)
+        here = excess(shift)
+        inside = here > 0
+        low, at_low = np.where(inside, shift, low), np.where(inside, here, at_low)
+        high, at_high = np.where(inside, high, shift), np.where(inside, at_high, here)
+    return (vertices + shift[:, None] * normals).astype(np.float32)
+
+
 # Blocks near the surface
 
 
 def density_near_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                          blocks_at_once: int = BLOCKS_AT_ONCE) -> np.ndarray:
-    """Densities at all grid points of blocks that hold surface.
+    """Densities [X, Y, Z] float32 at grid points of blocks that hold surface; else 0 outside, 2 thresholds inside.
 
     A coarse pass over every fourth grid point (every second one of a small grid) finds blocks that can hold surface.
     From them the surface is followed through the faces of blocks into their neighbours. The surface is that of the
-    whole grid, except for a component that no coarse point lies in and that touches no block that was found.
+    whole grid, except for a component that no coarse point lies in and that touches no block that was found. At most
+    `blocks_at_once` blocks are in memory at once.
 
-    Args, Raises: as of `extract_surface`.
-
-    Returns:
-        [X, Y, Z] float32. Grid points of other blocks have 0 outside and twice the threshold inside.
+    Raises:
+        UserError: the density is nowhere, or everywhere, above the threshold.
     """
     shape = [len(axis) for axis in axes]
     size = 2 if max(shape) <= settings.small_grid else 4  # cells along a block's edge
@@ -171,11 +171,8 @@ def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: tuple[int, ..
 
 
 def _entered_neighbours(inside: np.ndarray, blocks: np.ndarray, size: int) -> np.ndarray:
-    """Places [M, 3] beside blocks [B, 3], also outside the grid, into which the surface goes through a face.
-
-    Args:
-        inside: [B, (size + 1) ** 3] whether each point of a block is inside.
-    """
+    """Places [M, 3] beside blocks [B, 3], also outside the grid, into which the surface goes through a face, where
+    `inside` [B, (size + 1) ** 3] says of each point whether it is inside."""
     inside = inside.reshape(-1, size + 1, size + 1, size + 1)
     found = []
     for axis in range(3):

@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.raster import rasterised
+from nerf.meshes.picture import rasterised
 
 
 class Layout(NamedTuple):
@@ -26,12 +26,7 @@ class Layout(NamedTuple):
 
 
 def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int, settings: MeshSettings = DEFAULTS) -> Layout:
-    """Lays a mesh out in a square texture.
-
-    Args:
-        vertices, faces: [V, 3] and [F, 3].
-        size: texels along a side of the texture.
-    """
+    """Layout of a mesh in a texture of `size` texels along a side."""
     neighbours = _neighbours(faces, len(vertices))
     axis, layer = _main_axes(vertices, faces, neighbours, settings), np.zeros(len(faces), np.int64)
     while True:
@@ -77,11 +72,8 @@ def _charts(neighbours: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _packed(vertices: np.ndarray, faces: np.ndarray, size: int, axis: np.ndarray, chart: np.ndarray,
             padding: int) -> tuple[Layout, np.ndarray]:
-    """Packs charts, each seen along its axis, with `padding` texels in between.
-
-    Returns:
-        The layout, and depths [V'] of its vertices along their charts' axes, in texels.
-    """
+    """Layout of charts, each seen along its axis, with `padding` texels in between, and depths [V'] of its vertices
+    along their charts' axes, in texels."""
     import xatlas  # only a mesh with a texture needs it
 
     corners, along = vertices[faces], axis % 3

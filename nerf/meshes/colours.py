@@ -65,20 +65,14 @@ def _mean_colours(field: Field, points: Tensor) -> Tensor:
     return rgb[:, 0].reshape(-1, 6, 3).mean(1)
 
 
-# Texture
-
-
 def textured(mesh: trimesh.Trimesh, flat: np.ndarray, size: int, views: list[SeenFrom], within: float,
              settings: MeshSettings = DEFAULTS) -> trimesh.Trimesh:
     """Copy of a mesh with a texture instead of vertex colours. Vertices are doubled where charts of the texture meet.
 
     A texel has the median colour of the views that see it. If fewer than `texel_views` do, it has the colour that its
-    face's vertices have. Highlights that move with the cameras disappear in the median.
-
-    Args:
-        flat: [V, 3] vertices in ray coordinates: faces have texels in proportion to their size there.
-        size: texels along a side of the texture.
-        within: difference of measured depth up to which a texel is the surface that a view shows.
+    face's vertices have. Highlights that move with the cameras disappear in the median. The texture has `size` texels
+    along a side; a face has texels in proportion to its size in ray coordinates, `flat` [V, 3]. For `within`, see
+    `seen_colours`.
     """
     vertices, normals = np.asarray(mesh.vertices, np.float32), vertex_normals(mesh.vertices, mesh.faces)
     of, faces, uv, shown, weights = laid_out(flat, mesh.faces, size, settings)

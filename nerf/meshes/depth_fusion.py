@@ -65,8 +65,9 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()
     near = _blocks_near(views, grid, settings)
     of_blocks = _sums(views, space, grid.middles(edge), np.argwhere(~near), 1, band, settings)
-    total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings,
-                                 [_spread(part, grid.shape, edge) for part in of_blocks])
+    for axis, size in enumerate(grid.shape):
+        of_blocks = [part.repeat(edge, axis).take(np.arange(size), axis) for part in of_blocks]
+    total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings, of_blocks)
     values = np.where(count > 0, -total / np.maximum(count, F(1.0)), F(-1.0))
     hidden = np.nonzero((count == 0) & (behind >= settings.hidden_views))
     if space.projective:
@@ -83,12 +84,10 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
 
 def with_hidden(values: np.ndarray, count: np.ndarray, behind: np.ndarray, low: np.ndarray, steps: np.ndarray,
                 density: Density, level: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Signed distances [X, Y, Z] float32, completed at hidden points as `fused_depths` describes, smoothly.
+    """Signed distances [X, Y, Z] of `FusedDepths`, completed at hidden points as `fused_depths` describes, smoothly.
 
-    Args:
-        values: [X, Y, Z] float32 distances in [-1, 1], positive inside.
-        count, behind: [X, Y, Z] numbers of views that see each point, and that see something in front of it.
-        low, steps: [3] first point of the grid, and steps between points.
+    Numbers [X, Y, Z] of views see each point (`count`), or see something in front of it (`behind`). The grid's first
+    point and its steps are `low` and `steps` [3].
     """
     border = np.ones(values.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
@@ -131,13 +130,6 @@ def _blocks_near(views: list[SeenFrom], grid: Lattice, settings: MeshSettings) -
     return near[1:-1, 1:-1, 1:-1]
 
 
-def _spread(blocks: np.ndarray, shape: tuple[int, ...], edge: int) -> np.ndarray:
-    """Values [X', Y', Z'] of blocks as values [X, Y, Z] of their points."""
-    for axis, size in enumerate(shape):
-        blocks = blocks.repeat(edge, axis).take(np.arange(size), axis)
-    return blocks
-
-
 def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray, edge: int, band: float,
           settings: MeshSettings, sums: list[np.ndarray] | None = None) -> list[np.ndarray]:
     """Sums [X, Y, Z] over views at the points of blocks [N, 3] with `edge` points along each axis: distances in bands,
@@ -163,12 +155,10 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
     return sums
 
 
-# Compiled loops. Numbers that decide the result are arguments: Numba's cache does not notice edited globals.
-
-
 @njit(parallel=True, cache=True, error_model='numpy')
 def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels, focal, radius, band, reach, clear):
-    """Adds views to the sums of `_sums` at the points of blocks [N, 3].
+    """Adds views to the sums of `_sums` at the points of blocks [N, 3]. Numbers that decide the result are arguments,
+    because Numba's cache does not notice edited globals.
 
     Measured depths, and the largest ones within `reach` pixels, are [V, H, W], in pictures of sizes [V, 2]. Matrices
     `to_pixels` [V, 5, 4] are those of `pixel_matrix`, from grid points (i, j, k, 1).

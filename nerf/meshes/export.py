@@ -28,13 +28,8 @@ def export_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions
                 to_file: np.ndarray | None = None) -> trimesh.Trimesh:
     """Writes a field's surface as a coloured mesh, and a picture of the mesh beside it, whose name ends in _views.png.
 
-    Args:
-        path: .ply, .obj or .glb file to write.
-        to_file: [4, 4] matrix from world coordinates to coordinates of the file; None: both are the same, and a .glb
-            or .obj is turned upright.
-
-    Returns:
-        A coarse copy of the mesh with vertex colours, in world coordinates, for a log.
+    A matrix `to_file` [4, 4] leads from world coordinates to coordinates of the file. Without it both are the same, and
+    a .glb or .obj is turned upright. A coarse copy of the mesh in world coordinates, for a log, is returned.
 
     Raises:
         UserError: there is no surface, or a file cannot be written.
@@ -49,8 +44,9 @@ def export_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions
     if options.fused:
         surface = fused_surface(views, scene.space, axes, step, sampler.density_array, level, settings)
     else:
-        surface = density_surface(sampler, axes, step, level, options.threshold is None, settings)
-    print(f'surface   {surface.words}')
+        surface = density_surface(sampler, axes, step, level, settings)
+    why = '' if options.fused or options.threshold else ', where half of the light of the training rays has stopped'
+    print(f'surface   {surface.words}{why}')
     if scene.space.projective and options.bounds is not None:  # a box of the world is no box in ray coordinates
         surface = surface.within(options.bounds, scene.space)
     vertices, faces = parted(*fewer_faces(surface.values, surface.vertices, surface.faces, step, surface.level,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 from skimage import measure
 from tqdm import tqdm
 
@@ -33,9 +34,6 @@ def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshS
     """Part [2, 3] of a box [2, 3] in which the density is above a threshold, on a grid of `survey` points along a side.
 
     Its corners are SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
-
-    Raises:
-        UserError: the density is nowhere, or everywhere, above the threshold.
     """
     axes = grid_axes(box, settings.survey)
     dense = density_near_surface(density, axes, threshold, settings) > threshold
@@ -55,12 +53,8 @@ def extract_surface(density: Density, axes: list[np.ndarray], threshold: float, 
 def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Surface between values above and below a threshold (Lewiner et al. 2003).
 
-    Args:
-        volume: [X, Y, Z] float32 values at grid points, larger inside. Values equal to the threshold are changed.
-        axes: coordinates of the grid points along each axis.
-
-    Returns:
-        Vertices [V, 3] float32 in the axes' coordinates, and faces [F, 3], counterclockwise seen from outside.
+    The volume [X, Y, Z] float32 is larger inside; values equal to the threshold are changed. Vertices [V, 3] float32
+    are in the coordinates of the axes. Faces [F, 3] are counterclockwise seen from outside.
     """
     # A grid point exactly at the threshold would be a separate vertex of each edge there, with cracks in between.
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
@@ -95,9 +89,6 @@ def onto_level(density: Density, vertices: np.ndarray, normals: np.ndarray, step
     return (vertices + shift[:, None] * normals).astype(np.float32)
 
 
-# Blocks near the surface
-
-
 def density_near_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                          blocks_at_once: int = BLOCKS_AT_ONCE) -> np.ndarray:
     """Densities [X, Y, Z] float32 at grid points of blocks that hold surface; else 0 outside, 2 thresholds inside.
@@ -115,12 +106,16 @@ def density_near_surface(density: Density, axes: list[np.ndarray], threshold: fl
     knots = [np.unique(np.append(np.arange(0, n, size), n - 1)) for n in shape]
     volume = np.full(shape, np.nan, np.float32)
     _evaluate(density, axes, np.ravel_multi_index(np.ix_(*knots), shape).ravel(), volume, 'coarse pass')
-    lowest, highest = _extremes(volume[np.ix_(*knots)])
+    lowest, highest = (extreme(volume[np.ix_(*knots)], 2, origin=-1)[:-1, :-1, :-1]  # of a block's eight corners
+                       for extreme in (ndimage.minimum_filter, ndimage.maximum_filter))
     todo = np.argwhere((lowest <= threshold) & (highest > settings.halo * threshold))
     _follow_surface(density, axes, threshold, volume, knots, size, todo, blocks_at_once)
-    _check_range(volume, threshold)
-    block = [np.minimum(np.searchsorted(knot, np.arange(n), 'right') - 1, len(knot) - 2)
-             for knot, n in zip(knots, shape)]
+    least, most = np.nanmin(volume), np.nanmax(volume)
+    if not least <= threshold < most:
+        hint = 'train longer' if most < 1e-3 else f'try --mesh_threshold {0.5 * (least + most):.2g}'
+        raise UserError(f'the density has no surface at mesh_threshold {threshold:g}: it is from {least:.3g} to '
+                        f'{most:.3g} where it was looked for, on {np.count_nonzero(~np.isnan(volume))} points; {hint}')
+    block = [np.minimum(np.arange(n) // size, len(knot) - 2) for knot, n in zip(knots, shape)]
     for i, plane in enumerate(volume):  # plane by plane, because masks of the whole volume are large
         inside = lowest[block[0][i]][np.ix_(*block[1:])] > threshold
         np.copyto(plane, np.where(inside, 2.0 * threshold, 0.0), where=np.isnan(plane))
@@ -142,24 +137,6 @@ def _follow_surface(density: Density, axes: list[np.ndarray], threshold: float, 
         todo = np.unique(np.concatenate(found), axis=0)
         todo = todo[((todo >= 0) & (todo < done.shape)).all(1)]
         todo = todo[~done[tuple(todo.T)]]
-
-
-def _check_range(volume: np.ndarray, threshold: float) -> None:
-    """Raises UserError if the known densities do not have the threshold between them."""
-    least, most = np.nanmin(volume), np.nanmax(volume)
-    if not least <= threshold < most:
-        hint = 'train longer' if most < 1e-3 else f'try --mesh_threshold {0.5 * (least + most):.2g}'
-        raise UserError(f'the density has no surface at mesh_threshold {threshold:g}: it is from {least:.3g} to '
-                        f'{most:.3g} where it was looked for, on {np.count_nonzero(~np.isnan(volume))} points; {hint}')
-
-
-def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest of the eight corners of each block [I - 1, J - 1, K - 1], from values [I, J, K]."""
-    low = high = values
-    for axis in range(3):
-        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
-        low, high = np.minimum(low[before], low[after]), np.maximum(high[before], high[after])
-    return low, high
 
 
 def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: tuple[int, ...], size: int) -> np.ndarray:
@@ -188,7 +165,6 @@ def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, volum
     with tqdm(total=len(index), desc=what, unit='point', unit_scale=True, disable=None, leave=False) as bar:
         for piece in pieces(len(index), POINTS_AT_ONCE):
             part = index[piece]
-            places = np.unravel_index(part, volume.shape)
-            points = np.stack([axis[place] for axis, place in zip(axes, places)], -1)
+            points = np.stack([axis[at] for axis, at in zip(axes, np.unravel_index(part, volume.shape))], -1)
             flat[part] = density(points.astype(np.float32))
             bar.update(len(part))

@@ -9,8 +9,6 @@ import numpy as np
 
 from nerf.runtime.errors import UserError
 
-LIBRARIES = ('fast_simplification', 'numba', 'scipy', 'skimage', 'trimesh')
-
 
 @dataclass(frozen=True)
 class MeshSettings:
@@ -95,7 +93,8 @@ class MeshOptions:
 
     def need_libraries(self) -> None:
         """Libraries of the mesh are imported, since most runs need none of them; UserError if one is missing."""
-        for name in (*LIBRARIES, 'xatlas') if self.texture else LIBRARIES:
+        names = ['fast_simplification', 'numba', 'scipy', 'skimage', 'trimesh']
+        for name in [*names, 'xatlas'] if self.texture else names:
             try:
                 importlib.import_module(name)
             except ImportError as error:

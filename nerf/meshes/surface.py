@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from nerf.fields.interface import Sampler, pieces
+from nerf.fields.interface import Sampler
 from nerf.meshes.depth_fusion import fused_depths
 from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level, tighten
 from nerf.meshes.options import DEFAULTS, MeshSettings
@@ -20,9 +20,8 @@ from nerf.meshes.views import SeenFrom
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.space import Space, corners_in_words
-from run_nerf_helpers import Rays
+from run_nerf_helpers import ray_points
 
-RAYS_AT_ONCE = 256
 HALF = math.log(2.0)  # optical depth at which half of the light has stopped
 ROUNDS = 30  # rounds of bisection: far more than float32 has digits
 BLUR = 0.02  # opacity below which a view shows nothing outside an outline
@@ -54,17 +53,14 @@ def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAU
     """Density that training rays reach where half of their light has stopped, in the median over the rays.
 
     Rays that end on the surface of this density end neither too early, where a field is blurred, nor behind objects.
-    The density is in 1/scene unit, in NDC in 1/NDC unit.
-
-    Raises:
-        UserError: no training ray is stopped.
+    The density is in 1/scene unit, in NDC in 1/NDC unit. A field that stops no training ray is a UserError.
     """
-    side = max(int(math.sqrt(settings.level_rays / len(scene.i_train))), 2)
-    rays = scene.spread_rays(scene.i_train, side)
+    rays = scene.spread_rays(scene.i_train, max(int(math.sqrt(settings.level_rays / len(scene.i_train))), 2))
     some = np.linspace(0, len(rays.near) - 1, min(settings.level_rays, len(rays.near)))
     rays = rays.part(torch.from_numpy(some.astype(np.int64)))
     depths, lengths = scene.space.even_depths(rays, settings.level_samples), rays.directions.norm(dim=-1, keepdim=True)
-    densities = _densities(sampler, rays, depths)
+    points = ray_points(rays, depths).reshape(-1, 3).numpy()
+    densities = torch.from_numpy(sampler.density_array(points)).reshape(depths.shape)
     optical = torch.nn.functional.pad((0.5 * (densities[:, 1:] + densities[:, :-1]) * depths.diff(dim=1)
                                        * lengths).cumsum(1), (1, 0))
     stopped = optical[:, -1] > HALF
@@ -86,12 +82,8 @@ def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndar
                    settings: MeshSettings = DEFAULTS) -> np.ndarray:
     """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
 
-    Args:
-        level: density at the surface.
-        bounds: [2, 3] corners, in world coordinates, of a box in which alone surface is looked for; None: everywhere.
-
-    Raises:
-        UserError: there is no surface in the box.
+    The surface is looked for in a box of world coordinates, bounds [2, 3]; None: everywhere. If there is none, it is a
+    UserError.
     """
     space, cameras = scene.space, scene.training_cameras
     box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
@@ -102,21 +94,14 @@ def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndar
     return box
 
 
-def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float, by_light: bool = False,
+def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float,
                     settings: MeshSettings = DEFAULTS) -> Surface:
-    """Surface where a field's density has one value, on a grid with coordinates `axes` and a longest step.
-
-    Its description says whether the value comes from `surface_level`, `by_light`.
-
-    Raises:
-        UserError: the density does not reach the level.
-    """
+    """Surface where a field's density has one value, on a grid with coordinates `axes` and a longest step."""
     density = functools.partial(sampler.density_array, least=settings.halo * level)
     whole = extract_surface(density, axes, level, settings)
     vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
-    why = ', where half of the light of the training rays has stopped' if by_light else ''
-    return Surface(density, level, moved, faces, dropped, f'at density {level:.4g}{why}')
+    return Surface(density, level, moved, faces, dropped, f'at density {level:.4g}')
 
 
 def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], step: float, density: Density,
@@ -125,9 +110,6 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
 
     Density decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space
     show few outlines, so that the surface does not move there.
-
-    Raises:
-        UserError: the views show no surface.
     """
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
@@ -156,30 +138,15 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
         away = points - view.place
         along = np.abs((away * normals).sum(1)) < settings.outline_cosine * np.linalg.norm(away, axis=1)
         places = points[along] + shifts[:, None, None] * normals[along]
-        shown = _opacity(view, places.reshape(-1, 3)).reshape(len(shifts), -1)
+        row, column, depth = view.to_pixels[:3] @ np.vstack([places.reshape(-1, 3).T, np.ones(places.size // 3)])
+        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant')
+        shown = shown.reshape(len(shifts), -1)  # 0 outside the picture
         clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
         opacities.append(shown[:-1, clear])
     means = np.concatenate(opacities, 1)
     if means.shape[1] < settings.outline_fewest:
         return 0.0
     return float(np.interp(0.5, means.mean(1)[::-1], shifts[-2::-1]))  # opacity falls outwards
-
-
-def _opacity(view: SeenFrom, points: np.ndarray) -> np.ndarray:
-    """Opacity [N] that a view shows at world points [N, 3]; 0 outside its picture."""
-    row, column, away = view.to_pixels[:3] @ np.vstack([points.T, np.ones(len(points))])
-    return ndimage.map_coordinates(view.opacity, np.stack([row / away, column / away]), order=1, mode='constant')
-
-
-@torch.inference_mode()
-def _densities(sampler: Sampler, rays: Rays, depths: Tensor) -> Tensor:
-    """Densities [R, S] at depths [R, S] on rays, on the CPU."""
-    densities = []
-    for tile in pieces(len(depths), RAYS_AT_ONCE):
-        part = rays.part(tile)
-        points = part.origins[:, None] + depths[tile][..., None] * part.directions[:, None]
-        densities.append(torch.from_numpy(sampler.density_array(points.reshape(-1, 3).numpy())))
-    return torch.cat(densities).reshape(depths.shape)
 
 
 def _first_crossing(values: Tensor, depths: Tensor, level: float) -> Tensor:

@@ -38,9 +38,6 @@ def surface_area(vertices: np.ndarray, faces: np.ndarray, at_once: int = FACES_A
     return float(sum(trimesh.triangles.area(vertices[faces[part]]).sum() for part in pieces(len(faces), at_once)))
 
 
-# Components
-
-
 def without_floaters(vertices: np.ndarray, faces: np.ndarray,
                      least: float = DEFAULTS.floater_share) -> tuple[np.ndarray, np.ndarray, int]:
     """Mesh without components of fewer faces than a share of the largest component's, and the number of the dropped."""
@@ -71,9 +68,6 @@ def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
     return without_others(vertices, faces[kept])
 
 
-# Edges
-
-
 def closedness(faces: np.ndarray) -> str:
     """Words about faces [F, 3]: a mesh is closed if each edge has two faces, or four where the mesh touches itself."""
     edges = _edges(faces)
@@ -91,6 +85,14 @@ def _edges(faces: np.ndarray) -> np.ndarray:
         a, b = faces[:, i], faces[:, (i + 1) % 3]
         edges[i::3] = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
     return edges
+
+
+def neighbours(faces: np.ndarray) -> np.ndarray:
+    """Pairs [N, 2] of faces with a common edge."""
+    edges = _edges(faces)
+    order = np.argsort(edges, kind='stable')
+    same = np.flatnonzero(edges[order][1:] == edges[order][:-1])
+    return np.stack([order[same], order[same + 1]], 1) // 3  # a face has three sides
 
 
 def parted(vertices: np.ndarray, faces: np.ndarray,

@@ -56,9 +56,7 @@ def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int,
                 settings: MeshSettings = DEFAULTS) -> list[SeenFrom]:
     """Views of a field from at most `views` training cameras, spread evenly over all of them.
 
-    Args:
-        step: width of a pixel at the scene's centre, in ray coordinates.
-        most: rays of all views at most. Pixels are wider if there would be more.
+    A pixel is `step` wide at the scene's centre, in ray coordinates, and wider if there would be more than `most` rays.
     """
     count = min(settings.views, len(scene.i_train))
     cameras = scene.cameras.take(scene.i_train[np.linspace(0, len(scene.i_train) - 1, count).astype(int)])

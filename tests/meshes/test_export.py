@@ -108,7 +108,7 @@ def test_a_textured_mesh_says_what_it_is(tmp_path, capsys, fused):
     said = capsys.readouterr().out
     mesh = trimesh.load(tmp_path / 'm.glb', process=False).to_geometry()
     assert ('as the training cameras see it' in said) == fused
-    assert ('where half of the light' in said) != fused
+    assert (', where half of the light of the training rays has stopped\n' in said) != fused
     np.testing.assert_allclose(mesh.extents, 1.0, atol=0.05)
     assert f'{len(mesh.faces):,} of ' in said
     assert Image.open(tmp_path / 'm_views.png').size == (1600, 400)

@@ -50,8 +50,6 @@ def test_the_surface_of_a_density_lies_where_the_density_has_its_level():
     assert np.abs(ball_distance(surface.vertices)).max() < 0.005
     assert trimesh.Trimesh(surface.vertices, surface.faces, process=False).is_watertight
     assert surface.words == 'at density 25'
-    by_light = density_surface(red_ball().sampler(), axes, 3.0 / 39, THRESHOLD, by_light=True)
-    assert by_light.words == 'at density 25, where half of the light of the training rays has stopped'
 
 
 def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():

@@ -69,10 +69,9 @@ def textured(mesh: trimesh.Trimesh, flat: np.ndarray, size: int, views: list[See
              settings: MeshSettings = DEFAULTS) -> trimesh.Trimesh:
     """Copy of a mesh with a texture instead of vertex colours. Vertices are doubled where charts of the texture meet.
 
-    A texel has the median colour of the views that see it. If fewer than `texel_views` do, it has the colour that its
-    face's vertices have. Highlights that move with the cameras disappear in the median. The texture has `size` texels
-    along a side; a face has texels in proportion to its size in ray coordinates, `flat` [V, 3]. For `within`, see
-    `seen_colours`.
+    The texture has `size` texels along a side. A face has texels in proportion to its size in ray coordinates, `flat`
+    [V, 3]. A texel has the colour of `seen_colours`, because highlights that move with the cameras disappear in a
+    median. A texel that fewer than `texel_views` views see has the colour that its face's vertices have.
     """
     vertices, normals = np.asarray(mesh.vertices, np.float32), vertex_normals(mesh.vertices, mesh.faces)
     of, faces, uv, shown, weights = laid_out(flat, mesh.faces, size, settings)
@@ -97,8 +96,7 @@ def seen_colours(points: np.ndarray, normals: np.ndarray, views: list[SeenFrom],
                  settings: MeshSettings = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
     """Median colours [N, 3] of points [N, 3] over the views that see them, else 0, and the number [N] of these views.
 
-    Points and unit normals are in world coordinates. A view shows a point if measured depths differ by at most
-    `within`.
+    Points and unit normals are in world coordinates. Views show a point if measured depths differ by `within` at most.
     """
     colours, counts = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.int64)
     for part in pieces(len(points), TEXELS_AT_ONCE):

@@ -132,10 +132,10 @@ def _blocks_near(views: list[SeenFrom], grid: Lattice, settings: MeshSettings) -
 
 def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray, edge: int, band: float,
           settings: MeshSettings, sums: list[np.ndarray] | None = None) -> list[np.ndarray]:
-    """Sums [X, Y, Z] over views at the points of blocks [N, 3] with `edge` points along each axis: distances in bands,
-    positive outside; numbers of distances; numbers of views that see something in front of a point.
+    """Sums [X, Y, Z] over views at points of blocks [N, 3] with `edge` points along an edge; at others, `sums` or 0.
 
-    At other points the sums stay as they are; None: 0. The band is a measured depth.
+    Sums are those of distances in bands, positive outside, of 1 for each distance, and of 1 for each view that sees
+    something in front of a point. The band is a measured depth.
     """
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.

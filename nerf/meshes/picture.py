@@ -1,4 +1,4 @@
-"""Pictures of a mesh for a log: what cameras see of it, and a coarse copy."""
+"""Pictures of a mesh as cameras see it, by rasterisation, beside a coarse copy of it for a log."""
 
 from __future__ import annotations
 
@@ -30,12 +30,9 @@ def mesh_views(mesh: trimesh.Trimesh, cameras: Cameras) -> np.ndarray:
     return to8b(np.concatenate(views, 1))
 
 
-def coarsened(mesh: trimesh.Trimesh, vertices: np.ndarray, cells: int = CELLS) -> trimesh.Trimesh:
-    """Coarse copy of a mesh with vertex colours: all vertices in a cell of a grid become one.
-
-    The grid has `cells` cells along the longest side, in the coordinates of `vertices` [V, 3].
-    """
-    cell = np.ptp(vertices, axis=0).max() / cells
+def coarsened(mesh: trimesh.Trimesh, vertices: np.ndarray) -> trimesh.Trimesh:
+    """Coarse copy of a mesh with vertex colours: vertices in a cell of a grid, by coordinates [V, 3], become one."""
+    cell = np.ptp(vertices, axis=0).max() / CELLS
     _, first, cluster, count = np.unique(np.rint(vertices / cell).astype(np.int64), axis=0, return_index=True,
                                          return_inverse=True, return_counts=True)
     cluster = cluster.reshape(-1)

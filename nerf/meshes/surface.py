@@ -82,8 +82,7 @@ def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndar
                    settings: MeshSettings = DEFAULTS) -> np.ndarray:
     """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
 
-    The surface is looked for in a box of world coordinates, bounds [2, 3]; None: everywhere. If there is none, it is a
-    UserError.
+    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError.
     """
     space, cameras = scene.space, scene.training_cameras
     box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
@@ -106,7 +105,7 @@ def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level
 
 def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], step: float, density: Density,
                   density_level: float, settings: MeshSettings = DEFAULTS) -> Surface:
-    """Surface that views of a field show, moved to the outlines in the views, on a grid with a longest step.
+    """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views.
 
     Density decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space
     show few outlines, so that the surface does not move there.
@@ -140,7 +139,7 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
         places = points[along] + shifts[:, None, None] * normals[along]
         row, column, depth = view.to_pixels[:3] @ np.vstack([places.reshape(-1, 3).T, np.ones(places.size // 3)])
         shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant')
-        shown = shown.reshape(len(shifts), -1)  # 0 outside the picture
+        shown = shown.reshape(len(shifts), -1)
         clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
         opacities.append(shown[:-1, clear])
     means = np.concatenate(opacities, 1)

@@ -24,7 +24,6 @@ from nerf.files.run_folder import locked, record_flags
 from nerf.flag_types import box_of
 from nerf.flags import config_parser, config_text, parse_flags  # noqa: F401 (config_parser is looked for here)
 from nerf.formats import data_flags, load_scene
-from nerf.meshes.export import export_mesh
 from nerf.meshes.options import MeshOptions
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
@@ -237,9 +236,12 @@ def mesh_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Pat
         raise UserError(f'mesh_file {path} is a folder; name a file')
     moved = args.mesh_coordinates == 'capture' and scene.placement
     fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and args.mesh_threshold is None)
-    sampler = guided(scene, field, run_dir, step)
     options = MeshOptions(args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces, args.mesh_texture,
                           None if args.mesh_bounds is None else box_of(args.mesh_bounds))
+    options.need_libraries()
+    from nerf.meshes.export import export_mesh  # other runs need none of these libraries
+
+    sampler = guided(scene, field, run_dir, step)
     mesh = export_mesh(sampler, scene, path, options, scene.placement.to_capture() if moved else None)
     log_mesh(run_dir, mesh, step)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,20 +19,6 @@ from nerf.space import Space
 F = np.float32
 
 
-@dataclass(frozen=True)
-class FusedDepths:
-    """Signed distances on a grid, positive inside, in units of the band at which they are cut off."""
-
-    low: np.ndarray  # [3] first point of the grid
-    steps: np.ndarray  # [3] steps between its points
-    values: np.ndarray  # [X, Y, Z] float32 in [-1, 1]
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Distances [N] at points [N, 3], interpolated linearly."""
-        places = ((points - self.low) / self.steps).T
-        return ndimage.map_coordinates(self.values, places, order=1, mode='nearest').astype(np.float32)
-
-
 class Lattice(NamedTuple):
     """Points of a regular grid in ray coordinates."""
 
@@ -47,24 +32,30 @@ class Lattice(NamedTuple):
         return Lattice(self.low + 0.5 * (edge - 1) * self.steps, edge * self.steps, shape)
 
 
+class FusedDepths(NamedTuple):
+    """Signed distances on a grid, positive inside, in units of the band at which they are cut off."""
+
+    grid: Lattice
+    values: np.ndarray  # [X, Y, Z] float32 in [-1, 1]
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Distances [N] float32 at points [N, 3], interpolated linearly."""
+        places = ((points - self.grid.low) / self.grid.steps).T
+        return ndimage.map_coordinates(self.values, places, order=1, mode='nearest').astype(np.float32)
+
+
 def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], density: Density, level: float,
                  settings: MeshSettings = DEFAULTS) -> FusedDepths:
-    """Signed distances from the surface that views show.
+    """Signed distances, at grid points with coordinates `axes`, from the surface that views show.
 
     Blocks of the grid near a seen point are fused point by point. All points of another block have the distance of the
     block's middle.
 
     A hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
-    behind a seen surface, since objects have some thickness; where the field is dense; and in a cavity that is closed
-    on all sides, whose walls nobody needs. A group of hidden points that reaches the grid's border is outside. In a
-    projective space cameras see objects from the front alone, and all hidden points are inside.
-
-    Args:
-        views: views from training cameras.
-        space: space of the scene.
-        axes: coordinates of the grid points along each axis, in ray coordinates.
-        density: density of the field.
-        level: density at the surface.
+    behind a seen surface, since objects have some thickness; where the field's density is `denser` than the surface's
+    level; and in a cavity that is closed on all sides, whose walls nobody needs. A group of hidden points that reaches
+    the grid's border is outside. In a projective space cameras see objects from the front alone, and all hidden points
+    are inside.
 
     Raises:
         UserError: the views show no surface in the grid.
@@ -74,8 +65,9 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()
     near = _blocks_near(views, grid, settings)
     of_blocks = _sums(views, space, grid.middles(edge), np.argwhere(~near), 1, band, settings)
-    total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings,
-                                 [_spread(part, grid.shape, edge) for part in of_blocks])
+    for axis, size in enumerate(grid.shape):
+        of_blocks = [part.repeat(edge, axis).take(np.arange(size), axis) for part in of_blocks]
+    total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings, of_blocks)
     values = np.where(count > 0, -total / np.maximum(count, F(1.0)), F(-1.0))
     hidden = np.nonzero((count == 0) & (behind >= settings.hidden_views))
     if space.projective:
@@ -87,23 +79,15 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
         values[hidden] = ndimage.map_coordinates(decided, places, order=1, mode='nearest')
     if not (values > 0).any() or not (values < 0).any():
         raise UserError('the training cameras see no surface in the box of the mesh; train longer')
-    return FusedDepths(grid.low, grid.steps, values)
+    return FusedDepths(grid, values)
 
 
 def with_hidden(values: np.ndarray, count: np.ndarray, behind: np.ndarray, low: np.ndarray, steps: np.ndarray,
                 density: Density, level: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Signed distances of a grid, completed at hidden points as `fused_depths` describes.
+    """Signed distances [X, Y, Z] of `FusedDepths`, completed at hidden points as `fused_depths` describes, smoothly.
 
-    Args:
-        values: [X, Y, Z] float32 distances in [-1, 1], positive inside.
-        count: [X, Y, Z] number of views that see each point.
-        behind: [X, Y, Z] number of views that see something in front of each point.
-        low, steps: [3] first point of the grid, and steps between points.
-        density: density of the field.
-        level: density at the surface.
-
-    Returns:
-        [X, Y, Z] float32; smooth over hidden points.
+    Numbers [X, Y, Z] of views see each point (`count`), or see something in front of it (`behind`). The grid's first
+    point and its steps are `low` and `steps` [3].
     """
     border = np.ones(values.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
@@ -146,25 +130,12 @@ def _blocks_near(views: list[SeenFrom], grid: Lattice, settings: MeshSettings) -
     return near[1:-1, 1:-1, 1:-1]
 
 
-def _spread(blocks: np.ndarray, shape: tuple[int, ...], edge: int) -> np.ndarray:
-    """Values [X', Y', Z'] of blocks as values [X, Y, Z] of their points."""
-    for axis, size in enumerate(shape):
-        blocks = blocks.repeat(edge, axis).take(np.arange(size), axis)
-    return blocks
-
-
 def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray, edge: int, band: float,
           settings: MeshSettings, sums: list[np.ndarray] | None = None) -> list[np.ndarray]:
-    """Sums over views at the points of some blocks of a grid.
+    """Sums [X, Y, Z] over views at points of blocks [N, 3] with `edge` points along an edge; at others, `sums` or 0.
 
-    Args:
-        blocks: [N, 3] blocks of `edge` points along each axis.
-        band: measured depth at which distances are cut off.
-        sums: values elsewhere; None: 0.
-
-    Returns:
-        Sums of distances in bands, positive outside, numbers of distances, and numbers of views that see something in
-        front of a point: [X, Y, Z] each.
+    Sums are those of distances in bands, positive outside, of 1 for each distance, and of 1 for each view that sees
+    something in front of a point. The band is a measured depth.
     """
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.
@@ -184,19 +155,13 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
     return sums
 
 
-# Compiled loops. Numbers that decide the result are arguments: Numba's cache does not notice edited globals.
-
-
 @njit(parallel=True, cache=True, error_model='numpy')
 def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels, focal, radius, band, reach, clear):
-    """Adds views to the sums of `_sums` at the points of blocks [N, 3].
+    """Adds views to the sums of `_sums` at the points of blocks [N, 3]. Numbers that decide the result are arguments,
+    because Numba's cache does not notice edited globals.
 
-    Args:
-        depth: [V, H, W] measured depths in pictures of sizes [V, 2].
-        farthest: [V, H, W] largest depth within `reach` pixels.
-        to_pixels: [V, 5, 4] matrices from grid points (i, j, k, 1), as `pixel_matrix` makes them.
-        radius: radius of a ball around a block.
-        clear: number of views that see far past a point, after which no further view is asked.
+    Measured depths, and the largest ones within `reach` pixels, are [V, H, W], in pictures of sizes [V, 2]. Matrices
+    `to_pixels` [V, 5, 4] are those of `pixel_matrix`, from grid points (i, j, k, 1).
     """
     for n in prange(len(blocks)):
         i, j, k = edge * blocks[n, 0], edge * blocks[n, 1], edge * blocks[n, 2]

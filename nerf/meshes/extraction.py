@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 from skimage import measure
 from tqdm import tqdm
 
@@ -17,35 +18,22 @@ Density = Callable[[np.ndarray], np.ndarray]  # points [N, 3] to densities [N], 
 SURVEY_MARGIN = 2  # grid points of the survey around what is dense
 BLOCKS_AT_ONCE = 2 ** 14  # so that the indices of their points need tens of megabytes
 POINTS_AT_ONCE = 2 ** 18
+MOVES = 4  # steps of the search for the threshold along a normal
 
 
 def grid_axes(box: np.ndarray, grid_size: int) -> list[np.ndarray]:
-    """Coordinates of grid points along each axis, from a box's lowest to its highest corner.
+    """Coordinates x [X], y [Y] and z [Z] of grid points from a box's lowest to its highest corner, box [2, 3].
 
-    Args:
-        box: [2, 3] lowest and highest corner.
-        grid_size: points along the longest side. Other sides have as many points as make their steps no longer.
-
-    Returns:
-        x [X], y [Y] and z [Z].
+    The longest side has `grid_size` points. Other sides have as many points as make their steps no longer.
     """
     step = (box[1] - box[0]).max() / (grid_size - 1)
     return [np.linspace(low, high, max(int(np.ceil((high - low) / step - 1e-6)) + 1, 2)) for low, high in box.T]
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Part of a box in which the density is above a threshold, found on a grid of `survey` points along a side.
+    """Part [2, 3] of a box [2, 3] in which the density is above a threshold, on a grid of `survey` points along a side.
 
-    Args:
-        density: density of the field.
-        box: [2, 3] lowest and highest corner.
-        threshold: density at the surface.
-
-    Returns:
-        [2, 3] corners, SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
-
-    Raises:
-        UserError: the density is nowhere, or everywhere, above the threshold.
+    Its corners are SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
     """
     axes = grid_axes(box, settings.survey)
     dense = density_near_surface(density, axes, threshold, settings) > threshold
@@ -58,33 +46,15 @@ def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshS
 
 def extract_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                     blocks_at_once: int = BLOCKS_AT_ONCE) -> tuple[np.ndarray, np.ndarray]:
-    """Extracts the surface at which a density has a threshold's value.
-
-    Args:
-        density: density of the field.
-        axes: coordinates of the grid points along each axis.
-        threshold: density at the surface.
-        blocks_at_once: blocks of the grid that are handled at once, as a limit on memory.
-
-    Returns:
-        Vertices [V, 3] float32 in the axes' coordinates, and faces [F, 3], counterclockwise seen from outside.
-
-    Raises:
-        UserError: the density is nowhere, or everywhere, above the threshold.
-    """
+    """Surface at which a density has a threshold's value: `marching_cubes` of `density_near_surface`."""
     return marching_cubes(density_near_surface(density, axes, threshold, settings, blocks_at_once), axes, threshold)
 
 
 def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Extracts the surface between values above and below a threshold (Lewiner et al. 2003).
+    """Surface between values above and below a threshold (Lewiner et al. 2003).
 
-    Args:
-        volume: [X, Y, Z] float32 values at grid points, larger inside; values equal to the threshold are changed.
-        axes: coordinates of the grid points along each axis.
-        threshold: value at the surface.
-
-    Returns:
-        Vertices and faces as of `extract_surface`.
+    The volume [X, Y, Z] float32 is larger inside; values equal to the threshold are changed. Vertices [V, 3] float32
+    are in the coordinates of the axes. Faces [F, 3] are counterclockwise seen from outside.
     """
     # A grid point exactly at the threshold would be a separate vertex of each edge there, with cracks in between.
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
@@ -94,33 +64,58 @@ def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float)
     return (np.array(low) + np.array(steps) * vertices).astype(np.float32), faces
 
 
-# Blocks near the surface
+def onto_level(density: Density, vertices: np.ndarray, normals: np.ndarray, step: float,
+               threshold: float) -> np.ndarray:
+    """Moves vertices along their normals to where the density crosses a threshold.
+
+    Marching cubes takes the density between grid points to be linear, so its vertices are a little off. A vertex moves
+    by half a grid step at most. A vertex without a crossing so near stays.
+    """
+    low, high = (np.full(len(vertices), part, np.float32) for part in (-0.5 * step, 0.5 * step))  # inside, outside
+
+    def excess(shift: np.ndarray) -> np.ndarray:
+        return density(vertices + shift[:, None] * normals) - threshold
+    at_low, at_high = excess(low), excess(high)
+    crosses = (at_low > 0) & (at_high <= 0)
+    shift = np.zeros(len(vertices), np.float32)
+    for move in range(MOVES):  # chords and halves by turns: a chord alone can stay near one end
+        middle = 0.5 * (low + high) if move % 2 else low + (high - low) * np.clip(
+            at_low / np.maximum(at_low - at_high, 1e-12), 0.05, 0.95)
+        shift = np.where(crosses, middle, 0.0).astype(np.float32)
+        here = excess(shift)
+        inside = here > 0
+        low, at_low = np.where(inside, shift, low), np.where(inside, here, at_low)
+        high, at_high = np.where(inside, high, shift), np.where(inside, at_high, here)
+    return (vertices + shift[:, None] * normals).astype(np.float32)
 
 
 def density_near_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                          blocks_at_once: int = BLOCKS_AT_ONCE) -> np.ndarray:
-    """Densities at all grid points of blocks that hold surface.
+    """Densities [X, Y, Z] float32 at grid points of blocks that hold surface; else 0 outside, 2 thresholds inside.
 
     A coarse pass over every fourth grid point (every second one of a small grid) finds blocks that can hold surface.
     From them the surface is followed through the faces of blocks into their neighbours. The surface is that of the
-    whole grid, except for a component that no coarse point lies in and that touches no block that was found.
+    whole grid, except for a component that no coarse point lies in and that touches no block that was found. At most
+    `blocks_at_once` blocks are in memory at once.
 
-    Args, Raises: as of `extract_surface`.
-
-    Returns:
-        [X, Y, Z] float32. Grid points of other blocks have 0 outside and twice the threshold inside.
+    Raises:
+        UserError: the density is nowhere, or everywhere, above the threshold.
     """
     shape = [len(axis) for axis in axes]
     size = 2 if max(shape) <= settings.small_grid else 4  # cells along a block's edge
     knots = [np.unique(np.append(np.arange(0, n, size), n - 1)) for n in shape]
     volume = np.full(shape, np.nan, np.float32)
     _evaluate(density, axes, np.ravel_multi_index(np.ix_(*knots), shape).ravel(), volume, 'coarse pass')
-    lowest, highest = _extremes(volume[np.ix_(*knots)])
+    lowest, highest = (extreme(volume[np.ix_(*knots)], 2, origin=-1)[:-1, :-1, :-1]  # of a block's eight corners
+                       for extreme in (ndimage.minimum_filter, ndimage.maximum_filter))
     todo = np.argwhere((lowest <= threshold) & (highest > settings.halo * threshold))
     _follow_surface(density, axes, threshold, volume, knots, size, todo, blocks_at_once)
-    _check_range(volume, threshold)
-    block = [np.minimum(np.searchsorted(knot, np.arange(n), 'right') - 1, len(knot) - 2)
-             for knot, n in zip(knots, shape)]
+    least, most = np.nanmin(volume), np.nanmax(volume)
+    if not least <= threshold < most:
+        hint = 'train longer' if most < 1e-3 else f'try --mesh_threshold {0.5 * (least + most):.2g}'
+        raise UserError(f'the density has no surface at mesh_threshold {threshold:g}: it is from {least:.3g} to '
+                        f'{most:.3g} where it was looked for, on {np.count_nonzero(~np.isnan(volume))} points; {hint}')
+    block = [np.minimum(np.arange(n) // size, len(knot) - 2) for knot, n in zip(knots, shape)]
     for i, plane in enumerate(volume):  # plane by plane, because masks of the whole volume are large
         inside = lowest[block[0][i]][np.ix_(*block[1:])] > threshold
         np.copyto(plane, np.where(inside, 2.0 * threshold, 0.0), where=np.isnan(plane))
@@ -144,24 +139,6 @@ def _follow_surface(density: Density, axes: list[np.ndarray], threshold: float, 
         todo = todo[~done[tuple(todo.T)]]
 
 
-def _check_range(volume: np.ndarray, threshold: float) -> None:
-    """Raises UserError if the known densities do not have the threshold between them."""
-    least, most = np.nanmin(volume), np.nanmax(volume)
-    if not least <= threshold < most:
-        hint = 'train longer' if most < 1e-3 else f'try --mesh_threshold {0.5 * (least + most):.2g}'
-        raise UserError(f'the density has no surface at mesh_threshold {threshold:g}: it is from {least:.3g} to '
-                        f'{most:.3g} where it was looked for, on {np.count_nonzero(~np.isnan(volume))} points; {hint}')
-
-
-def _extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest of the eight corners of each block [I - 1, J - 1, K - 1], from values [I, J, K]."""
-    low = high = values
-    for axis in range(3):
-        before, after = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
-        low, high = np.minimum(low[before], low[after]), np.maximum(high[before], high[after])
-    return low, high
-
-
 def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: tuple[int, ...], size: int) -> np.ndarray:
     """Flat indices [B, (size + 1) ** 3] of the grid points in blocks [B, 3]; short blocks repeat their last point."""
     offsets = np.indices((size + 1,) * 3).reshape(3, -1)
@@ -171,11 +148,8 @@ def _points_of(blocks: np.ndarray, knots: list[np.ndarray], shape: tuple[int, ..
 
 
 def _entered_neighbours(inside: np.ndarray, blocks: np.ndarray, size: int) -> np.ndarray:
-    """Places [M, 3] beside blocks [B, 3], also outside the grid, into which the surface goes through a face.
-
-    Args:
-        inside: [B, (size + 1) ** 3] whether each point of a block is inside.
-    """
+    """Places [M, 3] beside blocks [B, 3], also outside the grid, into which the surface goes through a face, where
+    `inside` [B, (size + 1) ** 3] says of each point whether it is inside."""
     inside = inside.reshape(-1, size + 1, size + 1, size + 1)
     found = []
     for axis in range(3):
@@ -191,7 +165,6 @@ def _evaluate(density: Density, axes: list[np.ndarray], index: np.ndarray, volum
     with tqdm(total=len(index), desc=what, unit='point', unit_scale=True, disable=None, leave=False) as bar:
         for piece in pieces(len(index), POINTS_AT_ONCE):
             part = index[piece]
-            places = np.unravel_index(part, volume.shape)
-            points = np.stack([axis[place] for axis, place in zip(axes, places)], -1)
+            points = np.stack([axis[at] for axis, at in zip(axes, np.unravel_index(part, volume.shape))], -1)
             flat[part] = density(points.astype(np.float32))
             bar.update(len(part))

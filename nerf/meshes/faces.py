@@ -9,24 +9,15 @@ import numpy as np
 
 from nerf.meshes.extraction import Density
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.topology import without_flaps
+from nerf.meshes.triangles import without_flaps
 
 
 def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step: float, threshold: float,
                 most: int = 0, limit: int = 0, settings: MeshSettings = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh with fewer faces on a field's surface.
+    """Mesh with at most `most` faces on the surface where a density, or another value, has a threshold.
 
-    Args:
-        density: density of the field, or other values that are larger inside.
-        vertices, faces: [V, 3] and [F, 3], counterclockwise seen from outside.
-        step: longest grid step.
-        threshold: density at the surface.
-        most: faces at most; 0: as few as leave all but `lost_share` of the surface as near as it was, within
-            `near_steps` grid steps of the field's.
-        limit: faces at most where `most` is 0; 0: no limit.
-
-    Returns:
-        Vertices [V', 3] and faces [F', 3].
+    If `most` is 0, faces are as few as leave all but `lost_share` of the surface as near as it was, within `near_steps`
+    grid steps of the field's, and at most `limit`; 0: no limit.
     """
     if most:
         return simplified(vertices, faces, int(settings.spare * most)) if len(faces) > most else (vertices, faces)

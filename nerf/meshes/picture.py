@@ -1,13 +1,15 @@
-"""Pictures of a mesh as cameras see it, and a coarse copy of it for a log."""
+"""Pictures of a mesh as cameras see it, by rasterisation, beside a coarse copy of it for a log."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import trimesh
+from numba import njit
 
 from nerf.cameras import Cameras
-from nerf.meshes.geometry import vertex_normals
-from nerf.meshes.raster import rasterised
+from nerf.meshes.triangles import vertex_normals
 from run_nerf_helpers import to8b
 
 WIDTH = 400  # pixels of each view
@@ -17,14 +19,9 @@ CELLS = 200  # cells of the coarse copy along its longest side: finer ones would
 
 
 def mesh_views(mesh: trimesh.Trimesh, cameras: Cameras) -> np.ndarray:
-    """Draws a mesh on white as cameras see it, with light from the camera. Faces show from outside alone.
+    """Views [H, N * WIDTH, 3] uint8, side by side, of a mesh with vertex colours on white, with light from the camera.
 
-    Args:
-        mesh: mesh with vertex colours.
-        cameras: N cameras of one size. Their lenses are taken for pinholes.
-
-    Returns:
-        [H, N * WIDTH, 3] uint8: views side by side.
+    The N cameras have one size, and their lenses are taken for pinholes. Faces show from outside alone.
     """
     height, width = cameras.size(0)
     shape = round(WIDTH * height / width), WIDTH
@@ -33,15 +30,9 @@ def mesh_views(mesh: trimesh.Trimesh, cameras: Cameras) -> np.ndarray:
     return to8b(np.concatenate(views, 1))
 
 
-def coarsened(mesh: trimesh.Trimesh, vertices: np.ndarray, cells: int = CELLS) -> trimesh.Trimesh:
-    """Coarse copy of a mesh by vertex clustering: all vertices in a cell of a grid become one.
-
-    Args:
-        mesh: mesh with vertex colours.
-        vertices: [V, 3] its vertices in the coordinates of the grid.
-        cells: cells of the grid along the longest side.
-    """
-    cell = np.ptp(vertices, axis=0).max() / cells
+def coarsened(mesh: trimesh.Trimesh, vertices: np.ndarray) -> trimesh.Trimesh:
+    """Coarse copy of a mesh with vertex colours: vertices in a cell of a grid, by coordinates [V, 3], become one."""
+    cell = np.ptp(vertices, axis=0).max() / CELLS
     _, first, cluster, count = np.unique(np.rint(vertices / cell).astype(np.int64), axis=0, return_index=True,
                                          return_inverse=True, return_counts=True)
     cluster = cluster.reshape(-1)
@@ -67,3 +58,32 @@ def _view(mesh: trimesh.Trimesh, pose: np.ndarray, intrinsics: np.ndarray, shape
     view, covered = np.ones((*face.shape, 3)), face >= 0
     view[covered] = (weights[covered][..., None] * shaded[faces[face[covered]]]).sum(1)
     return view.reshape(shape[0], RAYS, shape[1], RAYS, 3).mean((1, 3))
+
+
+@njit(cache=True)
+def rasterised(points, faces, height, width):
+    """Nearest face [H, W] int64 at each pixel, else -1, and its barycentric weights [H, W, 3] float64 in space.
+
+    Points [V, 3] float64 are x and y in pixels, whose centres are at whole numbers, and depth, above 0.
+    """
+    depth = np.full((height, width), np.inf)
+    shown, weights = np.full((height, width), -1), np.zeros((height, width, 3))
+    for f in range(len(faces)):
+        a, b, c = points[faces[f, 0]], points[faces[f, 1]], points[faces[f, 2]]
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
+        if min(a[2], b[2], c[2]) <= 1e-6 or area == 0.0:
+            continue
+        top, bottom = max(math.ceil(min(a[1], b[1], c[1])), 0), min(math.floor(max(a[1], b[1], c[1])), height - 1)
+        left, right = max(math.ceil(min(a[0], b[0], c[0])), 0), min(math.floor(max(a[0], b[0], c[0])), width - 1)
+        for row in range(top, bottom + 1):
+            for column in range(left, right + 1):
+                u = ((b[0] - column) * (c[1] - row) - (c[0] - column) * (b[1] - row)) / area
+                v = ((c[0] - column) * (a[1] - row) - (a[0] - column) * (c[1] - row)) / area
+                w = 1.0 - u - v
+                if u < 0.0 or v < 0.0 or w < 0.0:
+                    continue
+                inverse = u / a[2] + v / b[2] + w / c[2]
+                if 1.0 / inverse < depth[row, column]:
+                    depth[row, column], shown[row, column] = 1.0 / inverse, f
+                    weights[row, column] = u / a[2] / inverse, v / b[2] / inverse, w / c[2] / inverse
+    return shown, weights

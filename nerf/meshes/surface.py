@@ -1,26 +1,29 @@
-"""Surface of a field: either what the training cameras see, or where the density has one value."""
+"""Surface of a field: either what the training cameras see, or where the density has one value, its level."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from nerf.fields.interface import Sampler
 from nerf.meshes.depth_fusion import fused_depths
-from nerf.meshes.extraction import Density, extract_surface, marching_cubes, tighten
-from nerf.meshes.geometry import vertex_normals
-from nerf.meshes.level import onto_level
+from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level, tighten
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.topology import without_floaters, without_others
+from nerf.meshes.triangles import vertex_normals, without_floaters, without_others
 from nerf.meshes.views import SeenFrom
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.space import Space, corners_in_words
+from run_nerf_helpers import ray_points
 
+HALF = math.log(2.0)  # optical depth at which half of the light has stopped
+ROUNDS = 30  # rounds of bisection: far more than float32 has digits
 BLUR = 0.02  # opacity below which a view shows nothing outside an outline
 
 
@@ -35,15 +38,7 @@ class Surface(NamedTuple):
     words: str  # description for the log
 
     def within(self, bounds: np.ndarray, space: Space) -> Surface:
-        """Keeps the faces that lie in a box of the world.
-
-        Args:
-            bounds: [2, 3] corners of the box in world coordinates.
-            space: space of the scene.
-
-        Raises:
-            UserError: no face lies in the box.
-        """
+        """Surface with the faces alone that lie in a box [2, 3] of the world; UserError if there are none."""
         places = space.to_world(torch.from_numpy(self.vertices)).numpy()
         inside = ((places >= bounds[0]) & (places <= bounds[1])).all(1)
         faces = self.faces[inside[self.faces].all(1)]
@@ -54,21 +49,40 @@ class Surface(NamedTuple):
         return self._replace(vertices=vertices, faces=faces)
 
 
+def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAULTS) -> float:
+    """Density that training rays reach where half of their light has stopped, in the median over the rays.
+
+    Rays that end on the surface of this density end neither too early, where a field is blurred, nor behind objects.
+    The density is in 1/scene unit, in NDC in 1/NDC unit. A field that stops no training ray is a UserError.
+    """
+    rays = scene.spread_rays(scene.i_train, max(int(math.sqrt(settings.level_rays / len(scene.i_train))), 2))
+    some = np.linspace(0, len(rays.near) - 1, min(settings.level_rays, len(rays.near)))
+    rays = rays.part(torch.from_numpy(some.astype(np.int64)))
+    depths, lengths = scene.space.even_depths(rays, settings.level_samples), rays.directions.norm(dim=-1, keepdim=True)
+    points = ray_points(rays, depths).reshape(-1, 3).numpy()
+    densities = torch.from_numpy(sampler.density_array(points)).reshape(depths.shape)
+    optical = torch.nn.functional.pad((0.5 * (densities[:, 1:] + densities[:, :-1]) * depths.diff(dim=1)
+                                       * lengths).cumsum(1), (1, 0))
+    stopped = optical[:, -1] > HALF
+    if not stopped.any():
+        raise UserError('the field stops no training ray, so it has no surface; train longer')
+    depths, densities = depths[stopped], densities[stopped]
+    half = _first_crossing(optical[stopped], depths, HALF)
+    low, high = 1e-3 * float(densities.amax()), float(densities.amax())
+    for _ in range(ROUNDS):  # rays reach a higher level later
+        level = math.sqrt(low * high)
+        if _first_crossing(densities, depths, level).sub(half).median() > 0:
+            high = level
+        else:
+            low = level
+    return low
+
+
 def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndarray | None = None,
                    settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Box around all of the surface that the training cameras see; prints a line about it.
+    """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
 
-    Args:
-        sampler: shows the field.
-        scene: scene of the field.
-        level: density at the surface.
-        bounds: [2, 3] corners, in world coordinates, of a box in which alone surface is looked for; None: everywhere.
-
-    Returns:
-        [2, 3] corners in ray coordinates.
-
-    Raises:
-        UserError: there is no surface in the box.
+    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError.
     """
     space, cameras = scene.space, scene.training_cameras
     box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
@@ -79,44 +93,22 @@ def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndar
     return box
 
 
-def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float, by_light: bool = False,
+def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float,
                     settings: MeshSettings = DEFAULTS) -> Surface:
-    """Surface where a field's density has one value.
-
-    Args:
-        sampler: shows the field.
-        axes: coordinates of the grid points along each axis.
-        step: longest grid step.
-        level: density at the surface.
-        by_light: the level comes from `surface_level`, which the description says.
-
-    Raises:
-        UserError: the density does not reach the level.
-    """
+    """Surface where a field's density has one value, on a grid with coordinates `axes` and a longest step."""
     density = functools.partial(sampler.density_array, least=settings.halo * level)
     whole = extract_surface(density, axes, level, settings)
     vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     moved = onto_level(density, vertices, vertex_normals(vertices, faces), step, level)
-    why = ', where half of the light of the training rays has stopped' if by_light else ''
-    return Surface(density, level, moved, faces, dropped, f'at density {level:.4g}{why}')
+    return Surface(density, level, moved, faces, dropped, f'at density {level:.4g}')
 
 
 def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], step: float, density: Density,
                   density_level: float, settings: MeshSettings = DEFAULTS) -> Surface:
-    """Surface that views of a field show, moved to the outlines in the views.
+    """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views.
 
-    Views in a projective space show few outlines, so that the surface does not move there.
-
-    Args:
-        views: views from training cameras.
-        space: space of the scene.
-        axes: coordinates of the grid points along each axis.
-        step: longest grid step.
-        density: density of the field, for points that no camera sees.
-        density_level: density at the surface.
-
-    Raises:
-        UserError: the views show no surface.
+    Density decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space
+    show few outlines, so that the surface does not move there.
     """
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
@@ -135,15 +127,8 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
     """Distance outwards from a surface to the one whose outlines the views show: there half of the light passes.
 
     Rays that meet a blurred surface head on are stopped deeper in it than rays that pass along it. Outlines are what
-    pictures show most clearly, so the surface is moved to them.
-
-    Args:
-        views: views from training cameras.
-        vertices, normals: [V, 3] in world coordinates, the normals outwards.
-        step: longest grid step.
-
-    Returns:
-        Distance in world units, between plus and minus `outline_shift` grid steps; 0 if too few outlines are seen.
+    pictures show most clearly, so the surface is moved to them. The distance is in world units, like vertices [V, 3]
+    and their outward normals, and at most `outline_shift` grid steps; it is 0 if too few outlines are seen.
     """
     some = np.random.default_rng(0).permutation(len(vertices))[:settings.outline_points]
     points, normals, most = vertices[some].astype(np.float64), normals[some].astype(np.float64), settings.outline_shift
@@ -152,7 +137,9 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
         away = points - view.place
         along = np.abs((away * normals).sum(1)) < settings.outline_cosine * np.linalg.norm(away, axis=1)
         places = points[along] + shifts[:, None, None] * normals[along]
-        shown = _opacity(view, places.reshape(-1, 3)).reshape(len(shifts), -1)
+        row, column, depth = view.to_pixels[:3] @ np.vstack([places.reshape(-1, 3).T, np.ones(places.size // 3)])
+        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant')
+        shown = shown.reshape(len(shifts), -1)
         clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
         opacities.append(shown[:-1, clear])
     means = np.concatenate(opacities, 1)
@@ -161,7 +148,12 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
     return float(np.interp(0.5, means.mean(1)[::-1], shifts[-2::-1]))  # opacity falls outwards
 
 
-def _opacity(view: SeenFrom, points: np.ndarray) -> np.ndarray:
-    """Opacity [N] that a view shows at world points [N, 3]; 0 outside its picture."""
-    row, column, away = view.to_pixels[:3] @ np.vstack([points.T, np.ones(len(points))])
-    return ndimage.map_coordinates(view.opacity, np.stack([row / away, column / away]), order=1, mode='constant')
+def _first_crossing(values: Tensor, depths: Tensor, level: float) -> Tensor:
+    """Depths [R] at which values [R, S] first reach a level, interpolated linearly; infinite if they never do."""
+    reached = values >= level
+    at = reached.int().argmax(1, keepdim=True)  # the first one
+    before = (at - 1).clamp(min=0)
+    low, high = values.gather(1, before), values.gather(1, at)
+    share = torch.where(at > 0, (level - low) / (high - low).clamp(min=1e-12), 1.0).clamp(0.0, 1.0)
+    depth = torch.lerp(depths.gather(1, before), depths.gather(1, at), share)
+    return torch.where(reached.any(1), depth[:, 0], torch.inf)

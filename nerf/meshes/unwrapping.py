@@ -12,7 +12,8 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.raster import rasterised
+from nerf.meshes.picture import rasterised
+from nerf.meshes.triangles import neighbours
 
 
 class Layout(NamedTuple):
@@ -26,16 +27,13 @@ class Layout(NamedTuple):
 
 
 def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int, settings: MeshSettings = DEFAULTS) -> Layout:
-    """Lays a mesh out in a square texture.
-
-    Args:
-        vertices, faces: [V, 3] and [F, 3].
-        size: texels along a side of the texture.
-    """
-    neighbours = _neighbours(faces, len(vertices))
-    axis, layer = _main_axes(vertices, faces, neighbours, settings), np.zeros(len(faces), np.int64)
+    """Layout of a mesh in a texture of `size` texels along a side."""
+    pairs = neighbours(faces)
+    axis, layer = _main_axes(vertices, faces, pairs, settings), np.zeros(len(faces), np.int64)
     while True:
-        chart = _charts(neighbours, 6 * layer + axis)
+        label = 6 * layer + axis
+        joined = _joined(pairs[label[pairs[:, 0]] == label[pairs[:, 1]]], len(faces))
+        chart = csgraph.connected_components(joined, directed=False)[1]
         layout, depth = _packed(vertices, faces, size, axis, chart, settings.chart_padding)
         folded = _folded(layout, depth, settings.folded_texels)
         if folded.mean() <= settings.folded_share or layer.max() == settings.chart_layers:
@@ -43,22 +41,13 @@ def laid_out(vertices: np.ndarray, faces: np.ndarray, size: int, settings: MeshS
         layer += folded  # these faces get charts of their own
 
 
-def _neighbours(faces: np.ndarray, n_vertices: int) -> np.ndarray:
-    """Pairs [N, 2] of faces with a common edge."""
-    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1).astype(np.int64)
-    of, key = np.tile(np.arange(len(faces)), 3), edges[:, 0] * n_vertices + edges[:, 1]
-    order = np.argsort(key, kind='stable')
-    same = np.flatnonzero(key[order][1:] == key[order][:-1])
-    return np.stack([of[order][same], of[order][same + 1]], 1)
-
-
-def _main_axes(vertices: np.ndarray, faces: np.ndarray, neighbours: np.ndarray, settings: MeshSettings) -> np.ndarray:
+def _main_axes(vertices: np.ndarray, faces: np.ndarray, pairs: np.ndarray, settings: MeshSettings) -> np.ndarray:
     """Axis [F] of each face's chart, one of x, y, z, -x, -y, -z: the one that the face and the faces around it face
     most. If the face itself hardly faces it, the one that the face alone faces most."""
     corners = vertices[faces].astype(np.float64)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     own = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
-    joined = sparse.coo_matrix((np.ones(len(neighbours)), neighbours.T), shape=(len(faces),) * 2).tocsr()
+    joined = _joined(pairs, len(faces))
     joined = joined + joined.T
     for _ in range(settings.chart_rounds):
         normals = normals + joined @ normals
@@ -68,20 +57,15 @@ def _main_axes(vertices: np.ndarray, faces: np.ndarray, neighbours: np.ndarray, 
     return np.where(steep, towards.argmax(1), axis)
 
 
-def _charts(neighbours: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Chart [F] of each face: faces with one label that are connected."""
-    a, b = neighbours[label[neighbours[:, 0]] == label[neighbours[:, 1]]].T
-    graph = sparse.coo_matrix((np.ones(len(a)), (a, b)), shape=(len(label),) * 2)
-    return csgraph.connected_components(graph, directed=False)[1]
+def _joined(pairs: np.ndarray, count: int) -> sparse.csr_matrix:
+    """Matrix [F, F] of faces that is 1 at pairs [N, 2]."""
+    return sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(count, count)).tocsr()
 
 
 def _packed(vertices: np.ndarray, faces: np.ndarray, size: int, axis: np.ndarray, chart: np.ndarray,
             padding: int) -> tuple[Layout, np.ndarray]:
-    """Packs charts, each seen along its axis, with `padding` texels in between.
-
-    Returns:
-        The layout, and depths [V'] of its vertices along their charts' axes, in texels.
-    """
+    """Layout of charts, each seen along its axis, with `padding` texels in between, and depths [V'] of its vertices
+    along their charts' axes, in texels."""
     import xatlas  # only a mesh with a texture needs it
 
     corners, along = vertices[faces], axis % 3

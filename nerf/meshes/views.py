@@ -30,17 +30,11 @@ class SeenFrom(NamedTuple):
 
 
 def pixel_matrix(pose: np.ndarray, focal: float, height: int, width: int, space: Space) -> np.ndarray:
-    """Matrix from world points to the pixels of a pinhole camera whose axis goes through the picture's centre.
+    """Matrix [5, 4] from world points to the pixels of a pinhole camera whose axis goes through the picture's centre.
 
-    Args:
-        pose: [3, 4] camera-to-world, OpenGL axes.
-        focal: focal length in pixels.
-        height, width: size of the picture in pixels.
-        space: space of the scene, which says how depth is measured.
-
-    Returns:
-        [5, 4], from (q x, q y, q z, q) to (d row, d column, d, r D, r): d is q times the depth along the camera's axis,
-        and D the measured depth (`Space.projection`). The factors q and r are free.
+    It maps (q x, q y, q z, q) to (d row, d column, d, r D, r): d is q times the depth along the camera's axis, and D
+    the measured depth (`Space.projection`). The factors q and r are free. The pose [3, 4] is camera-to-world, with
+    OpenGL axes.
     """
     right, up, back = np.column_stack([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3]])
     away, scale = -back, np.array([0.0, 0.0, 0.0, 1.0])
@@ -60,17 +54,20 @@ def onto_pixels(matrix, x, y, z, q):
 
 def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int,
                 settings: MeshSettings = DEFAULTS) -> list[SeenFrom]:
-    """Draws views of a field from training cameras, spread evenly over all of them.
+    """Views of a field from at most `views` training cameras, spread evenly over all of them.
 
-    Args:
-        sampler: shows the field.
-        scene: scene of the field.
-        step: width of a pixel at the scene's centre, in ray coordinates.
-        most: rays of all views at most. Pixels are wider if there would be more.
+    A pixel is `step` wide at the scene's centre, in ray coordinates, and wider if there would be more than `most` rays.
     """
-    cameras = _pinholes(scene, step, most, settings.views)
-    return [_seen_from(sampler, scene.space, cameras.take([i]), settings.solid_opacity)
-            for i in tqdm(range(len(cameras)), 'drawing views', disable=None, leave=False)]
+    count = min(settings.views, len(scene.i_train))
+    cameras = scene.cameras.take(scene.i_train[np.linspace(0, len(scene.i_train) - 1, count).astype(int)])
+    sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
+    factor = scene.space.pixel_sides(cameras) / step  # of the picture's size
+    factor *= (most / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)
+    sizes, focal = (sizes * factor[:, None]).ceil().long().clamp(min=2), focal * factor
+    intrinsics = torch.stack([focal, focal, 0.5 * sizes[:, 1], 0.5 * sizes[:, 0]], 1)
+    pinholes = Cameras(cameras.poses, intrinsics, sizes, bounds=cameras.bounds, within=0.5)
+    return [_seen_from(sampler, scene.space, pinholes.take([i]), settings.solid_opacity)
+            for i in tqdm(range(count), 'drawing views', disable=None, leave=False)]
 
 
 @torch.inference_mode()
@@ -90,15 +87,3 @@ def _seen_from(sampler: Sampler, space: Space, camera: Cameras, solid: float) ->
     measured = np.full((height, width), np.inf, np.float32)
     measured[stopped] = over / under
     return SeenFrom(pose[:, 3].copy(), focal, to_pixels, measured, points, rgb, opacity)
-
-
-def _pinholes(scene: Scene, step: float, most: int, count: int) -> Cameras:
-    """Pinhole cameras at the poses of at most `count` training views. Arguments step and most: see `drawn_views`."""
-    views = scene.i_train[np.linspace(0, len(scene.i_train) - 1, min(count, len(scene.i_train))).astype(int)]
-    cameras = scene.cameras.take(views)
-    sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)
-    factor = scene.space.pixel_sides(cameras) / step  # of the picture's size
-    factor *= (most / (factor[:, None] * sizes).prod(1).sum()).sqrt().clamp(max=1.0)
-    sizes, focal = (sizes * factor[:, None]).ceil().long().clamp(min=2), focal * factor
-    intrinsics = torch.stack([focal, focal, 0.5 * sizes[:, 1], 0.5 * sizes[:, 0]], 1)
-    return Cameras(cameras.poses, intrinsics, sizes, bounds=cameras.bounds, within=0.5)

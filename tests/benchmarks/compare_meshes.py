@@ -27,7 +27,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from nerf.meshes.raster import rasterised
+from nerf.meshes.picture import rasterised
 from nerf.metrics import psnr
 from nerf.scene import Scene, blender_scene
 

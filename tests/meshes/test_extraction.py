@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from known_surfaces import BOX, NDC_SPACE, THRESHOLD, ball_distance, density_of, distance
+from known_surfaces import (
+    BOX, LEVEL, NDC_SPACE, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, density_of, distance, steep_ball,
+)
 from skimage.measure import marching_cubes
 
-from nerf.meshes.extraction import Density, extract_surface, grid_axes, tighten
+from nerf.meshes.extraction import Density, extract_surface, grid_axes, onto_level, tighten
 from nerf.meshes.options import MeshSettings
+from nerf.meshes.triangles import vertex_normals
 from nerf.runtime.errors import UserError
 
 
@@ -125,6 +128,21 @@ def test_grid_axes_end_at_the_box_and_have_grid_size_points_along_the_longest_si
     assert [(axis[0], axis[-1]) for axis in axes] == [(0.0, 2.0), (1.0, 1.9), (-1.0, 3.0)]
     for axis, step in zip(axes, (0.5, 0.45, 0.5)):
         assert np.diff(axis) == pytest.approx(step)
+
+
+def test_vertices_are_moved_to_where_the_density_crosses_the_threshold():
+    vertices, faces = extract_surface(steep_ball, grid_axes(SMALL_BOX, 24), LEVEL)
+    step = 1.6 / 23
+    moved = onto_level(steep_ball, vertices, vertex_normals(vertices, faces), step, LEVEL)
+    before, after = (np.abs(np.linalg.norm(part, axis=1) - RADIUS) for part in (vertices, moved))
+    assert after.max() < 0.05 * step
+    assert after.mean() < 0.3 * before.mean()
+
+
+def test_vertices_without_a_crossing_within_half_a_step_stay():
+    vertices = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    stay = onto_level(lambda points: np.zeros(len(points), np.float32), vertices.numpy(), vertices.numpy(), 0.1, LEVEL)
+    np.testing.assert_array_equal(stay, vertices.numpy())
 
 
 # The box

@@ -7,10 +7,9 @@ import pytest
 import trimesh
 from known_surfaces import LEVEL, RADIUS, SMALL_BOX, steep_ball
 
-from nerf.meshes.extraction import extract_surface, grid_axes
+from nerf.meshes.extraction import extract_surface, grid_axes, onto_level
 from nerf.meshes.faces import fewer_faces, simplified
-from nerf.meshes.geometry import vertex_normals
-from nerf.meshes.level import onto_level
+from nerf.meshes.triangles import vertex_normals
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""nerf/meshes/surface.py: boxes and surfaces of a density and of what cameras see."""
+"""nerf/meshes/surface.py: level, box and surface of a density, and the surface that cameras see."""
 
 from __future__ import annotations
 
@@ -10,19 +10,38 @@ import torch
 import trimesh
 from known_fields import Solid
 from known_surfaces import (
-    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, one_camera_in_ndc, red_and_blue,
-    red_ball, scene_around, shell, steep_ball, three_cameras, view_of_ball,
+    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc, one_camera_in_ndc,
+    red_and_blue, red_ball, scene_around, shell, steep_ball, three_cameras, two_coloured_ball_in_ndc, view_of_ball,
 )
 
 from nerf.meshes.depth_fusion import fused_depths
 from nerf.meshes.extraction import grid_axes, marching_cubes
-from nerf.meshes.geometry import vertex_normals
 from nerf.meshes.options import MeshSettings
-from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, outline_shift
+from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, outline_shift, surface_level
+from nerf.meshes.triangles import vertex_normals
 from nerf.runtime.errors import UserError
 from nerf.space import Unbounded
 
 COARSE = MeshSettings(survey=49)  # a survey that is fast
+
+
+@pytest.mark.parametrize('density', [400.0, 8000.0])
+def test_the_level_is_the_density_that_rays_reach_where_half_of_their_light_has_stopped(density):
+    """Density rises evenly inwards, by `density` per unit."""
+    rising = Solid(lambda points: density * (RADIUS - points.norm(dim=-1)).clamp(min=0.0), red_and_blue)
+    level = surface_level(rising.sampler(), scene_around())
+    straight = np.sqrt(2.0 * np.log(2.0) / density)  # how deep a ray towards the middle gets: density t^2 / 2 = ln 2
+    assert level == pytest.approx(0.82 * density * straight, rel=0.05)  # most rays come aslant
+
+
+def test_a_field_without_a_surface_is_an_error():
+    with pytest.raises(UserError, match='stops no training ray'):
+        surface_level(shell(0.1).sampler(), scene_around())
+
+
+def test_the_level_of_a_field_in_ndc_lies_between_its_densities_outside_and_inside():
+    level = surface_level(two_coloured_ball_in_ndc().sampler(), nine_cameras_in_ndc())
+    assert 0.0 < level <= 400.0
 
 
 def test_the_surface_of_a_density_lies_where_the_density_has_its_level():
@@ -31,8 +50,6 @@ def test_the_surface_of_a_density_lies_where_the_density_has_its_level():
     assert np.abs(ball_distance(surface.vertices)).max() < 0.005
     assert trimesh.Trimesh(surface.vertices, surface.faces, process=False).is_watertight
     assert surface.words == 'at density 25'
-    by_light = density_surface(red_ball().sampler(), axes, 3.0 / 39, THRESHOLD, by_light=True)
-    assert by_light.words == 'at density 25, where half of the light of the training rays has stopped'
 
 
 def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 import trimesh
@@ -31,6 +32,17 @@ def test_a_density_that_is_never_reached_is_one_line_and_leaves_no_file(trained,
     assert error.startswith('error: the density has no surface at mesh_threshold 1e+09')
     assert error.count('\n') == 1
     assert sorted(path for path in run_dir.iterdir() if not path.name.endswith('_occupancy.npz')) == before
+
+
+def test_a_missing_library_is_one_line_and_leaves_no_file(trained, capsys, monkeypatch):
+    flags, run_dir = trained
+    before = sorted(run_dir.iterdir())
+    monkeypatch.setitem(sys.modules, 'xatlas', None)
+    assert run_nerf.main([*flags, *MESH, '5', '--mesh_texture', '64']) == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: this mesh needs xatlas, ')
+    assert error.count('\n') == 1
+    assert sorted(run_dir.iterdir()) == before
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import trimesh
 from viewer_client import draw_until, wait_until
 from viewer_scene import POSES, SCENE
 
-from nerf.meshes.writing import write_mesh
+from nerf.meshes.export import write_mesh
 from nerf.scene import Images
 from nerf.viewer.landmarks import newest_mesh, thumbnail
 

@@ -1,42 +1,61 @@
-"""Topology of a mesh: components, edges, and places where a mesh touches itself."""
+"""Triangle meshes: normals, area, components, edges, and sheets that touch.
+
+trimesh has most of it too, but needs gigabytes for a mesh of millions of faces.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
 import numpy as np
+import trimesh
 from trimesh.graph import connected_component_labels
 
+from nerf.fields.interface import pieces
 from nerf.meshes.options import DEFAULTS
+
+FACES_AT_ONCE = 2 ** 19
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray, at_once: int = FACES_AT_ONCE) -> np.ndarray:
+    """Unit normals [V, 3] float32 of vertices: means of the normals of the faces around, weighted by area.
+
+    A vertex without an area around it has the normal 0. `at_once` faces are in memory at once.
+    """
+    sums = np.zeros((len(vertices), 3))
+    for part in pieces(len(faces), at_once):
+        a, b, c = (np.float64(vertices[faces[part, corner]]) for corner in range(3))
+        across = np.cross(b - a, c - a)
+        for corner in range(3):
+            for axis in range(3):
+                sums[:, axis] += np.bincount(faces[part, corner], across[:, axis], len(vertices))
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, length, out=np.zeros_like(sums), where=length > 0).astype(np.float32)
+
+
+def surface_area(vertices: np.ndarray, faces: np.ndarray, at_once: int = FACES_AT_ONCE) -> float:
+    """Area of a mesh, with `at_once` faces in memory at once."""
+    return float(sum(trimesh.triangles.area(vertices[faces[part]]).sum() for part in pieces(len(faces), at_once)))
 
 
 def without_floaters(vertices: np.ndarray, faces: np.ndarray,
                      least: float = DEFAULTS.floater_share) -> tuple[np.ndarray, np.ndarray, int]:
-    """Drops small components of a mesh.
-
-    Args:
-        vertices, faces: [V, 3] and [F, 3].
-        least: share of the largest component's faces that a component needs to stay.
-
-    Returns:
-        Vertices [V', 3] and faces [F', 3] of the rest, and the number of components that were dropped.
-    """
+    """Mesh without components of fewer faces than a share of the largest component's, and the number of the dropped."""
     label = connected_component_labels(faces[:, [0, 1, 1, 2]].reshape(-1, 2), node_count=len(vertices))
-    count = label.max() + 1
-    sizes = np.bincount(label[faces[:, 0]], minlength=count)
+    sizes = np.bincount(label[faces[:, 0]], minlength=label.max() + 1)
     keep = sizes >= least * sizes.max()
-    return *without_others(vertices, faces[keep[label[faces[:, 0]]]]), int(count - keep.sum())
+    return *without_others(vertices, faces[keep[label[faces[:, 0]]]]), int((~keep).sum())
 
 
 def without_others(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drops vertices that are in no face."""
+    """Mesh without the vertices that are in no face."""
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     return vertices[used], (np.cumsum(used) - 1)[faces]
 
 
 def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drops pairs of faces with the same three corners, and then vertices that are in no face.
+    """Mesh without pairs of faces with the same three corners, and without vertices that are in no face.
 
     Simplification leaves such a pair where a bump collapsed. Its edges would have four faces.
     """
@@ -50,8 +69,7 @@ def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
 
 
 def closedness(faces: np.ndarray) -> str:
-    """Says in words whether a mesh with faces [F, 3] is closed: each edge has two faces, or four where the mesh touches
-    itself. trimesh takes five times the memory for it."""
+    """Words about faces [F, 3]: a mesh is closed if each edge has two faces, or four where the mesh touches itself."""
     edges = _edges(faces)
     edges.sort()
     if len(edges) % 2 or (edges[::2] != edges[1::2]).any():
@@ -62,28 +80,28 @@ def closedness(faces: np.ndarray) -> str:
 
 def _edges(faces: np.ndarray) -> np.ndarray:
     """Number [3 F] of the edge at each side of each face."""
-    count = int(faces.max()) + 1
-    edges = np.empty(3 * len(faces), np.int64)
+    count, edges = int(faces.max()) + 1, np.empty(3 * len(faces), np.int64)
     for i in range(3):
         a, b = faces[:, i], faces[:, (i + 1) % 3]
         edges[i::3] = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
     return edges
 
 
+def neighbours(faces: np.ndarray) -> np.ndarray:
+    """Pairs [N, 2] of faces with a common edge."""
+    edges = _edges(faces)
+    order = np.argsort(edges, kind='stable')
+    same = np.flatnonzero(edges[order][1:] == edges[order][:-1])
+    return np.stack([order[same], order[same + 1]], 1) // 3  # a face has three sides
+
+
 def parted(vertices: np.ndarray, faces: np.ndarray,
            apart: float = DEFAULTS.parted_share) -> tuple[np.ndarray, np.ndarray]:
-    """Parts sheets of a mesh that touch along edges, so that each edge has two faces.
+    """Mesh whose sheets do not touch along edges, so that each edge has two faces.
 
     Faces at an edge with four or more of them are pairs with a wedge of the solid in between. Each wedge except the
-    widest gets a new vertex at the middle of the edge, moved into the wedge. Vertices at the same place become one, as
-    programs that read the mesh would join them.
-
-    Args:
-        vertices, faces: [V, 3] and [F, 3], counterclockwise seen from outside.
-        apart: share of a face's height by which the new vertex moves.
-
-    Returns:
-        Vertices [V', 3] and faces [F', 3].
+    widest gets a new vertex at the middle of the edge, moved into the wedge by a share `apart` of the faces' height.
+    Vertices at the same place become one, as programs that read the mesh would join them.
     """
     vertices, faces = _merged(vertices, faces)
     edges = _edges(faces)
@@ -121,12 +139,8 @@ Side = tuple[int, int, int, int]  # side of a face: index of the face, of its tw
 
 
 def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> list[list[Side]]:
-    """Pairs of faces' sides at an edge with a wedge of the solid in between, the widest wedge first.
-
-    Args:
-        there, back: sides that go along the edge, and sides that go the other way.
-        points: all vertices.
-    """
+    """Pairs of faces' sides at an edge with a wedge of the solid in between, the widest wedge first. Sides `there` go
+    along the edge, and sides `back` go the other way."""
     a, b = (there or back)[0][1:3]
     axis = points[b] - points[a]
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])

@@ -17,7 +17,8 @@ from skimage.metrics import structural_similarity
 import run_nerf
 from nerf.exposure import MEASURED, Exposure, ExposureSettings, right_halves
 from nerf.fields.interface import Target, exposed
-from nerf.formats import learns_exposure, parse_flags
+from nerf.flags import parse_flags
+from nerf.formats import learns_exposure
 from nerf.outputs import Intervals, Outputs
 from nerf.rendering import save_metrics
 

@@ -1,4 +1,4 @@
-"""Pictures of a field that are drawn in tiles of about the same time."""
+"""Pictures of a field, drawn in tiles of about the same time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,58 @@ from nerf.fields.interface import Sampler
 from nerf.rendering import Picture, View, as_view, draw_pixels, edges
 from nerf.scene import Scene
 from nerf.space import Space
-from nerf.viewer.pace import PROBE, Pace, Speed
 from nerf.viewer.wanted import Wanted
+
+PROBE = 16  # most rays of a tile that is drawn only to measure the cost of an empty tile
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times of drawing, in seconds, tuned on two CPU cores by tests/benchmarks/bench_viewer.py (docs/measurements.md,
+    "The viewer")."""
+
+    share: float = 0.025  # share of the time for drawing while the field trains; handling messages costs extra
+    credit: float = 0.5  # most drawing time that training can owe
+    tile: float = 0.025  # for a tile: a movement of the camera waits no longer
+    moving: float = 0.15  # after its last change, during which a camera counts as moving
+    frame: float = 0.05  # for a picture of a moving camera
+    training_frame: float = 0.0075  # the same while the field trains
+    training_rest: float = 0.05  # for a picture of a resting camera while the field trains
+    refresh: float = 1.0  # between pictures of a field that trains
+    unfinished: float = 0.3  # between unfinished states of a picture that are shown
+    status: float = 1.0  # between lines about the run
+
+
+class Speed:
+    """Cost of drawing, from the times of the latest tiles: seconds per ray, and seconds per tile without rays."""
+
+    def __init__(self):
+        self.per_ray, self.per_tile, self.probed, self.started = 5e-5, 1e-3, -math.inf, False
+
+    def took(self, rays: int, seconds: float) -> None:
+        """Notes the time of a tile. The very first tile does not count, because it may have compiled something."""
+        if not self.started:
+            self.started = True
+        elif rays <= PROBE:  # other programs make a tile longer, and nothing makes it shorter
+            self.per_tile += (1.0 if seconds < self.per_tile else 0.3) * (seconds - self.per_tile)
+        else:
+            now = max(seconds - self.per_tile, 0.2 * seconds) / rays
+            self.per_ray += (0.5 if now > self.per_ray else 0.2) * (now - self.per_ray)
+
+    def rays_in(self, seconds: float) -> int:
+        """Number of rays of a tile that takes some seconds. The rays take at least as long as the empty tile."""
+        return max(int(max(seconds - self.per_tile, self.per_tile) / self.per_ray), 1)
+
+    def rays_per_second(self, seconds: float) -> float:
+        """Rays per second in tiles of some seconds each."""
+        rays = self.rays_in(seconds)
+        return rays / (self.per_tile + rays * self.per_ray)
+
+    def probe_due(self, now: float) -> bool:
+        """Whether a tile of PROBE rays should be drawn at a time `now` in seconds: once a second."""
+        due = now >= self.probed + 1.0
+        self.probed = now if due else self.probed
+        return due
 
 
 @dataclass(eq=False)
@@ -32,10 +82,6 @@ class ShownField:
     clock: Callable[[], float] = perf_counter  # in seconds
     step: int = 0  # of training; pictures of an earlier step are out of date
     speed: Speed = field(default_factory=Speed)
-
-    def finish(self, step: int, sampler: Sampler) -> None:
-        """Ends training at a step: from now on one sampler draws the field, which no longer changes."""
-        self.step, self.sampler, self.training = step, lambda: sampler, False
 
     @cached_property
     def distances(self) -> tuple[float, float]:
@@ -59,17 +105,10 @@ class Frame(NamedTuple):
 
 
 class Drawing:
-    """Picture of one camera while it is drawn over an earlier drawing, or over the background.
+    """Picture of one camera of a view, drawn over `before`, an earlier and smaller drawing, or over the background.
 
     Each iteration draws a tile, which takes about `Pace.tile` seconds, and yields the share that is done. A tile is
-    every nth pixel, so that all tiles of a picture take the same time.
-
-    Args:
-        shown: field to draw.
-        wanted: view to draw.
-        camera: one camera of that view.
-        before: drawing of the same view at a smaller size.
-        last: there is no finer drawing to come, so edges are smoothed.
+    every nth pixel, so that all tiles of a picture take the same time. Edges of the `last` drawing are smoothed.
     """
 
     def __init__(self, shown: ShownField, wanted: Wanted, camera: Cameras, before: Drawing | None = None,

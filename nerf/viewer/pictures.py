@@ -33,13 +33,13 @@ def picture_of(frame: Frame, scene: Scene) -> np.ndarray:
 
 def compared(frame: Frame, scene: Scene) -> tuple[float, tuple[int, int]]:
     """PSNR in dB of a frame that a photograph's own camera sees, and the height and width at which it is measured."""
-    height, width = frame.view.acc.shape
-    target = photograph_of(scene, frame.wanted.photograph, height, width)
-    return psnr(to8b(frame.view.rgb).astype(np.float32) / 255.0, target), (height, width)
+    size = frame.view.acc.shape
+    target = photograph_of(scene, frame.wanted.photograph, *size)
+    return psnr(to8b(frame.view.rgb).astype(np.float32) / 255.0, target), size
 
 
 def photograph_of(scene: Scene, i: int, height: int, width: int) -> np.ndarray:
-    """Image i at a size that is not larger than its own: [height, width, 3] float32 in [0, 1]."""
+    """Image i, shrunk: [height, width, 3] float32 in [0, 1]."""
     image = scene.images[i]
     small = image if image.shape[:2] == (height, width) else area_resize(image, height, width)
     return target_colours(torch.from_numpy(small), scene.white_bkgd).numpy()

@@ -14,7 +14,6 @@ from pathlib import Path
 from nerf.fields.interface import Sampler
 from nerf.poses import up_direction, vertical_fov
 from nerf.viewer.drawing import ShownField
-from nerf.viewer.panel import StatusPanel
 from nerf.viewer.saving import Job
 from nerf.viewer.server import address_lines, open_server
 from nerf.viewer.visitor import Visitor
@@ -23,14 +22,9 @@ NAP = 0.02  # seconds to wait when there is nothing to draw
 
 
 class Viewer:
-    """Viewer of a field.
+    """Viewer of a field, at the first free port of an address from `port` on. `spend` and `serve` change `shown`.
 
-    Args:
-        shown: field to show; `spend` and `serve` change it.
-        run_dir: the run's folder, the only one to which pages write.
-        host: address to listen at.
-        port: first port to try.
-        status: returns a line about the run.
+    Pages write to the run's folder alone. `status` returns a line about the run.
 
     Raises:
         UserError: viser is missing, or the address cannot be listened at.
@@ -44,7 +38,11 @@ class Viewer:
         self.credit, self.mark, self.said = 0.0, shown.clock(), -math.inf
         self.server = open_server(host, port)
         self._first_view()
-        self.panel = StatusPanel(self.server.gui, shown.training, self._pause)
+        gui = self.server.gui  # all pages see it
+        self.line = gui.add_markdown('')
+        self.button = gui.add_button('Pause training', visible=shown.training, hint='Training goes on when you press '
+                                     'again, or when no page is connected any more')
+        self.button.on_click(lambda _: self._pause(not self.paused))
         self.server.on_client_connect(self._welcome)
         self.server.on_client_disconnect(self._farewell)
         print(address_lines(host, self.server.get_port(), port), flush=True)
@@ -71,7 +69,7 @@ class Viewer:
             visitor.saving.stop()
 
     def _pause(self, paused: bool) -> None:
-        self.paused = paused
+        self.paused, self.button.label = paused, 'Go on training' if paused else 'Pause training'
         self.wake.set()
 
     def ask(self, job: Job) -> None:
@@ -82,8 +80,7 @@ class Viewer:
     # In the thread that trains
 
     def spend(self, step: int) -> None:
-        """Draws after a training step, within the share of the time that `Pace` says; while training is paused, until
-        the pause ends."""
+        """Draws after a training step, for `Pace.share` of the time; while training is paused, until the pause ends."""
         self.shown.step, clock, pace = step, self.shown.clock, self.shown.pace
         if self.visitors or self.jobs:
             earned = (clock() - self.mark) * pace.share / (1.0 - pace.share)
@@ -103,19 +100,13 @@ class Viewer:
         while self.paused and self.visitors:
             self._say_status()
             self.draw_or_wait()
-        self.shown.training, self.paused, self.credit = True, False, 0.0
-        self.panel.paused(False)
+        self.shown.training, self.credit = True, 0.0
+        self._pause(False)
 
     def serve(self, step: int, sampler: Sampler) -> None:
-        """Draws without end a field that no longer changes; a signal ends it.
-
-        Args:
-            step: of the field.
-            sampler: shows it.
-        """
-        self.panel.say(self.status())
-        self.panel.trained()
-        self.shown.finish(step, sampler)
+        """Draws without end the field of a step, which no longer changes, by a sampler; a signal ends it."""
+        self.line.content, self.button.visible = self.status(), False
+        self.shown.step, self.shown.sampler, self.shown.training = step, lambda: sampler, False
         for visitor in list(self.visitors.values()):  # pictures by another sampler are drawn again
             visitor.redraw()
         while True:
@@ -147,8 +138,7 @@ class Viewer:
     def _say_status(self) -> None:
         now = self.shown.clock()
         if now > self.said + self.shown.pace.status:
-            self.said = now
-            self.panel.say(self.status())
+            self.said, self.line.content = now, self.status()
 
     def close(self) -> None:
         """Ends the server and the jobs."""

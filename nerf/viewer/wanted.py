@@ -59,11 +59,10 @@ def camera_of(wanted: Wanted, scene: Scene, rays: float = math.inf) -> Cameras:
 
 
 def finer(wanted: Wanted, scene: Scene, camera: Cameras) -> Cameras | None:
-    """Camera of the next picture of a resting camera: FINER times as high as that of `camera`. It is the last one if
-    the last one has less than 4 times as many pixels as that; None after the last."""
-    (height, width), last = camera.size(0), camera_of(wanted, scene)
-    rays = FINER ** 2 * height * width
-    if last.size(0) <= (height, width):
+    """Camera of the next picture of a resting camera: FINER times as high as `camera`'s picture; None after the last. It
+    is the last one if the last has less than 4 times as many pixels."""
+    last, rays = camera_of(wanted, scene), FINER ** 2 * int(camera.sizes.prod())
+    if last.size(0) <= camera.size(0):
         return None
     return last if int(last.sizes.prod()) < 4 * rays else camera_of(wanted, scene, rays)
 

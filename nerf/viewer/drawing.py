@@ -1,24 +1,29 @@
-"""Pictures of a field, drawn in tiles of about the same time."""
+"""Pictures of a field that pages show, drawn in tiles of about the same time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nerf.cameras import Cameras
 from nerf.fields.interface import Sampler
+from nerf.files.images import area_resize, disparity_pictures
+from nerf.metrics import psnr
+from nerf.plots import error_map
 from nerf.rendering import Picture, View, as_view, draw_pixels, edges
-from nerf.scene import Scene
+from nerf.scene import Scene, target_colours
 from nerf.space import Space
 from nerf.viewer.wanted import Wanted
+from run_nerf_helpers import to8b
 
+FAR = 1e4  # depth of pixels that show nothing, in scene units: behind everything
 PROBE = 16  # most rays of a tile that is drawn only to measure the cost of an empty tile
 
 
@@ -66,8 +71,8 @@ class Speed:
 
     def probe_due(self, now: float) -> bool:
         """Whether a tile of PROBE rays should be drawn at a time `now` in seconds: once a second."""
-        due = now >= self.probed + 1.0
-        self.probed = now if due else self.probed
+        if due := now >= self.probed + 1.0:
+            self.probed = now
         return due
 
 
@@ -83,15 +88,10 @@ class ShownField:
     step: int = 0  # of training; pictures of an earlier step are out of date
     speed: Speed = field(default_factory=Speed)
 
-    @cached_property
-    def distances(self) -> tuple[float, float]:
-        """Distances of the closest and the farthest training camera from the origin, in scene units."""
-        distances = self.scene.training_cameras.poses[:, :, 3].norm(dim=-1)
-        return float(distances.min()), float(distances.max())
-
     def space_of(self, wanted: Wanted) -> Space:
         """Space of the scene with the bounds of a view."""
-        space = self.scene.space.seen_from(wanted.pose, *self.distances)
+        distances = self.scene.training_cameras.poses[:, :, 3].norm(dim=-1)
+        space = self.scene.space.seen_from(wanted.pose, float(distances.min()), float(distances.max()))
         near, far = wanted.clip(space.near, space.far)
         return replace(space, near=near, far=far)
 
@@ -130,8 +130,7 @@ class Drawing:
                 yield 0.5 + 0.5 * share
 
     def _tiles(self, pixels: Tensor, side: int = 1) -> Iterator[float]:
-        rays = self.shown.speed.rays_in(self.shown.pace.tile)
-        count = min(math.ceil(len(pixels) * side ** 2 / rays), len(pixels))
+        count = min(math.ceil(len(pixels) * side ** 2 / self.shown.speed.rays_in(self.shown.pace.tile)), len(pixels))
         for tile in range(count):
             self._draw(pixels[tile::count], side)
             yield (tile + 1) / count
@@ -150,3 +149,51 @@ class Drawing:
     def frame(self, sharp: bool) -> Frame:
         """Picture as it is now."""
         return Frame(as_view(self.picture, self.space, self.height, self.width), self.wanted, sharp)
+
+
+# Pictures of a frame, and their comparison with a photograph
+
+
+def picture_of(frame: Frame, scene: Scene) -> np.ndarray:
+    """Picture [H, W, 3] uint8 of a frame, in the proportions of the page's window."""
+    view, wanted = frame.view, frame.wanted
+    if wanted.compares:
+        target = photograph_of(scene, wanted.photograph, *view.acc.shape)
+        return fitted(to8b(error_map(view.rgb, target)), wanted.width / wanted.height)
+    if wanted.kind == 'nothing':
+        return np.full((2, 2, 3), 255 if wanted.white else 0, np.uint8)
+    if wanted.kind in ('colour', 'error'):
+        other = float(wanted.white) - float(scene.white_bkgd)
+        return to8b(view.rgb + other * (1.0 - view.acc[..., None]))
+    grey = disparity_pictures([view.disp], [view.acc])[0] if wanted.kind == 'disparity' else to8b(view.acc)
+    return np.repeat(grey[..., None], 3, -1)
+
+
+def compared(frame: Frame, scene: Scene) -> tuple[float, tuple[int, int]]:
+    """PSNR in dB of a frame that a photograph's own camera sees, and the height and width at which it is measured."""
+    size = frame.view.acc.shape
+    target = photograph_of(scene, frame.wanted.photograph, *size)
+    return psnr(to8b(frame.view.rgb).astype(np.float32) / 255.0, target), size
+
+
+def photograph_of(scene: Scene, i: int, height: int, width: int) -> np.ndarray:
+    """Image i, shrunk: [height, width, 3] float32 in [0, 1]."""
+    image = scene.images[i]
+    small = image if image.shape[:2] == (height, width) else area_resize(image, height, width)
+    return target_colours(torch.from_numpy(small), scene.white_bkgd).numpy()
+
+
+def fitted(grey: np.ndarray, aspect: float) -> np.ndarray:
+    """Picture [H, aspect * H, 3] uint8 with `grey` [H, W] in its middle, which gets black sides or loses its own."""
+    height, width = grey.shape
+    wide = max(round(aspect * height), 1)
+    left, kept = (wide - width) // 2, min(width, wide)
+    picture = np.zeros((height, wide, 3), np.uint8)
+    picture[:, max(left, 0):max(left, 0) + kept] = grey[:, max(-left, 0):max(-left, 0) + kept, None]
+    return picture
+
+
+def depth_of(view: View) -> np.ndarray:
+    """Depth [H, W] float32 along the camera's axis, in scene units; FAR where opacity is at most a half."""
+    hit = (view.acc > 0.5) & (view.disp > 1.0 / FAR)
+    return np.where(hit, 1.0 / np.where(hit, view.disp, 1.0), FAR).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nerf.poses import opencv_quaternion, vertical_fov
 from nerf.scene import Scene
-from nerf.viewer.pictures import photograph_of
+from nerf.viewer.drawing import photograph_of
 from run_nerf_helpers import to8b
 
 MOST_CAMERAS = 100  # frustums that are shown, spread evenly over the training cameras
@@ -18,10 +18,8 @@ FRUSTUM = 0.06  # length of a frustum over the distance to what its camera looks
 
 
 class Landmarks:
-    """Training cameras, and the mesh of a file if there is one, in one page, which its checkboxes show.
-
-    `place` moves the page's camera to a pose [3, 4] and a vertical field of view; `redraw` draws its view again.
-    """
+    """Training cameras and mesh, if there is one, that checkboxes of one page show. `place` moves the page's camera to
+    a pose [3, 4] and a vertical field of view; `redraw` draws its view again."""
 
     def __init__(self, client, scene: Scene, mesh: Path | None, place: Callable[[np.ndarray, float], None],
                  redraw: Callable[[], None]):

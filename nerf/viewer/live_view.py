@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from nerf.viewer.drawing import Drawing, Frame, ShownField
-from nerf.viewer.pictures import compared
+from nerf.viewer.drawing import Drawing, Frame, ShownField, compared
 from nerf.viewer.wanted import Wanted, camera_of, finer
 
 Steps = Iterator[tuple[bool, Frame | None]]  # whether there was a tile to draw, and a picture to show now
@@ -37,6 +36,7 @@ class LiveView:
     def _steps(self) -> Steps:
         """Steps without end: a small picture of each new view, then finer ones until the view or the field changes, and
         at last the comparison with the photograph at the camera."""
+        pace = self.shown.pace
         while True:
             wanted, step, began = self.wanted, self.shown.step, self.shown.clock()
             if wanted is None:
@@ -44,11 +44,13 @@ class LiveView:
                 continue
 
             def current(wanted=wanted, step=step, began=began) -> bool:
-                is_old = self.shown.step != step and self.shown.clock() > began + self.shown.pace.refresh
+                is_old = self.shown.step != step and self.shown.clock() > began + pace.refresh
                 return self.wanted is wanted and not is_old
 
-            self.measured, before = None, None
-            camera = camera_of(wanted, self.shown.scene, self.shown.speed.rays_in(self._seconds()))
+            self.measured, before, seconds = None, None, pace.frame
+            if self.shown.training:
+                seconds = pace.training_frame if self.moving else pace.training_rest
+            camera = camera_of(wanted, self.shown.scene, self.shown.speed.rays_in(seconds))
             while camera is not None and current():
                 if before and (self.moving or self.shown.training):
                     yield False, None
@@ -60,13 +62,6 @@ class LiveView:
                 yield from self._measure(wanted, current)
             while current():
                 yield False, None
-
-    def _seconds(self) -> float:
-        """Time to draw the first picture of a view."""
-        pace = self.shown.pace
-        if not self.shown.training:
-            return pace.frame
-        return pace.training_frame if self.moving else pace.training_rest
 
     def _drawn(self, drawing: Drawing, first: bool) -> Steps:
         """Steps of one drawing, which return it. They end early when the page wants another view, except the first

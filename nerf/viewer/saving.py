@@ -11,23 +11,18 @@ from time import perf_counter
 
 import numpy as np
 
-from nerf.camera_path import CameraPath, KeyFrame
-from nerf.cameras import Cameras
+from nerf.camera_path import CameraPath, KeyFrame, pinholes
 from nerf.files.images import VIDEO_FPS, save_png, video_file
 from nerf.runtime.errors import UserError
-from nerf.viewer.drawing import Drawing, ShownField
-from nerf.viewer.pictures import picture_of
-from nerf.viewer.wanted import Wanted, camera_of, pinhole, size_of
+from nerf.viewer.drawing import Drawing, ShownField, picture_of
+from nerf.viewer.wanted import Wanted, camera_of, size_of
 
 PROGRESS = 0.5  # seconds between two lines about the progress of a job
 
 
 class Job:
-    """Work that a page has asked for. It is finished even if the page closes meanwhile.
-
-    `work` draws a tile at each step and yields a line about its progress; it returns its last line.
-    `say` shows a line on the page.
-    """
+    """Work that a page has asked for, finished even if the page closes meanwhile. Each step draws a tile and yields a
+    line about the progress; the work returns its last line. `say` shows a line on the page."""
 
     moving = False
 
@@ -36,7 +31,7 @@ class Job:
         self.served, self.said, self.ended = 0.0, -math.inf, False
 
     def advance(self) -> bool:
-        """Draws a tile; returns whether there was one to draw, as there always is."""
+        """Draws a tile. Always True: there was one to draw."""
         try:
             line = next(self.work)
         except StopIteration as done:
@@ -59,9 +54,9 @@ class Job:
 
 def save_view(shown: ShownField, wanted: Wanted, width: float, folder: Path,
               offer: Callable[[str, bytes], None]) -> Iterator[str]:
-    """Work that draws a view, `width` pixels wide, and saves it as the next view_NNNN.png of a folder. An error is drawn
-    at the photograph's own size. `offer` offers a file to the page for download, by name and content."""
-    camera = camera_of(wanted, shown.scene) if wanted.compares else pinhole(wanted, *size_of(wanted, width))
+    """Work that draws a view, `width` pixels wide, and saves it as the next view_NNNN.png of a folder; an error is
+    drawn at the photograph's own size. `offer` offers a file to the page for download, by name and content."""
+    camera = camera_of(wanted, shown.scene) if wanted.compares else pinholes([wanted], *size_of(wanted, width))
     drawing = Drawing(shown, wanted, camera)
     for share in drawing:
         yield f'drawing: {share:.0%}'
@@ -71,14 +66,12 @@ def save_view(shown: ShownField, wanted: Wanted, width: float, folder: Path,
     return f'{path.name} is in {path.parent}'
 
 
-def save_film(shown: ShownField, frames: list[KeyFrame], cameras: Cameras, white: bool, folder: Path) -> Iterator[str]:
-    """Work that draws the frames of a camera path by their cameras, on a white or black background, and saves them in a
-    folder as camera_path_NNNNNN.mp4 of the field's step."""
+def save_film(shown: ShownField, frames: list[Wanted], folder: Path) -> Iterator[str]:
+    """Work that draws views and saves them in a folder as the video camera_path_NNNNNN.mp4, with the field's step."""
     path = folder / f'camera_path_{shown.step:06d}.mp4'
     with video_file(path) as append:
         for i, frame in enumerate(frames):
-            camera = cameras.take([i])
-            drawing = Drawing(shown, Wanted(frame.pose, frame.fov, *camera.size(0), white=white), camera)
+            drawing = Drawing(shown, frame, pinholes([frame], frame.height, frame.width))
             for share in drawing:
                 yield f'drawing frame {i + 1} of {len(frames)}: {share:.0%}'
             append(picture_of(drawing.frame(True), shown.scene))
@@ -92,16 +85,8 @@ def free_name(folder: Path) -> Path:
 
 
 class SavingPanel:
-    """Buttons of one page that save its view, and record, play, save and film a camera path.
-
-    Args:
-        client: viser's, of the page.
-        shown: field to draw.
-        run_dir: the run's folder. Names of files in it are never taken from the page.
-        wanted: returns the page's view.
-        place: moves the page's camera to a pose [3, 4] and a vertical field of view.
-        ask: takes a job.
-    """
+    """Buttons of one page that save its view, and record, play, save and film a camera path. File names are never taken
+    from the page. `wanted` returns its view, `place` moves its camera as in `Landmarks`, and `ask` takes a job."""
 
     def __init__(self, client, shown: ShownField, run_dir: Path, wanted: Callable[[], Wanted],
                  place: Callable[[np.ndarray, float], None], ask: Callable[[Job], None]):
@@ -124,10 +109,6 @@ class SavingPanel:
     def say(self, line: str) -> None:
         """Shows a line about the last button that was pressed."""
         self.line.content = line
-
-    def stop(self) -> None:
-        """Ends a preview, because the page is closed."""
-        self.playing = False
 
     def _save_view(self, width: float) -> None:
         work = save_view(self.shown, self.wanted(), width, self.run_dir / 'views', self.client.send_file_download)
@@ -159,11 +140,12 @@ class SavingPanel:
             self.say(str(error))
 
     def _film(self) -> None:
-        work = save_film(self.shown, self.path.frames(), self.path.cameras(), self.wanted().white, self.run_dir)
-        self.ask(Job(work, self.say))
+        size, white = (self.path.height, self.path.width), self.wanted().white
+        frames = [Wanted(frame.pose, frame.fov, *size, white=white) for frame in self.path.frames()]
+        self.ask(Job(save_film(self.shown, frames, self.run_dir), self.say))
 
     def _play(self) -> None:
-        """Moves the page's camera along the path; stops if it is moving already."""
+        """Moves the page's camera along the path while `playing`; stops if it is moving already."""
         self.playing = not self.playing
         began, frames = perf_counter(), self.path.frames()
         while frames and self.playing:

@@ -14,11 +14,8 @@ PORTS = 100  # that are tried
 
 
 def open_server(host: str, port: int):
-    """viser.ViserServer at the first free port from `port` on; 0: any free one.
-
-    Raises:
-        UserError: viser is missing, or there is no such address or no free port.
-    """
+    """viser.ViserServer at the first free port from `port` on; 0: any free one. Without viser, the address or a free
+    port it is a UserError."""
     try:
         import rich
         import viser
@@ -59,11 +56,9 @@ def free_port(host: str, port: int) -> int:
 
 
 def is_own_page(origin: str | None, asked_host: str, host: str) -> bool:
-    """Whether a connection to a server at `host` comes from its own page, or from a program that is no browser.
-
-    A page of a foreign name that its owner points to this machine has that name in both headers, Origin and Host. So at
-    a loopback address only names that nobody can own are accepted.
-    """
+    """Whether a connection to a server at `host` comes from its own page, or from a program that is no browser. A page
+    of a foreign name has that name in both headers, Origin and Host, if its owner points it to this machine: so a
+    loopback address accepts only names that nobody can own."""
     if origin is None:
         return True
     try:

@@ -1,7 +1,7 @@
 """Viewer: shows a field to all pages that are open in browsers.
 
-All drawing happens in the thread that trains, between its steps, because a step changes the field. viser serves the
-pages; its threads only note what pages want.
+Drawing happens in the thread that trains, between its steps, because a step changes the field. Threads of viser, which
+serves the pages, only note what pages want.
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ NAP = 0.02  # seconds to wait when there is nothing to draw
 
 
 class Viewer:
-    """Viewer of a field, at the first free port of an address from `port` on. `spend` and `serve` change `shown`.
-
-    Pages write to the run's folder alone. `status` returns a line about the run.
-
-    Raises:
-        UserError: viser is missing, or the address cannot be listened at.
-    """
+    """Viewer of a field, at the first free port of an address from `port` on. Pages write to the run's folder alone.
+    `status` returns a line about the run; `spend` and `serve` change `shown`."""
 
     def __init__(self, shown: ShownField, run_dir: Path, host: str, port: int, status: Callable[[], str]):
         self.shown, self.run_dir, self.status = shown, run_dir, status
@@ -66,7 +61,7 @@ class Viewer:
 
     def _farewell(self, client) -> None:
         if visitor := self.visitors.pop(client.client_id, None):
-            visitor.saving.stop()
+            visitor.saving.playing = False
 
     def _pause(self, paused: bool) -> None:
         self.paused, self.button.label = paused, 'Go on training' if paused else 'Pause training'
@@ -119,8 +114,7 @@ class Viewer:
             self.wake.clear()
 
     def _draw(self) -> bool:
-        """Draws a tile for a moving camera, or else for the page or job that waits longest; returns whether there was
-        a tile to draw."""
+        """Draws a tile for a moving camera, or else for the page or job that waits longest. False: no tile is wanted."""
         parties = [*list(self.visitors.values()), *self.jobs[:1]]
         for party in sorted(parties, key=lambda party: (not party.moving, party.served)):
             party.served = self.shown.clock()

@@ -13,10 +13,9 @@ import numpy as np
 from nerf.plots import LARGEST_ERROR
 from nerf.poses import opencv_quaternion, opengl_pose
 from nerf.scene import Scene, camera_at
-from nerf.viewer.drawing import Frame, ShownField
+from nerf.viewer.drawing import Frame, ShownField, depth_of, picture_of
 from nerf.viewer.landmarks import Landmarks, newest_mesh
 from nerf.viewer.live_view import LiveView
-from nerf.viewer.pictures import depth_of, picture_of
 from nerf.viewer.saving import Job, SavingPanel
 from nerf.viewer.wanted import KINDS, Wanted
 
@@ -24,17 +23,11 @@ SHARP_QUALITY, QUALITY = 95, 75  # of the JPEG of a sharp picture, and of all ot
 
 
 class Reading:
-    """Value that is read again after each change, once, by the thread that asks first. Others wait for it.
-
-    `read` returns the value, or None if there is no valid one now: the one before is kept.
-    """
+    """Value that `read` returns. When it is marked as changed, the thread that asks first reads it again, once; others
+    wait for it. If `read` returns None, the value before is kept."""
 
     def __init__(self, read: Callable[[], Wanted | None]):
         self.read, self.changed, self.value, self.lock = read, False, None, threading.Lock()
-
-    def change(self) -> None:
-        """Notes that the value has changed. Nothing is read yet."""
-        self.changed = True
 
     def now(self) -> Wanted | None:
         """Value after all changes so far; None: there has been no valid one."""
@@ -45,16 +38,10 @@ class Reading:
                 self.value = self.value if value is None else value
             return self.value
 
-    def forget(self) -> None:
-        """Has no value until the next change."""
-        self.value = None
-
 
 class ChoicePanel:
-    """Choices of the quantity, background and clips that one page shows, and text about its picture.
-
-    `redraw` is called when a choice has changed.
-    """
+    """Choices of one page: quantity, background and clips; and text about its picture. `redraw` is called when a choice
+    has changed."""
 
     def __init__(self, gui, scene: Scene, redraw: Callable[[], None]):
         self.scene, self.size = scene, ''
@@ -76,8 +63,7 @@ class ChoicePanel:
 
     def note(self, frame: Frame | None, photograph: int | None, measured: tuple[float, tuple[int, int]] | None,
              rays_per_second: float) -> None:
-        """Shows text about the page's picture (None: the same as before), the training image at its camera, the result
-        of `compared`, and the speed of drawing."""
+        """Shows text about a picture (None: the one before), its photograph, its result of `compared`, and the speed."""
         if frame is not None:
             height, width = frame.view.acc.shape
             sharp = ', sharp' if frame.sharp else ''
@@ -96,18 +82,9 @@ class ChoicePanel:
 
 
 class Visitor:
-    """One page in a browser.
+    """One page in a browser. `wake` is called when there may be something to draw, and `ask` takes a job."""
 
-    Args:
-        client: viser's, of the page.
-        shown: field to draw.
-        run_dir: the run's folder.
-        wake: is called when there may be something to draw.
-        ask: takes a job.
-    """
-
-    def __init__(self, client, shown: ShownField, run_dir: Path, wake: Callable[[], None],
-                 ask: Callable[[Job], None]):
+    def __init__(self, client, shown: ShownField, run_dir: Path, wake: Callable[[], None], ask: Callable[[Job], None]):
         self.client, self.shown, self.wake = client, shown, wake
         self.served, self.view, self.reading = 0.0, LiveView(shown), Reading(self._read)
         self.choices = ChoicePanel(client.gui, shown.scene, self.redraw)
@@ -128,7 +105,7 @@ class Visitor:
 
     def redraw(self) -> None:
         """Notes that the page's camera or choices have changed."""
-        self.reading.change()
+        self.reading.changed = True
         self.wake()
 
     def _place(self, pose: np.ndarray, fov: float) -> None:
@@ -160,8 +137,7 @@ class Visitor:
         """Says that a view could not be drawn. It is not drawn again until the page wants another one."""
         print(f'warning: a view cannot be drawn ({error!r})', file=sys.stderr)
         self.saving.say(f'this cannot be drawn: {error}')
-        self.view = LiveView(self.shown)
-        self.reading.forget()
+        self.view, self.reading.value = LiveView(self.shown), None
 
     def _read(self) -> Wanted | None:
         """View by the page's camera and choices as they are now; None: the page has sent a broken camera."""

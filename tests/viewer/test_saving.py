@@ -7,13 +7,13 @@ import pytest
 from viewer_client import draw_until, wait_until
 from viewer_scene import POSES, SCENE, Sky, wanted_of
 
-from nerf.camera_path import CameraPath, KeyFrame
+from nerf.camera_path import CameraPath, KeyFrame, pinholes
 from nerf.files.images import read_image
 from nerf.rendering import render_view
 from nerf.runtime.errors import UserError
 from nerf.viewer.drawing import ShownField
 from nerf.viewer.saving import Job, free_name, save_film, save_view
-from nerf.viewer.wanted import pinhole
+from nerf.viewer.wanted import Wanted
 from run_nerf_helpers import to8b
 
 pytest_plugins = 'viewer_fixtures'
@@ -48,7 +48,7 @@ def test_a_saved_view_has_the_width_that_is_asked_for_and_is_offered(tmp_path):
     work = save_view(ShownField(SCENE, lambda: sky), wanted_of(SCENE, 1), 64.0, tmp_path / 'views', offered.__setitem__)
     ended(Job(work, said.append))
     file = tmp_path / 'views' / 'view_0000.png'
-    expected = render_view(sky, SCENE.space, pinhole(wanted_of(SCENE, 1), 48, 64)).rgb
+    expected = render_view(sky, SCENE.space, pinholes([wanted_of(SCENE, 1)], 48, 64)).rgb
     np.testing.assert_array_equal(read_image(file), to8b(expected))
     assert offered == {'view_0000.png': file.read_bytes()}
     assert said[0] == f'view_0000.png is in {tmp_path / "views"}'
@@ -63,14 +63,15 @@ def test_the_error_is_saved_at_the_size_of_the_photograph(tmp_path):
 def test_a_film_has_the_frames_of_the_path(tmp_path):
     import imageio.v2 as imageio
 
-    path = CameraPath([KeyFrame(POSES[0], 0.7), KeyFrame(POSES[1], 0.7)], seconds=0.1, height=48, width=64)
+    path = CameraPath([KeyFrame(POSES[0], 0.7), KeyFrame(POSES[1], 0.7)], seconds=0.1)
     sky = Sky()
     shown = ShownField(SCENE, lambda: sky, step=20)
-    ended(Job(save_film(shown, path.frames(), path.cameras(), True, tmp_path), lambda _: None))
+    views = [Wanted(frame.pose, frame.fov, 48, 64, white=True) for frame in path.frames()]
+    ended(Job(save_film(shown, views, tmp_path), lambda _: None))
     frames = imageio.mimread(tmp_path / 'camera_path_000020.mp4')
     assert len(frames) == 4
     for frame, camera in ((frames[0], wanted_of(SCENE, 0)), (frames[-1], wanted_of(SCENE, 1))):
-        expected = to8b(render_view(sky, SCENE.space, pinhole(camera, 48, 64)).rgb)
+        expected = to8b(render_view(sky, SCENE.space, pinholes([camera], 48, 64)).rgb)
         assert np.abs(frame.astype(int) - expected).mean() < 4  # the video is compressed
 
 

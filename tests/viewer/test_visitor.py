@@ -104,7 +104,7 @@ def test_a_thread_that_asks_while_another_one_reads_gets_the_new_value():
         return values[-1]
     reading = Reading(slowly)
     assert reading.now() is None  # nothing has changed yet
-    reading.change()
+    reading.changed = True
     threads = [threading.Thread(target=lambda: got.append(reading.now())) for _ in range(2)]
     threads[0].start()
     begun.wait(10.0)
@@ -118,15 +118,15 @@ def test_a_thread_that_asks_while_another_one_reads_gets_the_new_value():
     assert [value is values[0] for value in got] == [True, True]
 
 
-def test_an_invalid_value_keeps_the_one_before_and_a_forgotten_one_comes_with_the_next_change():
+def test_an_invalid_value_keeps_the_one_before_and_a_removed_one_comes_with_the_next_change():
     values = iter([wanted_of(SCENE), None, wanted_of(SCENE)])
     reading = Reading(lambda: next(values))
-    reading.change()
+    reading.changed = True
     first = reading.now()
-    reading.change()
+    reading.changed = True
     assert reading.now() is first
-    reading.forget()
+    reading.value = None
     assert reading.now() is None
-    reading.change()
+    reading.changed = True
     wait_until(lambda: reading.now() is not None)
     assert reading.now() is not first

@@ -114,7 +114,7 @@ class Viewer:
             self.wake.clear()
 
     def _draw(self) -> bool:
-        """Draws a tile for a moving camera, or else for the page or job that waits longest. False: no tile is wanted."""
+        """Draws a tile for a moving camera, or else for the page or job that waits longest. False: there was none."""
         parties = [*list(self.visitors.values()), *self.jobs[:1]]
         for party in sorted(parties, key=lambda party: (not party.moving, party.served)):
             party.served = self.shown.clock()

@@ -63,7 +63,7 @@ class ChoicePanel:
 
     def note(self, frame: Frame | None, photograph: int | None, measured: tuple[float, tuple[int, int]] | None,
              rays_per_second: float) -> None:
-        """Shows text about a picture (None: the one before), its photograph, its result of `compared`, and the speed."""
+        """Shows text about a picture (None: the one before), its photograph, its PSNR (`compared`), and the speed."""
         if frame is not None:
             height, width = frame.view.acc.shape
             sharp = ', sharp' if frame.sharp else ''

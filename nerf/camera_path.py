@@ -15,8 +15,7 @@ from nerf.files.images import VIDEO_FPS
 from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
-MOST_FRAMES = 100_000
-LONGEST_SIDE = 2 ** 15  # pixels
+MOST_FRAMES, LONGEST_SIDE = 100_000, 2 ** 15  # of a path; the side in pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +91,14 @@ def pinholes(frames: list[KeyFrame], height: int, width: int) -> Cameras:
 
 def _key_frame(path: Path, i: int, key) -> KeyFrame:
     """Key frame i of a file, from its JSON value."""
-    rows = key.get('pose') if isinstance(key, dict) else None
     try:
-        pose = np.array(rows, np.float64)
+        pose = np.array(key['pose'], np.float64)
         turn = pose[:, :3]
-        proper = pose.shape == (3, 4) and np.abs(pose).max() < 1e30 and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3
-    except (IndexError, TypeError, ValueError):
+        proper = (pose.shape == (3, 4) and np.abs(pose).max() < 1e30 and np.linalg.det(turn) > 0
+                  and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3)
+    except (LookupError, OverflowError, TypeError, ValueError):
         proper = False
-    if not proper or np.linalg.det(turn) < 0:
+    if not proper:
         raise UserError(f'{path}: key frame {i} has no pose of 3 rows of 4 numbers, a rotation and a position; save '
                         'the camera path again')
     return KeyFrame(pose, math.radians(_number(f'{path}: key frame {i}', key, 'fov', 0.1, 179.0)))
@@ -109,6 +108,6 @@ def _number(where, values: dict, name: str, low: float, high: float, whole: bool
     """Number values[name] between two bounds; `where` names its place in errors."""
     value = values.get(name)
     if type(value) not in ((int,) if whole else (int, float)) or not low <= value <= high:
-        kind = 'whole number' if whole else 'number'
-        raise UserError(f'{where}: {name} is {value!r}; it must be a {kind} from {low:g} to {high:g}')
+        raise UserError(f'{where}: {name} is {value!r}; it must be a {"whole " if whole else ""}number from {low:g} to '
+                        f'{high:g}')
     return value

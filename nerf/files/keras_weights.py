@@ -31,12 +31,9 @@ def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
              else ['output_linear'])
     if n_layers <= len(heads):
         raise UserError(f'{path} has {n_layers} layers, too few for a NeRF; replace it')
-    names = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
-    state = {}
-    for i, name in enumerate(names):
-        state[f'{name}.weight'] = torch.tensor(arrays[2 * i].T, dtype=torch.float32)
-        state[f'{name}.bias'] = torch.tensor(arrays[2 * i + 1], dtype=torch.float32)
-    return state
+    layers = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
+    names = [f'{layer}.{part}' for layer in layers for part in ('weight', 'bias')]
+    return {name: torch.tensor(array.T, dtype=torch.float32) for name, array in zip(names, arrays)}
 
 
 def _read_array_list(path: Path) -> list[np.ndarray]:

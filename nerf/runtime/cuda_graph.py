@@ -20,29 +20,24 @@ class CapturedStep:
     """
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], failed: Callable[[str], None]):
-        self.function, self.failed = function, failed
+        self.function, self.failed, self.stream = function, failed, torch.cuda.Stream()
         self.calls, self.graph, self.inputs, self.outputs = 0, None, None, None
-        self.stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls == EAGER_CALLS + 1:
             self._capture(inputs)
-        if self.graph is None:
-            return self._eagerly(inputs)
+        if self.graph is None:  # on the stream of the capture, which then finds the memory that these calls freed
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
         for kept, new in zip(self.inputs, inputs):
             if kept is not None:
                 kept.copy_(new)
         self.graph.replay()
         return {name: x.clone() for name, x in self.outputs.items()}  # the next replay overwrites the outputs
-
-    def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-        """Calls the function on the stream of the capture, which then finds the memory that the calls freed."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            outputs = self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return outputs
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
@@ -52,10 +47,10 @@ class CapturedStep:
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:
-            self.outputs = None
             # If ending the capture fails too, torch leaves its stream current and its memory pool open. The allocator
             # would fail an assertion when it next empties its cache.
             torch.cuda.set_stream(stream)
+            self.outputs = None
             with suppress(RuntimeError):  # torch has ended the pool
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
                 torch._C._cuda_releasePool(torch.cuda.current_device(), pool)

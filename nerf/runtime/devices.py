@@ -12,16 +12,14 @@ from torch import Tensor
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
-
 
 def keep_freed_memory() -> None:
     """Lets the C library keep memory that a tile of rays freed, for the next tile. Paging it in again would take a
     tenth of a training step on a CPU."""
     with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+        libc.mallopt(-3, 2 ** 25)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD
 
 
 @functools.lru_cache(256)
@@ -59,8 +57,7 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for products in bf16. Emulated products are slow."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    found = torch.cpu.get_capabilities()
-    return bool(found.get('avx512_bf16') or found.get('amx_bf16'))
+    return any(torch.cpu.get_capabilities().get(name) for name in ('avx512_bf16', 'amx_bf16'))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

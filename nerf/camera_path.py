@@ -15,13 +15,12 @@ from nerf.files.images import VIDEO_FPS
 from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
-MOST_FRAMES = 100_000
-LONGEST_SIDE = 2 ** 15  # pixels
+MOST_FRAMES, LONGEST_SIDE = 100_000, 2 ** 15  # of a path; the side in pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeyFrame:
-    """Camera at one point of a path."""
+    """Camera at one point of a path, of any size."""
 
     pose: np.ndarray  # [3, 4] camera-to-world, OpenGL axes
     fov: float  # vertical, in radians
@@ -52,33 +51,19 @@ class CameraPath:
         return [KeyFrame(np.column_stack([turn, place]), float(fov)) for turn, place, fov in zip(turns, places, fovs)]
 
     def cameras(self) -> Cameras:
-        """Cameras of `frames`; rays go through the centres of pixels."""
-        frames = self.frames()
-        focal = [0.5 * self.height / math.tan(0.5 * frame.fov) for frame in frames]
-        intrinsics = [[f, f, 0.5 * self.width, 0.5 * self.height] for f in focal]
-        return Cameras(poses=torch.as_tensor(np.array([frame.pose for frame in frames], np.float32)),
-                       intrinsics=torch.tensor(intrinsics, dtype=torch.float64),
-                       sizes=torch.tensor([[self.height, self.width]]).repeat(len(frames), 1), within=0.5)
+        """Cameras of `frames`."""
+        return pinholes(self.frames(), self.height, self.width)
 
     def save(self, path: Path) -> None:
-        """Writes the path as JSON, with fields of view in degrees.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Writes the path as JSON, with fields of view in degrees."""
         keys = [{'pose': key.pose.tolist(), 'fov': math.degrees(key.fov)} for key in self.keys]
-        text = json.dumps({'width': self.width, 'height': self.height, 'seconds': self.seconds, 'key_frames': keys},
-                          indent=1)
+        values = {'width': self.width, 'height': self.height, 'seconds': self.seconds, 'key_frames': keys}
         with whole_file(path) as partial:
-            partial.write_text(text + '\n', encoding='utf-8')
+            partial.write_text(json.dumps(values, indent=1) + '\n', encoding='utf-8')
 
     @classmethod
     def read(cls, path: Path) -> CameraPath:
-        """Reads a path that `save` wrote.
-
-        Raises:
-            UserError: the file is missing, or is not a camera path; the message says what is wrong.
-        """
+        """Path that `save` wrote. A missing or wrong file is a UserError, which says what is wrong."""
         try:
             values = json.loads(Path(path).read_text(encoding='utf-8'))
         except FileNotFoundError:
@@ -96,25 +81,33 @@ class CameraPath:
         return cls(keys, seconds, height, width)
 
 
+def pinholes(frames: list[KeyFrame], height: int, width: int) -> Cameras:
+    """Cameras of one size; rays go through the centres of pixels."""
+    focal = [0.5 * height / math.tan(0.5 * frame.fov) for frame in frames]
+    return Cameras(poses=torch.as_tensor(np.array([frame.pose for frame in frames], np.float32)),
+                   intrinsics=torch.tensor([[f, f, 0.5 * width, 0.5 * height] for f in focal], dtype=torch.float64),
+                   sizes=torch.tensor([[height, width]]).repeat(len(frames), 1), within=0.5)
+
+
 def _key_frame(path: Path, i: int, key) -> KeyFrame:
-    """Key frame i of the file at `path`, of the JSON value `key`."""
-    rows = key.get('pose') if isinstance(key, dict) else None
+    """Key frame i of a file, from its JSON value."""
     try:
-        pose = np.array(rows, np.float64)
+        pose = np.array(key['pose'], np.float64)
         turn = pose[:, :3]
-        proper = pose.shape == (3, 4) and np.abs(pose).max() < 1e30 and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3
-    except (IndexError, TypeError, ValueError):
+        proper = (pose.shape == (3, 4) and np.abs(pose).max() < 1e30 and np.linalg.det(turn) > 0
+                  and np.abs(turn @ turn.T - np.eye(3)).max() < 1e-3)
+    except (LookupError, OverflowError, TypeError, ValueError):
         proper = False
-    if not proper or np.linalg.det(turn) < 0:
+    if not proper:
         raise UserError(f'{path}: key frame {i} has no pose of 3 rows of 4 numbers, a rotation and a position; save '
                         'the camera path again')
     return KeyFrame(pose, math.radians(_number(f'{path}: key frame {i}', key, 'fov', 0.1, 179.0)))
 
 
 def _number(where, values: dict, name: str, low: float, high: float, whole: bool = False):
-    """Number values[name] between two bounds; `where` names the file or key frame in errors."""
+    """Number values[name] between two bounds; `where` names its place in errors."""
     value = values.get(name)
     if type(value) not in ((int,) if whole else (int, float)) or not low <= value <= high:
-        kind = 'whole number' if whole else 'number'
-        raise UserError(f'{where}: {name} is {value!r}; it must be a {kind} from {low:g} to {high:g}')
+        raise UserError(f'{where}: {name} is {value!r}; it must be a {"whole " if whole else ""}number from {low:g} to '
+                        f'{high:g}')
     return value

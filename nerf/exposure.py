@@ -23,17 +23,9 @@ class ExposureSettings:
 
 
 class Exposure:
-    """Gains of N training images, learned with the field. They multiply the colours that the field shows, except its
-    background.
-
-    In each channel the logarithms of the gains have mean 0 over the images. Without that the brightness of the scene
-    would drift. Gains begin at 1.
-
-    Args:
-        n_images: number of training images.
-        device: of the gains.
-        settings: learning rate and penalty.
-    """
+    """Gains of training images, learned with the field. They multiply the colours that the field shows, except its
+    background. They begin at 1, and their logarithms have mean 0 over the images in each channel: otherwise the
+    brightness of the scene would drift."""
 
     def __init__(self, n_images: int, device: torch.device, settings: ExposureSettings | None = None):
         self.settings = settings or ExposureSettings()
@@ -46,8 +38,8 @@ class Exposure:
 
     def parameter_group(self) -> dict:
         """Parameter group for Adam. Its weight decay is the gradient of the penalty: an image has 1 / N of the rays."""
-        return {'params': [self.raw], 'rate': self.settings.rate,
-                'weight_decay': self.settings.penalty / len(self.raw)}
+        penalty = self.settings.penalty / len(self.raw)
+        return {'params': [self.raw], 'rate': self.settings.rate, 'weight_decay': penalty}
 
     def state(self) -> Tensor:
         """Logarithms [N, 3] for a checkpoint."""
@@ -55,11 +47,7 @@ class Exposure:
 
     @torch.no_grad()
     def load_state(self, raw: Tensor) -> None:
-        """Takes the result of `state`.
-
-        Raises:
-            ValueError: it is broken, or of another number of images.
-        """
+        """Takes the result of `state`. A broken one, or one of another number of images, is a ValueError."""
         if not is_real(raw) or raw.shape != self.raw.shape:
             raise ValueError('gains that do not fit the training images')
         self.raw.copy_(raw)
@@ -67,16 +55,14 @@ class Exposure:
 
 def right_halves(rendered: np.ndarray, target: np.ndarray,
                  background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right halves of a rendered test view and its image, for metrics. The gain of a test image is unknown: it is
-    fitted on the left halves, as NeRF-W fits the appearance of an image (arXiv:2008.02268).
+    """Right halves of a rendered test view and its image [H, W, 3] in [0, 1], for metrics. The gain of a test image is
+    unknown: it is fitted on the left halves, as NeRF-W fits the appearance of an image (arXiv:2008.02268).
 
-    Args:
-        rendered, target: [H, W, 3] in [0, 1].
-        background: [H, W, 1] light of a background in both, which has no gain.
+    `background` is the light [H, W, 1] of a background in both, which has no gain.
 
     Returns:
-        both right halves [H, W - W // 2, 3] float32, the rendered one times the gain and clipped to [0, 1]; and the
-        gain [3] float64 with the least squared error on the left halves, per channel.
+        right halves [H, W - W // 2, 3] float32, the rendered one times the gain and clipped to [0, 1], and the gain [3]
+        float64 with the least squared error on the left halves, per channel.
     """
     middle = target.shape[1] // 2
     shown, seen = (np.float64(picture) - background for picture in (rendered, target))

@@ -21,21 +21,17 @@ def psnr(rendered: np.ndarray, target: np.ndarray) -> float:
     return -10.0 * float(np.log10(max(float(np.mean((rendered - target) ** 2)), 1e-10)))
 
 
-def compare(rendered: np.ndarray, target: np.ndarray, networks: dict[str, Callable] | None = None) -> dict[str, float]:
-    """PSNR in dB, SSIM and, if there are networks for it, LPIPS; by name.
+def compare(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Metrics of pictures [H, W, 3] float32 in [0, 1], by name: PSNR in dB, SSIM and, with the lpips package, LPIPS.
 
     SSIM is that of Wang et al. 2004: Gaussian window, sigma 1.5, mean of the three channels. LPIPS is that of Zhang et
     al. 2018, version 0.1, with AlexNet and with VGG; lower is better.
-
-    Args:
-        rendered, target: [H, W, 3] float32 in [0, 1].
-        networks: LPIPS networks by metric; None: those of the installed lpips package.
     """
     from skimage.metrics import structural_similarity
 
     ssim = structural_similarity(rendered, target, channel_axis=-1, gaussian_weights=True, sigma=1.5,
                                  use_sample_covariance=False, data_range=1.0)
-    return {'psnr': psnr(rendered, target), 'ssim': float(ssim), **lpips(rendered, target, networks)}
+    return {'psnr': psnr(rendered, target), 'ssim': float(ssim), **_lpips(rendered, target)}
 
 
 def in_words(metrics: dict[str, float]) -> str:
@@ -43,30 +39,22 @@ def in_words(metrics: dict[str, float]) -> str:
     return ', '.join(NAMES[name].format(value) for name, value in metrics.items() if name in NAMES)
 
 
-def lpips(rendered: np.ndarray, target: np.ndarray, networks: dict[str, Callable] | None = None) -> dict[str, float]:
-    """LPIPS by each network; empty if pictures are too small for the networks. Arguments are those of `compare`."""
+def _lpips(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """LPIPS by each network; empty if pictures are too small for the networks."""
     import torch
 
     if min(rendered.shape[:2]) < SMALLEST:
         return {}
     pictures = [torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None] * 2.0 - 1.0
                 for picture in (rendered, target)]
-    networks = installed_networks() if networks is None else networks
     with torch.inference_mode():
-        return {name: float(network(*pictures)) for name, network in networks.items()}
+        return {name: float(network(*pictures)) for name, network in networks().items()}
 
 
 @functools.cache
-def installed_networks() -> dict[str, Callable]:
-    """Result of `load_networks`, which is called once."""
-    return load_networks()
-
-
-def load_networks() -> dict[str, Callable]:
-    """Networks of the lpips package by metric; empty, with a message, if the package or its weights are missing.
-
-    The networks stay on the CPU, because a GPU's memory is for the field.
-    """
+def networks() -> dict[str, Callable]:
+    """Networks of the lpips package by metric, made once; empty, with a message, if the package or its weights are
+    missing. They stay on the CPU, because a GPU's memory is for the field."""
     if importlib.util.find_spec('lpips') is None:
         print('LPIPS is not measured; "pip install lpips" adds it')
         return {}
@@ -76,6 +64,6 @@ def load_networks() -> dict[str, Callable]:
             import lpips
             return {name: lpips.LPIPS(net=network, verbose=False).eval() for name, network in LPIPS_NETWORKS.items()}
     except Exception as error:  # a download of weights or a broken installation can raise any error
-        print(f'warning: LPIPS is not measured: the lpips package cannot be used '
-              f'({str(error).partition(chr(10))[0][:200]})', file=sys.stderr)
+        reason = str(error).partition('\n')[0][:200]
+        print(f'warning: LPIPS is not measured: the lpips package cannot be used ({reason})', file=sys.stderr)
         return {}

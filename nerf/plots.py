@@ -6,15 +6,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nerf.files.images import read_image
 from nerf.files.whole_file import whole_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
 
 SUMMARY_VIEWS = 4  # test views in summary.png
 LARGEST_ERROR = 0.25  # white in an error map
@@ -32,14 +28,13 @@ def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int],
         summary_figure(run_dir, step, n_views, target).savefig(partial, format='png', dpi=100)
 
 
-def summary_figure(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]) -> Figure:
-    """Figure of a run: PSNR over steps and over time, and views of the newest test set.
+def summary_figure(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]):
+    """Matplotlib figure of a run: PSNR over steps and time, from metrics.jsonl, and views of the newest test set.
 
     Args:
-        run_dir: folder with metrics.jsonl and testset_NNNNNN.
         step: the run's step. A run that was started again can have test sets of later steps, which are not shown.
         n_views: number of test views; a test set with another number is not shown.
-        target: image [H, W, 3] in [0, 1] of test view n.
+        target: returns the image [H, W, 3] in [0, 1] of test view n.
     """
     from matplotlib.figure import Figure
 
@@ -62,7 +57,7 @@ def summary_figure(run_dir: Path, step: int, n_views: int, target: Callable[[int
     return figure
 
 
-def _draw_curves(figure: Figure | SubFigure, lines: list[dict], tests: list[dict]) -> None:
+def _draw_curves(figure, lines: list[dict], tests: list[dict]) -> None:
     """Draws PSNR over steps and over time, from the lines of metrics.jsonl and the test sets' metrics."""
     steps, minutes = [line['step'] for line in lines], [line['seconds'] / 60.0 for line in lines]
     for axes, x, label in zip(figure.subplots(1, 2, sharey=True), (steps, minutes), ('step', 'minutes of training')):

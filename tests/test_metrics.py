@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nerf.metrics import compare, in_words, load_networks, psnr
+from nerf.metrics import compare, in_words, networks, psnr
 
 FAKE = '''
 """Stands in for the lpips package: its distances tell what came in."""
@@ -57,6 +57,7 @@ def noise(*shape: int) -> np.ndarray:
 def lpips_package(tmp_path, monkeypatch):
     """Puts a package of that name, with this text, where Python looks first; None: there is none."""
     def put(text: str | None) -> None:
+        networks.cache_clear()
         monkeypatch.delitem(sys.modules, 'lpips', raising=False)
         if text is None:
             monkeypatch.setitem(sys.modules, 'lpips', None)
@@ -66,6 +67,7 @@ def lpips_package(tmp_path, monkeypatch):
             monkeypatch.syspath_prepend(tmp_path / 'packages')
     before = sys.modules.get('lpips')
     yield put
+    networks.cache_clear()
     monkeypatch.undo()
     sys.modules.pop('lpips', None)
     if before is not None:
@@ -121,7 +123,7 @@ def test_lpips_gets_pictures_from_minus_1_to_1_the_rendered_one_first(lpips_pack
     rendered = np.broadcast_to(np.float32([0.75, 0.5, 1.0]), (32, 40, 3))  # 0.5, 0, 1 for the networks
     target = np.broadcast_to(np.float32([0.0, 1.0, 0.5]), (32, 40, 3))  # -1, 1, 0
     expected = (0.5 + 0 + 100) / 3 + 1000 * (-1 + 10 + 0) / 3
-    found = compare(rendered, target, load_networks())
+    found = compare(rendered, target)
     assert list(found) == ['psnr', 'ssim', 'lpips_alex', 'lpips_vgg']
     assert found['lpips_alex'] == pytest.approx(expected, rel=1e-5)
     assert found['lpips_vgg'] == pytest.approx(-expected, rel=1e-5)
@@ -159,7 +161,7 @@ def test_pictures_that_are_too_small_for_the_networks_have_no_lpips(lpips_packag
     'from urllib.error import URLError\ndef LPIPS(**options):\n    raise URLError("no torchvision\\nhere")'])
 def test_a_package_that_cannot_be_used_is_one_warning(lpips_package, text, capsys):
     lpips_package(text)
-    assert load_networks() == {}
+    assert networks() == {}
     said = capsys.readouterr()
     assert said.out == ''
     assert said.err.startswith('warning: LPIPS is not measured: the lpips package cannot be used (')
@@ -169,10 +171,11 @@ def test_a_package_that_cannot_be_used_is_one_warning(lpips_package, text, capsy
 
 def test_without_the_package_one_line_says_how_to_get_it(lpips_package, capsys):
     lpips_package(None)
-    assert load_networks() == {}
+    assert networks() == {}
     assert capsys.readouterr() == ('LPIPS is not measured; "pip install lpips" adds it\n', '')
 
 
-def test_without_networks_psnr_and_ssim_are_measured_alone():
+def test_without_networks_psnr_and_ssim_are_measured_alone(lpips_package):
+    lpips_package(None)
     picture = noise(32, 32, 3).astype(np.float32) / 255
-    assert list(compare(picture, picture, {})) == ['psnr', 'ssim']
+    assert list(compare(picture, picture)) == ['psnr', 'ssim']

@@ -31,22 +31,14 @@ def slim_path(run_dir: Path, step: int) -> Path:
 
 
 def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
-    """Path and content of the readable checkpoint with the most steps; None: the folder has no checkpoint.
+    """Path and content of the readable checkpoint, or file of `slim_path`, with the most steps; None: there is none.
 
-    A checkpoint that cannot be read is reported, and the one before it is read.
-
-    Args:
-        run_dir: folder of the run.
-        slim: look for files of `slim_path` instead.
-
-    Raises:
-        UserError: the folder has checkpoints, but none can be read.
+    A checkpoint that cannot be read is reported, and the one before it is read. If none can be read, it is a UserError.
     """
     steps = {path: path.stem.removesuffix(SLIM) for path in Path(run_dir).glob('*.tar')
              if path.stem.endswith(SLIM) == slim}
-    found = sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]),
-                   reverse=True)
-    for path in found:
+    found = [path for path, step in steps.items() if step.isdecimal()]
+    for path in sorted(found, key=lambda path: int(steps[path]), reverse=True):
         try:
             return path, read_checkpoint(path)
         except UserError as error:
@@ -57,11 +49,7 @@ def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Writes nested dictionaries and lists of tensors, numbers and strings. Nothing else loads without running code.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Writes nested dictionaries and lists of tensors, numbers and strings. Nothing else loads without running code."""
     with whole_file(path, _bytes_of(checkpoint)) as partial:
         try:
             torch.save(checkpoint, partial)
@@ -79,14 +67,8 @@ def _bytes_of(value) -> int:
 
 def read_checkpoint(path: Path) -> dict:
     """Content of a checkpoint, on the CPU: a .tar of this or the reference code, or a .npy of the original TensorFlow
-    code.
-
-    Returns:
-        the checkpoint's dictionary; that of a .npy has the networks and the step alone.
-
-    Raises:
-        UserError: the file is missing, broken, or holds more than numbers.
-    """
+    code, which has the networks and the step alone. A missing or broken file is a UserError, and so is one that holds
+    more than numbers."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist; check ft_path')

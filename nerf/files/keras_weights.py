@@ -8,26 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from nerf.runtime.errors import UserError
 
 
 def read_keras_checkpoint(path: Path) -> dict:
-    """Checkpoint's dictionary of model_NNNNNN.npy and, if it exists, its sibling model_fine_NNNNNN.npy.
-
-    Raises:
-        UserError: a file is broken, or holds more than numbers.
-    """
+    """Checkpoint of model_NNNNNN.npy and, if it exists, its sibling model_fine_NNNNNN.npy."""
     step = re.search(r'(\d+)$', path.stem)
     sibling = path.with_name(path.name.replace('model_', 'model_fine_', 1))
     has_fine = sibling != path and sibling.is_file()
-    return {'global_step': int(step.group()) if step else 0,
-            'network_fn_state_dict': _keras_to_state_dict(path),
+    return {'global_step': int(step.group()) if step else 0, 'network_fn_state_dict': _keras_to_state_dict(path),
             'network_fine_state_dict': _keras_to_state_dict(sibling) if has_fine else None}
 
 
 def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Parameters of `NeRF` from a list [kernel, bias, kernel, bias, ...] in Keras' order."""
+    """Parameters of `NeRF` from a file of kernel, bias, kernel, bias, ... in Keras' order."""
     arrays = _read_array_list(path)
     n_layers = len(arrays) // 2
     # With view directions the last layer gives density alone: one output.
@@ -35,22 +31,17 @@ def _keras_to_state_dict(path: Path) -> dict[str, torch.Tensor]:
              else ['output_linear'])
     if n_layers <= len(heads):
         raise UserError(f'{path} has {n_layers} layers, too few for a NeRF; replace it')
-    names = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
-    state = {}
-    for i, name in enumerate(names):
-        state[f'{name}.weight'] = torch.tensor(arrays[2 * i].T, dtype=torch.float32)
-        state[f'{name}.bias'] = torch.tensor(arrays[2 * i + 1], dtype=torch.float32)
-    return state
+    layers = [f'pts_linears.{i}' for i in range(n_layers - len(heads))] + heads
+    names = [f'{layer}.{part}' for layer in layers for part in ('weight', 'bias')]
+    return {name: torch.tensor(array.T, dtype=torch.float32) for name, array in zip(names, arrays)}
 
 
 def _read_array_list(path: Path) -> list[np.ndarray]:
     """Float arrays in the .npy file of an object array, which is a pickle; all but arrays of numbers is refused."""
     try:
         with open(path, 'rb') as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
-                np.lib.format.read_array_header_2_0)
-            dtype = read_header(file)[2]
+            is_first = npy.read_magic(file) == (1, 0)
+            dtype = (npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0)(file)[2]
             arrays = list(_ArrayUnpickler(file).load().value) if dtype.hasobject else []
     except Exception as error:  # a broken pickle can raise nearly anything
         raise UserError(f'{path} cannot be read as Keras weights ({error}); replace it') from error
@@ -61,22 +52,18 @@ def _read_array_list(path: Path) -> list[np.ndarray]:
 
 
 class _ArrayUnpickler(pickle._Unpickler):
-    """Unpickler of float arrays and lists of float arrays; anything else in a pickle is refused before it runs.
-
-    It derives from the unpickler written in Python, because the one in C allocates memory for any memo index that a
-    file claims.
-    """
+    """Unpickler of float arrays and lists of float arrays; anything else in a pickle is refused before it runs. The
+    unpickler written in C would allocate memory for any memo index that a file claims."""
 
     def find_class(self, module: str, name: str):
         if name == '_reconstruct' and module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
             return lambda *_: _PickledArray()  # the array's state follows
-        if (module, name) == ('numpy', 'ndarray'):
-            return None  # an argument of _reconstruct
-        if (module, name) == ('numpy', 'dtype'):
-            return _PickledType
-        if (module, name) == ('_codecs', 'encode'):
-            return lambda text, _: text.encode('latin1')  # how protocol 2 spells bytes
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no array of numbers')
+        known = {('numpy', 'ndarray'): None,  # an argument of _reconstruct
+                 ('numpy', 'dtype'): _PickledType,
+                 ('_codecs', 'encode'): lambda text, _: text.encode('latin1')}  # how protocol 2 spells bytes
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is no array of numbers')
+        return known[module, name]
 
 
 class _PickledType:

@@ -1,7 +1,6 @@
 """Large tensors packed into fewer bytes without loss, for checkpoints.
 
-The highest byte of each number, which has its sign and most of its exponent, is deflated. The other bytes look random:
-deflating them takes long and saves nothing.
+The highest byte of each number, with its sign and most of its exponent, is deflated. The other bytes look random.
 """
 
 from __future__ import annotations
@@ -26,10 +25,8 @@ def packed(values: Tensor) -> dict[str, Tensor]:
 
 
 def unpacked(parts: dict[str, Tensor] | Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Tensor that `packed` took. Broken bytes cannot make it allocate more memory than the tensor needs.
-
-    Args:
-        parts: result of `packed`, or a plain tensor of this shape, which is returned as it is.
+    """Tensor that `packed` took; a plain tensor of this shape is returned as it is. Broken bytes cannot make it take
+    more memory than the tensor needs.
 
     Raises:
         AttributeError, LookupError, TypeError, ValueError: the parts are broken, or of another shape.
@@ -38,8 +35,7 @@ def unpacked(parts: dict[str, Tensor] | Tensor, shape: Sequence[int], dtype: tor
         if parts.shape != tuple(shape):
             raise ValueError(f'a tensor of shape {tuple(parts.shape)}, not {tuple(shape)}')
         return parts
-    count, size = math.prod(shape), dtype.itemsize
-    low = parts['low']
+    count, size, low = math.prod(shape), dtype.itemsize, parts['low']
     if low.dtype != torch.uint8 or low.shape != (count, size - 1):
         raise ValueError(f'low bytes of shape {tuple(low.shape)}, not {(count, size - 1)}')
     inflate = zlib.decompressobj()

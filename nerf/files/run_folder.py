@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -16,19 +17,13 @@ from nerf.files.whole_file import PARTIAL, whole_file
 from nerf.runtime.errors import UserError
 
 LOCK = '.lock'
-CODE = Path(__file__).parent
 
 
 @contextmanager
 def locked(run_dir: Path):
-    """Context that locks a run's folder, which is made, against other training runs, and removes partial files of a
-    killed run.
-
-    The kernel releases the lock when the process ends, however it ends.
-
-    Raises:
-        UserError: another process trains there.
-    """
+    """Context that makes a run's folder, locks it against other training runs, and removes partial files of a killed
+    run. The kernel releases the lock when the process ends, however it ends. If another process has it, a UserError
+    says so."""
     try:
         import fcntl
     except ImportError:  # Windows has no fcntl
@@ -36,8 +31,7 @@ def locked(run_dir: Path):
         return
     with _open_locked(run_dir, fcntl) as file:
         file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-        file.flush()
+        print(f'process {os.getpid()} on {socket.gethostname()}', file=file, flush=True)
         for left in run_dir.rglob(PARTIAL + '*'):
             with suppress(OSError):
                 left.unlink()
@@ -74,18 +68,12 @@ def _open_locked(run_dir: Path, fcntl):
 
 
 def set_aside(run_dir: Path) -> Path | None:
-    """Moves the files of an earlier run into a new folder previous_N, so that they do not mix with those of a fresh
-    start; None: there are no files.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """New folder previous_N, into which the files of an earlier run are moved, so that they do not mix with the files
+    of a fresh start; None: there are no files."""
     left = [path for path in Path(run_dir).glob('*') if not path.name.startswith('previous_') and path.name != LOCK]
     if not left:
         return None
-    number = 1
-    while (aside := run_dir / f'previous_{number}').exists():
-        number += 1
+    aside = next(path for path in (run_dir / f'previous_{n}' for n in count(1)) if not path.exists())
     try:
         aside.mkdir()
         for path in left:
@@ -97,15 +85,15 @@ def set_aside(run_dir: Path) -> Path | None:
 
 def record_flags(run_dir: Path, flags: str, config: str | None) -> None:
     """Writes args.txt, with versions and all flags as a config, and config.txt, the config as given."""
-    ran_by = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
+    versions = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
     with whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(ran_by + flags, encoding='utf-8')
+        partial.write_text(versions + flags, encoding='utf-8')
     if config and Path(config).resolve().parent != run_dir.resolve():
         with whole_file(run_dir / 'config.txt') as partial:
             partial.write_bytes(Path(config).read_bytes())
 
 
-def code_version(folder: Path = CODE) -> str:
+def code_version(folder: Path = Path(__file__).parent) -> str:
     """Git commit of the code in a folder, with '-dirty' behind it if tracked files differ from the commit; 'unknown'
     without git or its history."""
     command = ['git', '-C', str(folder), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']

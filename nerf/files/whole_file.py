@@ -14,13 +14,7 @@ PARTIAL = '.partial-'  # beginning of the name of a file that is being written
 @contextmanager
 def whole_file(path: Path, needed: int | None = None):
     """Context that yields a path beside `path` to write to; the file there replaces `path` if the block ends well, and
-    is removed if it does not.
-
-    Args:
-        needed: size of the file in bytes, for the message; None: not known.
-
-    Raises:
-        UserError: the file cannot be written (disk full, read-only folder).
+    is removed if it does not. If it cannot be written, a UserError says so, with the `needed` bytes if they are known.
     """
     path = Path(path)
     partial = path.with_name(PARTIAL + path.name)
@@ -30,7 +24,12 @@ def whole_file(path: Path, needed: int | None = None):
         with open(partial, 'rb+') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        with suppress(OSError):  # some systems cannot sync folders, so that a rename outlasts a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         size = f', which needs {needed:,} bytes,' if needed else ''
         raise UserError(f'{path}{size} cannot be written ({error}); free some space or write to another '
@@ -38,13 +37,3 @@ def whole_file(path: Path, needed: int | None = None):
     finally:
         with suppress(OSError):
             partial.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder outlast a power cut, on systems that can sync folders."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

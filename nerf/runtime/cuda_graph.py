@@ -12,43 +12,32 @@ EAGER_CALLS = 3  # calls before the capture: libraries and the optimiser allocat
 
 
 class CapturedStep:
-    """A function of tensors whose fourth call is captured; later calls replay the captured kernels.
+    """Function of tensors or None whose fourth call is captured; later calls replay the captured kernels. If the
+    capture fails, `failed` is called with the reason, `graph` stays None, and all calls run like the first ones.
 
     The function must be fit for a capture: its shapes do not change, it does not wait for the GPU, it decides nothing
     by values, its random numbers are arguments, and it changes tensors in place only.
-
-    Args:
-        function: takes tensors or None, returns tensors by name.
-        failed: called once with the reason if the capture fails; all calls then run like the first ones.
-
-    Attributes:
-        graph: the captured CUDA graph; None before the capture, and if it failed.
     """
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], failed: Callable[[str], None]):
-        self.function, self.failed = function, failed
+        self.function, self.failed, self.stream = function, failed, torch.cuda.Stream()
         self.calls, self.graph, self.inputs, self.outputs = 0, None, None, None
-        self.stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls == EAGER_CALLS + 1:
             self._capture(inputs)
-        if self.graph is None:
-            return self._eagerly(inputs)
+        if self.graph is None:  # on the stream of the capture, which then finds the memory that these calls freed
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                outputs = self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return outputs
         for kept, new in zip(self.inputs, inputs):
             if kept is not None:
                 kept.copy_(new)
         self.graph.replay()
         return {name: x.clone() for name, x in self.outputs.items()}  # the next replay overwrites the outputs
-
-    def _eagerly(self, inputs: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-        """Calls the function on the stream of the capture, which then finds the memory that the calls freed."""
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            outputs = self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
-        return outputs
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> None:
         self.inputs = [None if x is None else x.clone() for x in inputs]
@@ -58,17 +47,12 @@ class CapturedStep:
                 self.outputs = self.function(*self.inputs)
             self.graph = graph
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # if ending the capture fails too, torch leaves the capture's stream current
+            # If ending the capture fails too, torch leaves its stream current and its memory pool open. The allocator
+            # would fail an assertion when it next empties its cache.
+            torch.cuda.set_stream(stream)
             self.outputs = None
-            _close(pool)
+            with suppress(RuntimeError):  # torch has ended the pool
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+                torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
             cause = error.__context__ or error
             self.failed((str(cause) or repr(cause)).splitlines()[0])
-
-
-def _close(pool: tuple[int, int]) -> None:
-    """Ends the memory pool of a failed capture. If ending the capture fails too, torch leaves the pool open, and the
-    allocator would fail an assertion when it next empties its cache."""
-    device = torch.cuda.current_device()
-    with suppress(RuntimeError):  # torch has ended the pool
-        torch._C._cuda_endAllocateToPool(device, pool)
-        torch._C._cuda_releasePool(device, pool)

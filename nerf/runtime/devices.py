@@ -12,17 +12,14 @@ from torch import Tensor
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-
 
 def keep_freed_memory() -> None:
     """Lets the C library keep memory that a tile of rays freed, for the next tile. Paging it in again would take a
     tenth of a training step on a CPU."""
     with suppress(AttributeError, OSError, TypeError):  # the C library is not glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 25)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+        libc.mallopt(-3, 2 ** 25)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD
 
 
 @functools.lru_cache(256)
@@ -33,19 +30,11 @@ def constant(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 
 def device_name(name: str, gpus: int) -> str:
-    """Device of this process: 'cpu', or 'cuda:' and an index. Each of several processes has a GPU of its own.
-
-    Args:
-        name: the flag: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        gpus: number of GPUs of this machine; 0: no CUDA.
-
-    Raises:
-        UserError: there are more processes than GPUs.
-    """
-    if name == 'auto':
-        name = 'cuda' if gpus else 'cpu'
-    if name == 'cpu':
-        return name
+    """Device of this process by the flag `device`, 'cpu' or 'cuda:N', on a machine with some number of GPUs. Each of
+    several processes has a GPU of its own; a UserError says if there are too few."""
+    if name == 'cpu' or (name == 'auto' and not gpus):
+        return 'cpu'
+    name = 'cuda' if name == 'auto' else name
     index = int(name.partition(':')[2] or ranks.local_rank())
     if ranks.count() > 1 and (name != 'cuda' or index >= gpus):
         raise UserError(f'device is {name}, with {gpus} GPUs here, for each of several processes; give --device auto, '
@@ -54,11 +43,7 @@ def device_name(name: str, gpus: int) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """Device of this process by the flag `device`. A GPU is made the current one, for CUDA's streams and graphs.
-
-    Raises:
-        UserError: there are more processes than GPUs.
-    """
+    """Device of this process by the flag `device`. A GPU is made the current one, for CUDA's streams and graphs."""
     device = torch.device(device_name(name, torch.cuda.device_count() if torch.cuda.is_available() else 0))
     if device.type == 'cuda':
         torch.cuda.set_device(device.index)
@@ -72,10 +57,11 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for products in bf16. Emulated products are slow."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    found = torch.cpu.get_capabilities()
-    return bool(found.get('avx512_bf16') or found.get('amx_bf16'))
+    return any(torch.cpu.get_capabilities().get(name) for name in ('avx512_bf16', 'amx_bf16'))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Precision of the MLP's products by the flag `precision`; auto: bf16 where the device multiplies it."""
-    return PRECISIONS[('bf16' if multiplies_bf16(device) else 'fp32') if name == 'auto' else name]
+    if name == 'auto':
+        name = 'bf16' if multiplies_bf16(device) else 'fp32'
+    return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]

@@ -13,11 +13,8 @@ from nerf.runtime.stop_signals import Stopped
 
 
 class UserError(Exception):
-    """Bad input, or a run that cannot go on; `run_nerf.py` prints its one line and exits with code 1.
-
-    The message names the file, flag or value, and what to do about it. It is shortened to one line of at most 900
-    characters, because it can quote a file's text.
-    """
+    """Bad input, or a run that cannot go on. The message names the file, flag or value, and what to do about it. It is
+    shortened to one line of at most 900 characters, because it can quote a file's text."""
 
     def __init__(self, message: str):
         line = ' '.join(message.splitlines())
@@ -25,32 +22,28 @@ class UserError(Exception):
 
 
 def returns_exit_code(program: Callable[..., None]) -> Callable[..., int]:
-    """A program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 130 and 143 stopped
-    by SIGINT and SIGTERM.
-
-    Wrong flags exit with code 2 in argparse. An error of the program itself keeps its traceback.
-    """
+    """Program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 130 and 143 stopped
+    by SIGINT and SIGTERM. Wrong flags exit with 2 in argparse. An error of the program itself keeps its traceback."""
     @functools.wraps(program)
     def run(*args) -> int:
         try:
             program(*args)
+            return 0
         except Stopped as stopped:
             print(f'stopped by {stopped}', file=sys.stderr)
             return stopped.exit_code
-        except (UserError, OSError) as error:
-            ranks.say_error(' '.join(str(error).split()))  # one line: an OSError can quote a file's text too
-            return 1
-        except torch.OutOfMemoryError:
-            ranks.say_error('out of GPU memory; lower chunk and netchunk, or N_rand')
-            return 1
-        except RuntimeError as error:
-            if not ranks.lost_one(error):
-                raise
-            ranks.say_error('another process of this run has ended; start the same command again, and it goes on from '
-                            'the newest checkpoint')
-            return 1
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)
             return 130
-        return 0
+        except (UserError, OSError) as error:
+            line = ' '.join(str(error).split())  # an OSError can quote a file's text too
+        except torch.OutOfMemoryError:
+            line = 'out of GPU memory; lower chunk and netchunk, or N_rand'
+        except RuntimeError as error:
+            if not ranks.lost_one(error):
+                raise
+            line = ('another process of this run has ended; start the same command again, and it goes on from the '
+                    'newest checkpoint')
+        ranks.say_error(line)
+        return 1
     return run

@@ -1,13 +1,11 @@
-"""Processes that share a run: `torchrun --nproc_per_node=N run_nerf.py ...` starts N processes, each on its device.
-
-A process that was started alone has rank 0 of 1 and exchanges nothing. Only rank 0 writes files and prints.
-"""
+"""Processes that share a run: `torchrun --nproc_per_node=N run_nerf.py ...` starts N processes, each on its device. A
+process that was started alone has rank 0 of 1 and exchanges nothing. Only rank 0 writes files and prints."""
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 
 import torch
@@ -57,14 +55,9 @@ def joined(device: torch.device):
             dist.destroy_process_group()
 
 
-def _group(x: torch.Tensor) -> dist.ProcessGroup | None:
-    """Process group for tensors of the device of x."""
-    return _on_cuda if x.device.type == 'cuda' else None
-
-
 def leave(code: int) -> None:
-    """Ends the process. One of several processes skips the interpreter's shutdown, because a thread of gloo that frees
-    a tensor during the shutdown would abort it."""
+    """Ends the process. One of several processes skips the interpreter's shutdown, in which a thread of gloo could free
+    a tensor and abort it."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -75,11 +68,10 @@ def leave(code: int) -> None:
 @contextmanager
 def one_voice():
     """Context in which only rank 0 prints."""
-    with ExitStack() as opened:
-        if not first():
-            nowhere = opened.enter_context(open(os.devnull, 'w', encoding='utf-8'))
-            opened.enter_context(redirect_stdout(nowhere))
-            opened.enter_context(redirect_stderr(nowhere))
+    if first():
+        yield
+        return
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
@@ -97,7 +89,7 @@ def add_up(tensors: list[torch.Tensor]) -> None:
     """Replaces tensors by their sums over all processes, in one exchange."""
     if count() > 1:
         total = torch.cat([x.flatten() for x in tensors])
-        dist.all_reduce(total, group=_group(total))
+        dist.all_reduce(total, group=_on_cuda if total.is_cuda else None)
         parts = total.split([x.numel() for x in tensors])
         torch._foreach_copy_(tensors, [part.view_as(x) for part, x in zip(parts, tensors)])
 
@@ -105,13 +97,13 @@ def add_up(tensors: list[torch.Tensor]) -> None:
 def largest(x: torch.Tensor) -> torch.Tensor:
     """Replaces x by its element-wise maximum over all processes, and returns it."""
     if count() > 1:
-        dist.all_reduce(x, dist.ReduceOp.MAX, _group(x))
+        dist.all_reduce(x, dist.ReduceOp.MAX, _on_cuda if x.is_cuda else None)
     return x
 
 
 def maximum(number: int) -> int:
     """Maximum of a number over all processes, on each of them."""
-    return int(largest(torch.tensor(number))) if count() > 1 else number
+    return int(largest(torch.tensor(number)))
 
 
 def lost_one(error: RuntimeError) -> bool:

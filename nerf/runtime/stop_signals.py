@@ -12,7 +12,7 @@ from nerf.runtime import ranks
 
 
 class Stopped(BaseException):
-    """A signal that asked the program to stop. Like KeyboardInterrupt it can be raised anywhere and is no error."""
+    """Signal that asked the program to stop. Like KeyboardInterrupt it can be raised anywhere and is no error."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -41,11 +41,8 @@ def handled():
 
 @contextmanager
 def deferred():
-    """Context at whose end a signal that arrived inside raises `Stopped`.
-
-    If several processes share a run, a signal to one process raises it in all. Ranks other than 0 stop only here,
-    because rank 0 needs them to finish its step and save.
-    """
+    """Context at whose end a signal that arrived inside raises `Stopped`, in all processes that share the run. Ranks
+    other than 0 stop only here, because rank 0 needs them to finish its step and save."""
     global _deferred
     _deferred = True
     try:

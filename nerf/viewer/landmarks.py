@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import area_resize
-from nerf.scene import Scene
-from nerf.viewer.panel import Actions
 from nerf.poses import opencv_quaternion, vertical_fov
+from nerf.scene import Scene
+from nerf.viewer.drawing import photograph_of
+from run_nerf_helpers import to8b
 
 MOST_CAMERAS = 100  # frustums that are shown, spread evenly over the training cameras
 THUMBNAIL = 64  # pixels of the longer side
@@ -17,22 +18,17 @@ FRUSTUM = 0.06  # length of a frustum over the distance to what its camera looks
 
 
 class Landmarks:
-    """Training cameras and mesh of one page, which its checkboxes show.
+    """Training cameras and mesh, if there is one, that checkboxes of one page show. `place` moves the page's camera to
+    a pose [3, 4] and a vertical field of view; `redraw` draws its view again."""
 
-    Args:
-        client: viser's, of the page.
-        scene: gives the training cameras.
-        mesh: path of a mesh; None: there is none.
-        actions: of the page.
-    """
-
-    def __init__(self, client, scene: Scene, mesh: Path | None, actions: Actions):
-        self.client, self.scene, self.actions = client, scene, actions
+    def __init__(self, client, scene: Scene, mesh: Path | None, place: Callable[[np.ndarray, float], None],
+                 redraw: Callable[[], None]):
+        self.client, self.scene, self.place, self.redraw = client, scene, place, redraw
         self.frustums, self.mesh, gui = {}, None, client.gui
         self.cameras = gui.add_checkbox('Training cameras', False, hint='Click one to go there')
         self.cameras.on_update(lambda _: self._show_cameras())
         number = gui.add_number('Training camera', 0, min=0, max=len(scene.i_train) - 1, step=1)
-        number.on_update(lambda _: self.fly_to(int(scene.i_train[number.value])))
+        number.on_update(lambda _: self._fly_to(int(scene.i_train[number.value])))
         if mesh:
             box = gui.add_checkbox('Mesh', False, hint=f'{mesh.name}, where it is in front of the field')
             box.on_update(lambda _: self._show_mesh(mesh, box.value))
@@ -42,11 +38,6 @@ class Landmarks:
         """Whether an object can be in front of the field or behind it."""
         return self.cameras.value or (self.mesh is not None and self.mesh.visible)
 
-    def fly_to(self, i: int) -> None:
-        """Moves the page's camera to that of image i."""
-        camera = self.scene.cameras.take([i])
-        self.actions.place(camera.poses[0].double().numpy(), vertical_fov(camera))
-
     def hide_at(self, i: int | None) -> None:
         """Hides the frustum of image i, through which the page looks, and no other one."""
         for j, frustum in self.frustums.items():
@@ -54,13 +45,17 @@ class Landmarks:
             if frustum.visible != visible:
                 frustum.visible = visible
 
+    def _fly_to(self, i: int) -> None:
+        camera = self.scene.cameras.take([i])
+        self.place(camera.poses[0].double().numpy(), vertical_fov(camera))
+
     def _show_cameras(self) -> None:
         if self.cameras.value and not self.frustums:
             views = self.scene.i_train
             views = views[np.linspace(0, len(views) - 1, min(len(views), MOST_CAMERAS)).astype(int)].tolist()
             self.frustums = {i: self._frustum(i) for i in views}  # at once: the thread that draws may iterate over them
         self.hide_at(None)
-        self.actions.redraw()
+        self.redraw()
 
     def _frustum(self, i: int):
         camera = self.scene.cameras.take([i])
@@ -70,35 +65,26 @@ class Landmarks:
             scale=FRUSTUM * self.scene.space.looking_distance(pose),
             thickness=1.5, thickness_units='screen', image=thumbnail(self.scene, i), format='jpeg',
             wxyz=opencv_quaternion(pose), position=pose[:, 3])
-        frustum.on_click(lambda _: self.fly_to(i))
+        frustum.on_click(lambda _: self._fly_to(i))
         return frustum
 
     def _show_mesh(self, path: Path, visible: bool) -> None:
         if self.mesh is None:
-            self.mesh = self.client.scene.add_mesh_trimesh('/mesh', mesh_of(path))
+            import trimesh
+
+            found = trimesh.load(path)
+            if isinstance(found, trimesh.Scene):  # a .glb has a node that turns the mesh upright for other programs
+                found = next(iter(found.geometry.values()))
+            self.mesh = self.client.scene.add_mesh_trimesh('/mesh', found)
         self.mesh.visible = visible
-        self.actions.redraw()
+        self.redraw()
 
 
 def thumbnail(scene: Scene, i: int) -> np.ndarray:
     """Small picture [h, w, 3] uint8 of image i, on its background."""
-    image = scene.images[i]
-    height, width = image.shape[:2]
+    height, width = scene.images[i].shape[:2]
     share = min(THUMBNAIL / max(height, width), 1.0)
-    small = area_resize(image, max(round(share * height), 1), max(round(share * width), 1)).astype(np.float32)
-    if scene.white_bkgd and small.shape[-1] == 4:
-        alpha = small[..., 3:] / 255.0
-        small = small[..., :3] * alpha + 255.0 * (1.0 - alpha)
-    return small[..., :3].astype(np.uint8)
-
-
-def mesh_of(path: Path):
-    """The trimesh.Trimesh of a file, in world coordinates. The node of a .glb, which turns the mesh upright for other
-    programs, is left out."""
-    import trimesh
-
-    found = trimesh.load(path)
-    return next(iter(found.geometry.values())) if isinstance(found, trimesh.Scene) else found
+    return to8b(photograph_of(scene, i, max(round(share * height), 1), max(round(share * width), 1)))
 
 
 def newest_mesh(run_dir: Path) -> Path | None:

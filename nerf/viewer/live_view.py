@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from nerf.cameras import Cameras
-from nerf.viewer.drawing import Drawing, Frame, ShownField
-from nerf.viewer.pictures import compared
+from nerf.viewer.drawing import Drawing, Frame, ShownField, compared
 from nerf.viewer.wanted import Wanted, camera_of, finer
 
-Steps = Iterator[tuple[bool, Frame | None]]  # as `LiveView.advance` returns
+Steps = Iterator[tuple[bool, Frame | None]]  # whether there was a tile to draw, and a picture to show now
 
 
 class LiveView:
-    """Pictures of what one page wants to see, tile by tile.
-
-    Args:
-        shown: field to draw.
-    """
+    """Pictures of the view that one page wants, tile by tile."""
 
     def __init__(self, shown: ShownField):
         self.shown, self.wanted, self.moved = shown, None, -math.inf
@@ -35,17 +29,14 @@ class LiveView:
         return self.shown.clock() < self.moved + self.shown.pace.moving
 
     def advance(self, wanted: Wanted | None) -> tuple[bool, Frame | None]:
-        """Draws a tile of the view that is wanted now.
-
-        Returns:
-            whether there was a tile to draw, and a picture that should be shown now.
-        """
+        """Draws a tile of the view that is wanted now: whether there was one to draw, and a picture to show now."""
         self.wanted = wanted
         return next(self.steps)
 
     def _steps(self) -> Steps:
-        """Steps without end: a small picture of each new view, then finer ones until the view or the field changes. At
-        last the photograph at the camera is compared."""
+        """Steps without end: a small picture of each new view, then finer ones until the view or the field changes, and
+        at last the comparison with the photograph at the camera."""
+        pace = self.shown.pace
         while True:
             wanted, step, began = self.wanted, self.shown.step, self.shown.clock()
             if wanted is None:
@@ -53,10 +44,13 @@ class LiveView:
                 continue
 
             def current(wanted=wanted, step=step, began=began) -> bool:
-                is_old = self.shown.step != step and self.shown.clock() > began + self.shown.pace.refresh
+                is_old = self.shown.step != step and self.shown.clock() > began + pace.refresh
                 return self.wanted is wanted and not is_old
 
-            self.measured, before, camera = None, None, self._first(wanted)
+            self.measured, before, seconds = None, None, pace.frame
+            if self.shown.training:
+                seconds = pace.training_frame if self.moving else pace.training_rest
+            camera = camera_of(wanted, self.shown.scene, self.shown.speed.rays_in(seconds))
             while camera is not None and current():
                 if before and (self.moving or self.shown.training):
                     yield False, None
@@ -69,16 +63,9 @@ class LiveView:
             while current():
                 yield False, None
 
-    def _first(self, wanted: Wanted) -> Cameras:
-        """Camera of the first picture of a view, which is drawn within one of the times of `Pace`."""
-        pace, seconds = self.shown.pace, self.shown.pace.frame
-        if self.shown.training:
-            seconds = pace.training_frame if self.moving else pace.training_rest
-        return camera_of(wanted, self.shown.scene, self.shown.speed.rays_in(seconds))
-
     def _drawn(self, drawing: Drawing, first: bool) -> Steps:
-        """Steps of one drawing, which end early when the page wants another view; they return the drawing. The first
-        drawing of a view is always finished: otherwise a moving camera would never show one."""
+        """Steps of one drawing, which return it. They end early when the page wants another view, except the first
+        drawing of a view: otherwise a moving camera would never show a picture."""
         clock, shown_at = self.shown.clock, self.shown.clock()
         for share in drawing:
             if not first and self.wanted is not drawing.wanted:

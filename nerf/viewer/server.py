@@ -1,4 +1,4 @@
-"""viser's server, made quiet and safe: which address and port it has, and who may connect."""
+"""Server of viser, made quiet and safe: its address and port, and the pages that may connect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ PORTS = 100  # that are tried
 
 
 def open_server(host: str, port: int):
-    """A viser.ViserServer at the first free port from `port` on; 0: any free one.
-
-    Raises:
-        UserError: viser is missing, or there is no such address or no free port.
-    """
+    """viser.ViserServer at the first free port from `port` on; 0: any free one. Without viser, the address or a free
+    port it is a UserError."""
     try:
         import rich
         import viser
@@ -31,12 +28,19 @@ def open_server(host: str, port: int):
     server.request_share_url = server.disconnect_share_url = lambda *_, **__: None
     server.gui.configure_theme(show_logo=False, show_share_button=False)
     server.gui.main_panel.dock_right()
-    _turn_strangers_away(server._websock_server, host)
+    websockets = server._websock_server
+
+    async def turn_strangers_away(connection) -> None:
+        """Closes connections of other web pages' scripts, which could see the scene and press the buttons."""
+        page = websockets._live_connections[connection.client_id]
+        if not is_own_page(page.request.headers.get('Origin'), page.request.headers.get('Host', ''), host):
+            await page.close(1008, 'opened by another web page')
+    websockets.on_client_connect(turn_strangers_away)
     return server
 
 
 def free_port(host: str, port: int) -> int:
-    """The first port from `port` on that nobody listens at; 0: 0."""
+    """First port from `port` on where nobody listens; 0: 0."""
     for candidate in range(port, min(port + PORTS, 2 ** 16)):
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0]
@@ -51,28 +55,10 @@ def free_port(host: str, port: int) -> int:
     raise UserError(f'view_port {port} and the {PORTS - 1} after it are in use; give another view_port')
 
 
-def _turn_strangers_away(websockets, host: str) -> None:
-    """Closes connections that scripts of other web pages open in a visitor's browser: they could see the scene and
-    press the buttons."""
-    async def check(connection) -> None:
-        stranger = websockets._live_connections[connection.client_id]
-        headers = stranger.request.headers
-        if not is_own_page(headers.get('Origin'), headers.get('Host', ''), host):
-            await stranger.close(1008, 'opened by another web page')
-    websockets.on_client_connect(check)
-
-
 def is_own_page(origin: str | None, asked_host: str, host: str) -> bool:
-    """Whether a connection comes from the viewer's own page, or from a program that is no browser.
-
-    A page of a foreign name that its owner points to this machine has that name in both headers. So at a loopback
-    address only names that nobody can own are accepted.
-
-    Args:
-        origin: the header Origin, of the page; None: not given.
-        asked_host: the header Host, under which the browser knows this server.
-        host: the address that the server listens at.
-    """
+    """Whether a connection to a server at `host` comes from its own page, or from a program that is no browser. A page
+    of a foreign name has that name in both headers, Origin and Host, if its owner points it to this machine: so a
+    loopback address accepts only names that nobody can own."""
     if origin is None:
         return True
     try:
@@ -92,7 +78,7 @@ def is_loopback(host: str) -> bool:
 
 
 def address_lines(host: str, port: int, asked: int) -> str:
-    """Where the viewer is, and who can see it."""
+    """Lines that say where the viewer is, and who can see it."""
     name = {'0.0.0.0': '127.0.0.1', '::': '::1', '': '127.0.0.1'}.get(host, host)
     taken = f' (port {asked} is in use)' if asked not in (0, port) else ''
     lines = f'viewer    http://{f"[{name}]" if ":" in name else name}:{port}{taken}'

@@ -1,7 +1,7 @@
 """Viewer: shows a field to all pages that are open in browsers.
 
-All drawing happens in the thread that trains, between its steps, because a step changes the field. viser serves the
-pages; its threads only note what pages want.
+Drawing happens in the thread that trains, between its steps, because a step changes the field. Threads of viser, which
+serves the pages, only note what pages want.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from nerf.fields.interface import Sampler
 from nerf.poses import up_direction, vertical_fov
 from nerf.viewer.drawing import ShownField
-from nerf.viewer.panel import StatusPanel
 from nerf.viewer.saving import Job
 from nerf.viewer.server import address_lines, open_server
 from nerf.viewer.visitor import Visitor
@@ -23,18 +22,8 @@ NAP = 0.02  # seconds to wait when there is nothing to draw
 
 
 class Viewer:
-    """Viewer of a field.
-
-    Args:
-        shown: field to show; `spend` and `serve` change it.
-        run_dir: the run's folder, the only one to which pages write.
-        host: address to listen at.
-        port: first port to try.
-        status: returns a line about the run.
-
-    Raises:
-        UserError: viser is missing, or the address cannot be listened at.
-    """
+    """Viewer of a field, at the first free port of an address from `port` on. Pages write to the run's folder alone.
+    `status` returns a line about the run; `spend` and `serve` change `shown`."""
 
     def __init__(self, shown: ShownField, run_dir: Path, host: str, port: int, status: Callable[[], str]):
         self.shown, self.run_dir, self.status = shown, run_dir, status
@@ -44,7 +33,11 @@ class Viewer:
         self.credit, self.mark, self.said = 0.0, shown.clock(), -math.inf
         self.server = open_server(host, port)
         self._first_view()
-        self.panel = StatusPanel(self.server.gui, shown.training, self._pause)
+        gui = self.server.gui  # all pages see it
+        self.line = gui.add_markdown('')
+        self.button = gui.add_button('Pause training', visible=shown.training, hint='Training goes on when you press '
+                                     'again, or when no page is connected any more')
+        self.button.on_click(lambda _: self._pause(not self.paused))
         self.server.on_client_connect(self._welcome)
         self.server.on_client_disconnect(self._farewell)
         print(address_lines(host, self.server.get_port(), port), flush=True)
@@ -68,10 +61,10 @@ class Viewer:
 
     def _farewell(self, client) -> None:
         if visitor := self.visitors.pop(client.client_id, None):
-            visitor.saving.stop()
+            visitor.saving.playing = False
 
     def _pause(self, paused: bool) -> None:
-        self.paused = paused
+        self.paused, self.button.label = paused, 'Go on training' if paused else 'Pause training'
         self.wake.set()
 
     def ask(self, job: Job) -> None:
@@ -82,8 +75,7 @@ class Viewer:
     # In the thread that trains
 
     def spend(self, step: int) -> None:
-        """Draws after a training step, within the share of the time that `Pace` says; while training is paused, until
-        the pause ends."""
+        """Draws after a training step, for `Pace.share` of the time; while training is paused, until the pause ends."""
         self.shown.step, clock, pace = step, self.shown.clock, self.shown.pace
         if self.visitors or self.jobs:
             earned = (clock() - self.mark) * pace.share / (1.0 - pace.share)
@@ -103,19 +95,13 @@ class Viewer:
         while self.paused and self.visitors:
             self._say_status()
             self.draw_or_wait()
-        self.shown.training, self.paused, self.credit = True, False, 0.0
-        self.panel.paused(False)
+        self.shown.training, self.credit = True, 0.0
+        self._pause(False)
 
     def serve(self, step: int, sampler: Sampler) -> None:
-        """Draws without end a field that no longer changes; a signal ends it.
-
-        Args:
-            step: of the field.
-            sampler: shows it.
-        """
-        self.panel.say(self.status())
-        self.panel.trained()
-        self.shown.finish(step, sampler)
+        """Draws without end the field of a step, which no longer changes, by a sampler; a signal ends it."""
+        self.line.content, self.button.visible = self.status(), False
+        self.shown.step, self.shown.sampler, self.shown.training = step, lambda: sampler, False
         for visitor in list(self.visitors.values()):  # pictures by another sampler are drawn again
             visitor.redraw()
         while True:
@@ -128,8 +114,7 @@ class Viewer:
             self.wake.clear()
 
     def _draw(self) -> bool:
-        """Draws a tile for a moving camera, or else for the page or job that waits longest; returns whether there was
-        a tile to draw."""
+        """Draws a tile for a moving camera, or else for the page or job that waits longest. False: there was none."""
         parties = [*list(self.visitors.values()), *self.jobs[:1]]
         for party in sorted(parties, key=lambda party: (not party.moving, party.served)):
             party.served = self.shown.clock()
@@ -147,8 +132,7 @@ class Viewer:
     def _say_status(self) -> None:
         now = self.shown.clock()
         if now > self.said + self.shown.pace.status:
-            self.said = now
-            self.panel.say(self.status())
+            self.said, self.line.content = now, self.status()
 
     def close(self) -> None:
         """Ends the server and the jobs."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
+from nerf.camera_path import KeyFrame, pinholes
 from nerf.cameras import Cameras
 from nerf.scene import Scene
 
@@ -18,11 +18,9 @@ FINER = 3  # ratio of the heights of two successive pictures of a resting camera
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class Wanted(KeyFrame):
     """View that a page asks for."""
 
-    pose: np.ndarray  # [3, 4] camera-to-world, OpenGL axes
-    fov: float  # vertical, in radians
     height: int  # of the page's whole picture, in pixels
     width: int
     kind: str = 'colour'  # of KINDS
@@ -45,7 +43,7 @@ class Wanted:
 def camera_of(wanted: Wanted, scene: Scene, rays: float = math.inf) -> Cameras:
     """Camera of a view with about `rays` pixels, and no more than the page's whole picture."""
     if wanted.kind == 'nothing':
-        return pinhole(wanted, 1, 1)
+        return pinholes([wanted], 1, 1)
     if wanted.compares:
         photograph = scene.cameras.take([wanted.photograph])
         if photograph.bounds is not None:  # of this view alone
@@ -55,15 +53,14 @@ def camera_of(wanted: Wanted, scene: Scene, rays: float = math.inf) -> Cameras:
     longest = max(wanted.height, wanted.width)
     share = max(math.sqrt(rays / (wanted.height * wanted.width)), SMALLEST / longest)
     share = min(share, LARGEST / longest, 1.0)
-    return pinhole(wanted, max(round(share * wanted.height), 1), max(round(share * wanted.width), 1))
+    return pinholes([wanted], max(round(share * wanted.height), 1), max(round(share * wanted.width), 1))
 
 
 def finer(wanted: Wanted, scene: Scene, camera: Cameras) -> Cameras | None:
-    """Camera of the next picture of a resting camera: FINER times as high as that of `camera`. It is the last one if
-    the last one has less than 4 times as many pixels as that; None after the last."""
-    (height, width), last = camera.size(0), camera_of(wanted, scene)
-    rays = FINER ** 2 * height * width
-    if last.size(0) <= (height, width):
+    """Camera of the next picture of a resting camera: FINER times as high as `camera`'s picture, or the last one if the
+    last has less than 4 times as many pixels; None after the last."""
+    last, rays = camera_of(wanted, scene), FINER ** 2 * int(camera.sizes.prod())
+    if last.size(0) <= camera.size(0):
         return None
     return last if int(last.sizes.prod()) < 4 * rays else camera_of(wanted, scene, rays)
 
@@ -73,11 +70,3 @@ def size_of(wanted: Wanted, width: float) -> tuple[int, int]:
     aspect = wanted.width / wanted.height
     width = max(min(int(width), int(math.sqrt(MOST_PIXELS * aspect))), 1)
     return max(round(width / aspect), 1), width
-
-
-def pinhole(wanted: Wanted, height: int, width: int) -> Cameras:
-    """Camera of a view at another size; rays go through the centres of pixels."""
-    focal = 0.5 * height / math.tan(0.5 * wanted.fov)
-    return Cameras(torch.as_tensor(np.array(wanted.pose[None], np.float32)),
-                   torch.tensor([[focal, focal, 0.5 * width, 0.5 * height]], dtype=torch.float64),
-                   torch.tensor([[height, width]]), within=0.5)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from nerf.viewer.drawing import ShownField
+from nerf.viewer.drawing import Pace, ShownField
 from nerf.viewer.live_view import LiveView
-from nerf.viewer.pace import Pace
 from nerf.viewer.wanted import Wanted
 from viewer_scene import SCENE, Sky, wanted_of
 

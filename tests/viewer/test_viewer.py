@@ -17,7 +17,7 @@ from viewer_client import Page, draw_until, is_sharp, wait_until
 from viewer_scene import POSES, SCENE, Sky
 
 from conftest import ROOT
-from nerf.viewer.pace import Pace
+from nerf.viewer.drawing import Pace
 from nerf.viewer.saving import Job
 
 pytest_plugins = 'viewer_fixtures'
@@ -136,7 +136,7 @@ def test_after_training_another_sampler_draws_until_a_signal(open_viewer, open_p
     assert is_sharp(page, SCENE, SKY, 1)
     assert viewer.shown.step == 5
     assert not viewer.shown.training
-    assert not viewer.panel.button.visible
+    assert not viewer.button.visible
 
 
 # Safety

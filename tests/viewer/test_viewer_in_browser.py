@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerf.camera_path import pinholes
 from nerf.files.images import read_image
 from nerf.metrics import psnr
 from nerf.rendering import render_view
 from nerf.viewer.drawing import ShownField
 from nerf.viewer.viewer import Viewer
-from nerf.viewer.wanted import Wanted, pinhole
+from nerf.viewer.wanted import Wanted
 from run_nerf_helpers import to8b
 from viewer_client import draw_until, wait_until
 from viewer_scene import POSES, SCENE, Sky
@@ -74,7 +75,7 @@ def expected(viewer: Viewer, browser) -> np.ndarray:
     """Picture of `render_view` at the page's camera, cut to the part that `canvas_of` has."""
     top, left, bottom, right = frame_of(browser)
     wanted = wanted_in(viewer)
-    view = render_view(SKY, SCENE.space, pinhole(wanted, bottom - top, right - left))
+    view = render_view(SKY, SCENE.space, pinholes([wanted], bottom - top, right - left))
     return to8b(view.rgb)[150:]
 
 

@@ -1,13 +1,18 @@
 """nerf/viewer/visitor.py: pages that connect, and the pictures they get; without a browser, by pages that speak viser's
 protocol."""
 
+import re
 import threading
 
 import numpy as np
+import pytest
 from viewer_client import draw_until, is_sharp, wait_until
 from viewer_scene import POSES, SCENE, Sky, wanted_of
 
+from nerf.metrics import psnr
+from nerf.rendering import render_view
 from nerf.viewer.visitor import Reading
+from run_nerf_helpers import to8b
 
 pytest_plugins = 'viewer_fixtures'
 SKY = Sky()
@@ -57,6 +62,38 @@ def test_a_view_that_cannot_be_drawn_ends_nothing(open_viewer, open_page, capsys
     assert 'a view cannot be drawn' in capsys.readouterr().err
 
 
+# Choices
+
+
+def test_under_a_training_camera_the_photograph_is_compared(viewer, open_page):
+    page = open_page(viewer, 1)
+    draw_until(viewer, lambda: 'at training image 1' in page.text() and 'PSNR' in page.text(), 'the PSNR')
+    expected = to8b(render_view(Sky(), SCENE.space, SCENE.cameras.take([1])).rgb) / 255.0
+    shown = float(re.search(r'PSNR ([\d.]+) dB at 30 x 20', page.text())[1])
+    assert shown == pytest.approx(psnr(expected.astype(np.float32), SCENE.target(1)), abs=0.01)
+    page.set('Show', 'error')
+    draw_until(viewer, lambda: 'error: white is 0.25' in page.text())
+    away = POSES[1].copy()
+    away[:, 3] *= 1.1
+    page.look(away)
+    draw_until(viewer, lambda: 'at a training camera only' in page.text())
+
+
+def test_the_background_and_the_clips_are_those_that_are_chosen(viewer, open_page):
+    page = open_page(viewer, 0, fov=1.2)  # its upper edge is above the horizon
+    page.set('Background', 'black')
+    draw_until(viewer, lambda: bool(page.frames) and (page.frames[-1][1][0, 0] < 3).all(), 'black above the horizon')
+    page.set('Far clip', 5.0)
+    draw_until(viewer, lambda: viewer.visitors[0].reading.now().far == 5.0)
+    page.set('Near clip', 4.5)
+    draw_until(viewer, lambda: viewer.visitors[0].reading.now().near == 4.5)
+    page.set('Far clip', 12.0)  # the slider's end
+    draw_until(viewer, lambda: viewer.visitors[0].reading.now().far == np.inf)
+
+
+# Readings
+
+
 def test_a_thread_that_asks_while_another_one_reads_gets_the_new_value():
     begun, may_end, values, got = threading.Event(), threading.Event(), [], []
 
@@ -67,7 +104,7 @@ def test_a_thread_that_asks_while_another_one_reads_gets_the_new_value():
         return values[-1]
     reading = Reading(slowly)
     assert reading.now() is None  # nothing has changed yet
-    reading.change()
+    reading.changed = True
     threads = [threading.Thread(target=lambda: got.append(reading.now())) for _ in range(2)]
     threads[0].start()
     begun.wait(10.0)
@@ -81,15 +118,15 @@ def test_a_thread_that_asks_while_another_one_reads_gets_the_new_value():
     assert [value is values[0] for value in got] == [True, True]
 
 
-def test_an_invalid_value_keeps_the_one_before_and_a_forgotten_one_comes_with_the_next_change():
+def test_an_invalid_value_keeps_the_one_before_and_a_removed_one_comes_with_the_next_change():
     values = iter([wanted_of(SCENE), None, wanted_of(SCENE)])
     reading = Reading(lambda: next(values))
-    reading.change()
+    reading.changed = True
     first = reading.now()
-    reading.change()
+    reading.changed = True
     assert reading.now() is first
-    reading.forget()
+    reading.value = None
     assert reading.now() is None
-    reading.change()
+    reading.changed = True
     wait_until(lambda: reading.now() is not None)
     assert reading.now() is not first

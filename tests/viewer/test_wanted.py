@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from nerf.viewer.wanted import MOST_PIXELS, camera_of, finer, pinhole, size_of
+from nerf.camera_path import pinholes
+from nerf.viewer.wanted import MOST_PIXELS, camera_of, finer, size_of
 from viewer_scene import SCENE, wanted_of
 
 
 def test_the_middle_of_a_picture_looks_along_the_axis_and_its_edges_along_the_field_of_view():
     wanted = wanted_of(SCENE)
-    camera = pinhole(wanted, 40, 60)
+    camera = pinholes([wanted], 40, 60)
     row, column = torch.tensor([19.5, -0.5]), torch.tensor([29.5, 29.5])  # the middle, and the top edge
     _, directions = camera.rays(torch.zeros(2, dtype=torch.int64), row, column)
     forward, up = -wanted.pose[:, 2], wanted.pose[:, 1]

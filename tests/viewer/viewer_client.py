@@ -17,12 +17,13 @@ from viser import __version__, _messages
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from nerf.camera_path import pinholes
 from nerf.fields.interface import Sampler
 from nerf.metrics import psnr
 from nerf.poses import opencv_quaternion
 from nerf.rendering import render_view
 from nerf.scene import Scene
-from nerf.viewer.wanted import Wanted, pinhole
+from nerf.viewer.wanted import Wanted
 from run_nerf_helpers import to8b
 
 
@@ -136,7 +137,7 @@ def draw_until(viewer, true: Callable[[], bool], what: str = 'this', seconds: fl
 
 def is_sharp(page: Page, scene: Scene, sampler: Sampler, i: int, **more) -> bool:
     """Whether the newest picture of a page is what `render_view` shows at camera i."""
-    camera = pinhole(Wanted(scene.cameras.poses[i].double().numpy(), page.fov, *page.size, **more), *page.size)
+    camera = pinholes([Wanted(scene.cameras.poses[i].double().numpy(), page.fov, *page.size, **more)], *page.size)
     expected = to8b(render_view(sampler, scene.space, camera).rgb)
     return bool(page.frames) and page.frames[-1][1].shape == expected.shape and psnr(
         page.frames[-1][1] / 255.0, expected / 255.0) > 38.0

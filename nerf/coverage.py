@@ -40,7 +40,7 @@ def _beside(mask: np.ndarray) -> np.ndarray:
 
 
 def knows_coverage(scene: Scene) -> bool:
-    """Whether the training images, on white, have empty pixels and others. Without `white_bkgd` alpha is ignored, because
+    """Whether the training images, on white, have empty pixels and others. Without `white_bkgd` alpha is ignored:
     transparent pixels can have colours."""
     return (scene.white_bkgd and scene.images.masks is None and _any_pixel(scene, empty=True)
             and _any_pixel(scene, empty=False))
@@ -58,7 +58,7 @@ def _any_pixel(scene: Scene, empty: bool) -> bool:
 
 
 def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
-    """[N] bool: balls around points [N, 3], with a radius in scene units, that reach into the visual hull of a scene with
+    """[N] bool: balls around points [N, 3], by a radius in scene units, that reach into the hull of a scene with
     `has_hull`. A ball is outside if a training camera sees its centre, and only empty pixels of it."""
     points, left = points.cpu(), torch.arange(len(points))  # left: balls not known to be outside
     for i in map(int, scene.i_train):

@@ -118,8 +118,8 @@ class Occupancy:
 
 def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor,
             far: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths [R] at which rays, in cells, enter and leave the box from (0, 0, 0) to `size`, within their bounds [R]. Rays
-    that miss leave before they enter."""
+    """Depths [R] at which rays, in cells, enter and leave a box from (0, 0, 0) to `size`, within bounds [R]. Rays that
+    miss leave before they enter."""
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
     a = -origins * inverse
     b = torch.stack([side - part for side, part in zip(size, origins.unbind(-1))], -1) * inverse

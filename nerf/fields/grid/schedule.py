@@ -76,7 +76,7 @@ class GridSchedule:
     # Start and pruning
     seen_by: int = _count(0, 0, 1000, 'fewest training views that see a cell of the unit ball; cells that no view sees '
                           'are dropped too. It removes fog in front of single cameras. 0: all cells are kept')
-    seen_rays: int = _count(65, 2, 1000, 'rays along each side of a view that mark the seen cells, about two cells apart')
+    seen_rays: int = _count(65, 2, 1000, 'rays along each side of a view, about two cells apart, to find seen cells')
     pruning: float = _number(0.12, 0.0, 1.0, 'share of the run between prunings')
     pruning_steps: int = _count(8, 1, 2 ** 31 - 1, 'fewest steps between prunings, and before the second stage')
     thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if no corner reaches it')

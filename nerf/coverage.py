@@ -14,16 +14,10 @@ PLAIN, BRIGHT = 250, 225  # all channels of white that noise or JPEG has changed
 
 
 def covered(image: np.ndarray) -> np.ndarray:
-    """Coverage of a picture's pixels: its alpha channel or, without one, what a plain white background tells.
+    """Coverage [H, W] int16 of the pixels of a picture [H, W, 3 or 4] uint8: EMPTY to OPAQUE, or UNKNOWN.
 
-    Without an alpha channel the white region that reaches the picture's border is EMPTY. Other bright pixels and those
-    next to white are UNKNOWN, as they can be mixed with it.
-
-    Args:
-        image: [H, W, 3 or 4] uint8.
-
-    Returns:
-        [H, W] int16: EMPTY to OPAQUE, or UNKNOWN.
+    It is the alpha channel, if the picture has one. Else the white region at the picture's border is EMPTY. Other
+    bright pixels and neighbours of white pixels are UNKNOWN, because they can be mixed with white.
     """
     if image.shape[-1] == 4:
         return image[..., 3].astype(np.int16)
@@ -46,15 +40,14 @@ def _beside(mask: np.ndarray) -> np.ndarray:
 
 
 def knows_coverage(scene: Scene) -> bool:
-    """Whether the training images, on white, have pixels that show nothing and pixels that show something. Without
-    `white_bkgd` alpha is ignored, as there can be colours behind it."""
+    """Whether the training images, on white, have empty pixels and others. Without `white_bkgd` alpha is ignored:
+    transparent pixels can have colours."""
     return (scene.white_bkgd and scene.images.masks is None and _any_pixel(scene, empty=True)
             and _any_pixel(scene, empty=False))
 
 
 def has_hull(scene: Scene) -> bool:
-    """Whether the training images, on white, have pixels that show nothing, and cameras into which points can be
-    projected simply."""
+    """Whether the training images, on white, have empty pixels, and cameras without distortion."""
     return (scene.white_bkgd and not scene.space.closed and scene.cameras.distortion is None
             and _any_pixel(scene, empty=True))
 
@@ -65,14 +58,8 @@ def _any_pixel(scene: Scene, empty: bool) -> bool:
 
 
 def inside_hull(scene: Scene, points: Tensor, radius: float) -> Tensor:
-    """[N] bool: balls that reach into the visual hull. A ball is outside if some training camera sees its centre, and
-    only empty pixels of it.
-
-    Args:
-        scene: one with `has_hull`.
-        points: [N, 3], centres of balls.
-        radius: of the balls, in scene units.
-    """
+    """[N] bool: balls around points [N, 3], by a radius in scene units, that reach into the hull of a scene with
+    `has_hull`. A ball is outside if a training camera sees its centre, and only empty pixels of it."""
     points, left = points.cpu(), torch.arange(len(points))  # left: balls not known to be outside
     for i in map(int, scene.i_train):
         opaque = torch.from_numpy(covered(scene.images[i]) != EMPTY)

@@ -19,7 +19,7 @@ LEAP_CELLS = 4  # edge of a coarse cell, in cells, of the mask for leaps
 
 
 class Steps(NamedTuple):
-    """Steps of R rays in occupied cells: one list, ray after ray and front to back."""
+    """Steps of R rays in occupied cells, in one list: ray after ray, front to back."""
 
     ray: Tensor  # [N] int64, ascending
     t: Tensor  # [N] depth of the middle of each step
@@ -28,17 +28,17 @@ class Steps(NamedTuple):
 
     @property
     def count(self) -> Tensor:
-        """[R] number of steps of each ray."""
+        """Number of steps [R] of each ray."""
         return torch.bincount(self.ray, minlength=len(self.length))
 
     @property
     def first(self) -> Tensor:
-        """[R] index in the list of the first step of each ray."""
+        """Index [R] of the first step of each ray."""
         count = self.count
         return count.cumsum(0) - count
 
     def total(self, values: Tensor) -> Tensor:
-        """Sums [R] of the values [N] of each ray."""
+        """Sums [R] of each ray's values [N]."""
         return values.new_zeros(len(self.length)).index_add(0, self.ray, values)
 
     def sum_before(self, values: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Occupancy:
 
     @cached_property
     def _low_here(self) -> Tensor:
-        """`low` on the device of the cells. It is kept, because the copy waits for a GPU."""
+        """`low` on the device of the cells, kept because the copy waits for a GPU."""
         with torch.inference_mode(False):
             return self.low.to(self.cells.device)
 
@@ -88,7 +88,7 @@ class Occupancy:
     @cached_property
     def _near(self) -> Tensor:
         """[X', Y', Z'] bool: coarse cells, of LEAP_CELLS cells along an edge, with an occupied cell at most LEAP / 2
-        cells away. A ray meets nothing in a leap whose middle is in another coarse cell."""
+        cells away. Leaps with their middles in other coarse cells meet nothing."""
         near, ends = self.cells[None].float(), LEAP // 2
         for axis in range(3):  # one axis after the other: a cube at once is many times slower
             near = F.max_pool3d(near, [LEAP + 1 if i == axis else 1 for i in range(3)], 1,
@@ -97,11 +97,8 @@ class Occupancy:
         return F.max_pool3d(F.pad(near, padding), LEAP_CELLS)[0] > 0
 
     def steps(self, rays: Rays) -> Steps:
-        """Marches rays through the box in steps of one cell; this waits for the device.
-
-        A step is in the cell around its middle, so rays miss corners of cells. Cells that must not be missed need
-        occupied neighbours.
-        """
+        """Steps, one cell long, of rays through the box. Steps are in the cells around their middles, so corners of
+        cells can be missed. This waits for the device."""
         origins, directions = self.scaled(rays.origins), rays.directions / self.voxel
         length = 1.0 / directions.norm(dim=-1)
         start, end = crossed(self.cells.shape, origins, directions, rays.near[:, 0], rays.far[:, 0])
@@ -121,13 +118,8 @@ class Occupancy:
 
 def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor,
             far: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths [R] at which rays enter and leave a box, within their bounds; a ray that misses leaves before it enters.
-
-    Args:
-        size: [3] of the box, in cells, from (0, 0, 0) on.
-        origins, directions: [R, 3] in cells.
-        near, far: [R] bounds.
-    """
+    """Depths [R] at which rays, in cells, enter and leave a box from (0, 0, 0) to `size`, within bounds [R]. Rays that
+    miss leave before they enter."""
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)
     a = -origins * inverse
     b = torch.stack([side - part for side, part in zip(size, origins.unbind(-1))], -1) * inverse

@@ -1,7 +1,7 @@
 """Interface of the two backends of a grid, which march rays through it and train its rows: Numba and PyTorch.
 
-Shapes: R rays, M rows of 16 channels: raw density, three of diffuse colour, and twelve features that only the network
-behind the grid understands. Rays are in voxels: vertex (i, j, k) is at the point (i, j, k).
+Shapes: R rays, M rows of 16 channels: raw density, three of diffuse colour, and twelve features for the network behind
+the grid. Rays are in voxels: vertex (i, j, k) is at the point (i, j, k).
 """
 
 from __future__ import annotations
@@ -32,22 +32,19 @@ class Ball(NamedTuple):
 
     @classmethod
     def of(cls, grid: SparseGrid) -> Ball:
-        """The ball of a grid in contracted space: radius 1 around the origin."""
+        """Ball of a grid in contracted space: radius 1 around the origin."""
         return cls(True, *(-grid.low / grid.voxel).tolist(), 1.0 / grid.voxel)
 
     def from_centre(self, points: Tensor) -> Tensor:
         """Points [..., 3] in voxels as radii from the centre."""
-        return (points - self._centre(points)) / self.radius
+        return (points - constant(self[1:4], points.device, points.dtype)) / self.radius
 
     def contract(self, points: Tensor) -> Tensor:
         """Points [..., 3] on a straight ray, contracted."""
         if not self.contracted:
             return points
-        return contracted(self.from_centre(points)) * self.radius + self._centre(points)
-
-    def _centre(self, points: Tensor) -> Tensor:
-        """[3], like points."""
-        return constant((self.x, self.y, self.z), points.device, points.dtype)
+        centre = constant(self[1:4], points.device, points.dtype)
+        return contracted(self.from_centre(points)) * self.radius + centre
 
 
 STRAIGHT = Ball()
@@ -65,7 +62,7 @@ class Rules(NamedTuple):
     least_step: float = LEAST_STEP
 
     def optical_depth(self, raw: Tensor) -> Tensor:
-        """Optical depth of a voxel of some raw density: non-negative."""
+        """Optical depth of a voxel by its raw density: non-negative."""
         return nn.functional.softplus(self.sharpness * raw + self.offset)
 
 
@@ -89,7 +86,7 @@ class Capacity(NamedTuple):
 class Marched(NamedTuple):
     """Result of marching R rays."""
 
-    features: Tensor  # [R, 15] composited channels, the first three as colours
+    features: Tensor  # [R, 15] composited channels behind density, the first three as colours
     rest: Tensor  # [R] transmittance behind all samples
     depth: Tensor  # [R] expected depth, not divided by opacity
     count: Tensor  # [R] kept samples
@@ -98,15 +95,9 @@ class Marched(NamedTuple):
 
 
 class Backend:
-    """A grid and its rows, made ready for marching and training. A changed grid needs another backend.
-
-    Gradients of rows are in `rows.grad`. A backend may keep the memory of `rows.grad` for all steps.
-
-    Args:
-        grid: the grid.
-        rows: [M, 16], contiguous float32, as `row_tensor` makes them.
-        rules: numbers of a march.
-        most_rays: most rays of a tile; a backend may take more.
+    """Grid and its rows [M, 16], made by `row_tensor`, ready for marching and training. A changed grid needs another
+    backend. Gradients of rows are in `rows.grad`, whose memory a backend may keep for all steps. A tile has `most_rays`
+    rays at most; a backend may take more.
     """
 
     name: str  # in words
@@ -116,52 +107,38 @@ class Backend:
         self.heaviest = row_tensor(None, (grid.n_rows,), rows.device)  # weight around each row in this training step
 
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
-        """Marches rays through the kept cells and composites their samples; differentiable by `rows`.
+        """Marches rays through the kept cells and composites their samples; differentiable by `rows`. If gradients are
+        enabled, `heaviest` gets the largest weight of a sample around each row, after the backward pass at the latest.
 
-        If gradients are enabled, `heaviest` gets the largest weight of a sample around each row, after the backward
-        pass at the latest.
-
-        Args:
-            rays: R rays.
-            capacity: of a captured step, which does not wait for the device. The last rays get nothing if it is too
-                small.
+        With a capacity, this does not wait for the device. The last rays get nothing if the capacity is too small.
         """
         raise NotImplementedError
 
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
-        """Adds to the gradient of each touched row that of half the squared differences to its neighbours.
-
-        Args:
-            weights: [16], of the channels' differences.
-            axis: scalar, 0, 1 or 2: neighbours along it.
-
-        Returns:
-            a scalar that is finite if all gradients are.
+        """Adds the gradient of half the squared differences of neighbours along an axis, a scalar tensor, times weights
+        [16] of the channels, to the gradients of touched rows. Returns a scalar that is finite if all gradients are.
         """
         raise NotImplementedError
 
     def adam(self, state: dict[str, Tensor], rates: Tensor, betas: tuple[float, float], epsilon: float,
              skip: Tensor) -> None:
-        """Adam's step on the touched rows, in place. Running means of other rows stay. Gradients and `heaviest` are
-        clear afterwards.
+        """Takes Adam's step on the touched rows, in place, at rates [16] of the channels. Running means of other rows
+        stay. Gradients and `heaviest` are clear afterwards. Where the scalar `skip` is not 0, nothing else changes.
 
         Args:
             state: 'step' (scalar, counted from 1), 'exp_avg', 'exp_avg_sq' ([M, 16]) and 'strongest' ([M], the largest
                 `heaviest` of all steps).
-            rates: [16], of each channel.
-            betas, epsilon: Adam's.
-            skip: scalar; other than 0: rows and running means stay.
         """
         raise NotImplementedError
 
     def clear_gradient(self) -> None:
-        """Forgets the gradients of a backward pass that no step followed."""
+        """Clears the gradients of a backward pass that no step followed."""
         raise NotImplementedError
 
 
 def row_tensor(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """A contiguous float32 copy of some values (None: zeros). On a CPU NumPy allocates it: in huge pages if the system
-    has them, as rows are read here and there."""
+    """Contiguous float32 copy of values (None: zeros). On a CPU NumPy allocates it: in huge pages, where the system has
+    them, because rows are read here and there."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None

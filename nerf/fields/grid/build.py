@@ -24,18 +24,8 @@ HALF_DIAGONAL = 0.87  # of a cell, in voxels: the ball around it
 
 def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.device, dtype: torch.dtype,
                 view_chunk: int, supersample: int = 1, kernels: str = 'auto') -> GridField:
-    """The grid over a scene's box. It begins with the visual hull, if images show a plain background, or with the cells
-    that enough training cameras see, as the schedule says.
-
-    Args:
-        scene: the scene.
-        schedule: every number of the grid.
-        seed, device, dtype, view_chunk, supersample: as of `GridField`.
-        kernels: as of `choose_backend`.
-
-    Raises:
-        UserError: no cell is left.
-    """
+    """Grid over a scene's box. It begins with the visual hull, if images show a plain background, or with the cells in
+    enough training views, as the schedule says. UserError: no cell is left."""
     space, cameras = scene.space, scene.training_cameras
     if not (space.closed or knows_coverage(scene)):  # rays end on the pictures' own background
         schedule = replace(schedule, slow_start=1.0)
@@ -56,13 +46,9 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
 
 @torch.no_grad()
 def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
-    """[X, Y, Z] bool: cells that a view sees from its near bound on. In the unit ball of contracted space, or in a box,
-    several views must see a cell: what one alone sees could be any fog in front of its camera.
-
-    Args:
-        views: rays spread over each view, at most two cells apart.
-        seen_by: fewest views; all views suffice where these are fewer.
-    """
+    """[X, Y, Z] bool: cells in views from their near bounds on, given rays spread over each view, at most two cells
+    apart. In the unit ball of contracted space, or in a box, seen_by views must see a cell, or all if these are fewer:
+    cells in one view alone could hold any fog in front of its camera."""
     grid, ball = field.grid, field.backend.rules.ball
     count = torch.zeros(grid.cells.shape, dtype=torch.int16, device=field.device)
     near = grid.cells.clone()
@@ -70,7 +56,7 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
         near[grid.cells] = grid.centres().norm(dim=-1) < 1.0
     for rays in views:
         rays = field.voxel_rays(Rays(*(part.to(field.device) for part in rays)))
-        ray, t = torch_backend.samples(grid, rays, ball, at_once=field.device.type == 'cuda')
+        ray, t = torch_backend.samples(grid, rays, ball)
         seen, points = torch.zeros_like(near), rays.origins[ray] + t[:, None] * rays.directions[ray]
         seen.view(-1)[grid.cell_of(ball.contract(points))] = True
         count += dilated(seen)
@@ -78,8 +64,7 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
 
 
 def choose_backend(device: torch.device, kernels: str = 'auto') -> type[Backend]:
-    """Fastest backend of a device, or PyTorch's for kernels 'torch'. A line says that Numba cannot be used, or that it
-    compiles its loops first."""
+    """Fastest backend of a device, or PyTorch's for kernels 'torch'. A line tells that Numba is missing or compiles."""
     if device.type != 'cpu' or kernels == 'torch':
         return torch_backend.TorchBackend
     try:

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from nerf.fields.grid.backend import CHANNELS, STRAIGHT, Backend, Ball, Capacity, Marched, Rules, VoxelRays, row_tensor
-from nerf.fields.grid.checkpoint import grid_state, read_grid, slim_rows
 from nerf.fields.grid.schedule import GridSchedule
-from nerf.fields.grid.sparse_grid import SparseGrid, interpolated, trilinear
+from nerf.fields.grid.sparse_grid import MOST_VERTICES, SparseGrid, interpolated, trilinear
 from nerf.fields.grid.torch_backend import channels
 from nerf.fields.interface import Field, Sampler
+from nerf.files.packing import packed, unpacked
+from nerf.optimiser import is_real
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 from nerf.space import Space
 from run_nerf_helpers import Composite, Rays, RenderResult, Sampling, coarse_depths, disparity, ray_points
 
 POLYNOMIALS = 16  # of the view direction
+HALF = torch.finfo(torch.float16).max
+SMALLEST, LARGEST = 1e-3, 1e7  # voxel in a checkpoint, by that of the first stage: steps through others round to 0
 
 
 class GridField(Field):
@@ -32,15 +35,8 @@ class GridField(Field):
     Args:
         box: [2, 3] corners of the grid, in grid coordinates.
         voxels: edge of a voxel in each stage of training, in grid units; all cells of the first stage are kept.
-        schedule: numbers of marching and of the network.
-        space: of the scene.
-        backend: kind of backend.
-        white_bkgd: rays end on white.
-        seed: of the network's initial weights.
-        device: of grid and network.
-        dtype: precision of the network's products.
+        seed: seed of the network's initial weights.
         view_chunk: most rays of a picture at once.
-        supersample: as of `Sampler`.
     """
 
     has_slim_weights = True
@@ -56,14 +52,14 @@ class GridField(Field):
         self.take(SparseGrid.filled(box, self.voxels[0], device))
 
     def take(self, grid: SparseGrid, rows: Tensor | None = None) -> None:
-        """Goes on with another grid and a copy of its rows [M, 16]; None: zeros."""
+        """Replaces the grid and its rows, by a copy of rows [M, 16]; None: zeros."""
         self.grid = grid
         self.rows = nn.Parameter(row_tensor(rows, (grid.n_rows, CHANNELS), grid.cells.device))
         self._backend = None
 
     @property
     def backend(self) -> Backend:
-        """The backend of the present grid and rows. It is made when it is needed first."""
+        """Backend of the present grid and rows, made at its first use."""
         if self._backend is None:
             numbers, ball = self.schedule, Ball.of(self.grid) if self.space.contracts else STRAIGHT
             rules = Rules(numbers.least if self.stage else numbers.least_first, numbers.dark, numbers.sharpness,
@@ -72,10 +68,8 @@ class GridField(Field):
         return self._backend
 
     def __getstate__(self) -> dict:
-        """Attributes for a copy. It makes a backend of its own, for its own rows."""
+        """Attributes for a copy, which makes a backend of its own rows."""
         return vars(self) | {'_backend': None}
-
-    # What it shows
 
     def voxel_rays(self, rays: Rays, jitter: Tensor | None = None) -> VoxelRays:
         """R rays in voxels; without jitter [R] the first sample is in the middle of a step."""
@@ -84,7 +78,7 @@ class GridField(Field):
                          torch.full_like(near, 0.5) if jitter is None else jitter)
 
     def march(self, rays: Rays, jitter: Tensor | None = None, capacity: Capacity | None = None) -> Marched:
-        """Marches R rays through the grid; arguments as of `voxel_rays` and `Backend.march`."""
+        """`Backend.march` of `voxel_rays`."""
         return self.backend.march(self.voxel_rays(rays, jitter), capacity)
 
     def coloured(self, marched: Marched, viewdirs: Tensor, background: Tensor | float) -> Tensor:
@@ -98,7 +92,7 @@ class GridField(Field):
         return rgb
 
     def _view_dependent(self, features: Tensor, viewdirs: Tensor) -> Tensor:
-        """Change of colours [R, 3] by the network, from composited channels [R, 15] and directions [R, 3]."""
+        """Change of colours [R, 3] by the network, from channels [R, 15] and directions [R, 3]."""
         x = torch.cat([features, direction_polynomials(viewdirs)], -1)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(x).float()
@@ -111,7 +105,7 @@ class GridField(Field):
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
 
     def density(self, points: Tensor) -> Tensor:
-        """`Field.density`; in contracted or stretched space the mean over directions (`Space.grid_scale`)."""
+        """`Field.density`. In contracted or stretched space it is the mean over directions (`Space.grid_scale`)."""
         scaled = self.grid.scaled(self.space.to_grid(points))
         raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
         last = constant(self.grid.index.shape, points.device) - 1
@@ -124,7 +118,7 @@ class GridField(Field):
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Densities evenly along the rays, where they are not 0, and colours where a voxel is not thin."""
+        """Densities above 0, evenly along the rays, and colours where a voxel is not thin."""
         colours, density = self.radiance(ray_points(rays, coarse_depths(rays, Sampling(64))), rays.viewdirs)
         seen = colours[density * self.grid.voxel > self.schedule.thin]
         return {'density': density[density > 0], **dict(zip(('red', 'green', 'blue'), seen.unbind(-1)))}
@@ -141,14 +135,18 @@ class GridField(Field):
     # Checkpoints
 
     def weights(self) -> dict:
+        """`Field.weights`. Rows are not packed, so that saving is quick."""
+        cells = packed(torch.from_numpy(np.packbits(self.grid.cells.cpu().numpy().reshape(-1))))
         return {'grid_state_dict': {
-            **grid_state(self.grid, self.rows), 'stage': self.stage, 'contraction': self.space.ball_numbers(),
+            'rows': self.rows.detach().cpu(), 'cells': cells, 'shape': list(self.grid.cells.shape),
+            'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
+            'contraction': self.space.ball_numbers(),
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
 
     def slim_weights(self) -> dict:
-        """`weights` with rows in half precision."""
+        """`weights` with packed rows in half precision."""
         state = self.weights()['grid_state_dict']
-        return {'grid_state_dict': state | {'rows': slim_rows(state['rows'])}}
+        return {'grid_state_dict': state | {'rows': packed(state['rows'].clamp(-HALF, HALF).half())}}
 
     def load_weights(self, checkpoint: dict) -> None:
         state = checkpoint.get('grid_state_dict')
@@ -168,8 +166,34 @@ class GridField(Field):
         self.take(grid, rows)
 
 
+def read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseGrid, Tensor]:
+    """Grid and rows [M, 16], on the CPU, of a 'grid_state_dict', given the voxel of the first stage.
+
+    Raises:
+        AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError: the state is broken.
+    """
+    shape = [int(size) for size in state['shape']]
+    count = math.prod(shape)
+    if len(shape) != 3 or min(shape) < 2 or count > MOST_VERTICES:
+        raise ValueError(f'cells of shape {shape}')
+    low, edge = state['low'].double().reshape(3), float(state['voxel'])
+    if not ((low.abs() < LARGEST * voxel).all() and SMALLEST * voxel < edge < LARGEST * voxel):
+        raise ValueError(f'voxels of {edge} from {low.tolist()}')
+    bits = np.unpackbits(unpacked(state['cells'], ((count + 7) // 8,), torch.uint8).numpy())
+    cells, rows = torch.from_numpy(bits[:count].reshape(shape).view(bool)), state['rows']
+    n_cells = np.count_nonzero(cells)  # Tensor.sum makes int64 of each first
+    n_rows = len(rows) if isinstance(rows, Tensor) else len(rows['low']) // CHANNELS
+    if n_cells > n_rows:  # each has a lowest corner; a small file can claim to have a huge grid
+        raise ValueError(f'{n_cells} cells but {n_rows} rows')
+    grid = SparseGrid.of_cells(low, edge, cells.to(device))
+    rows = unpacked(rows, (grid.n_rows, CHANNELS), torch.float16)
+    if not is_real(rows) or not grid.n_rows:
+        raise ValueError('rows that are no real numbers, or none')
+    return grid, rows
+
+
 class GridSampler(Sampler):
-    """Marches through the grid."""
+    """Sampler that marches through the grid."""
 
     name = 'grid'
     field: GridField
@@ -184,7 +208,7 @@ class GridSampler(Sampler):
 
 
 def view_network(schedule: GridSchedule, generator: torch.Generator) -> nn.Sequential:
-    """Network from 15 composited channels and 16 polynomials of the direction to a change of colour, small at first."""
+    """Network from composited channels and polynomials of the direction to a change of colour, small at first."""
     width = schedule.width
     network = nn.Sequential(nn.Linear(CHANNELS - 1 + POLYNOMIALS, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
                             nn.Linear(width, 3))
@@ -198,7 +222,7 @@ def view_network(schedule: GridSchedule, generator: torch.Generator) -> nn.Seque
 
 
 def direction_polynomials(d: Tensor) -> Tensor:
-    """Unit directions [R, 3] to the 16 spherical harmonics up to degree 3, without their constant factors."""
+    """Spherical harmonics [R, 16] up to degree 3 of unit directions [R, 3], without their constant factors."""
     x, y, z = d.unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, xx - yy, 3 * zz - 1, y * (3 * xx - yy),

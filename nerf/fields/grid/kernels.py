@@ -2,10 +2,19 @@
 
 Results have the same bits on any number of threads. Rays are independent of each other; a thread that adds gradients
 to rows owns all vertices with an even, or an odd, index along x, and adds in the order of the samples.
-torch_backend.py computes the same in plain PyTorch.
 
-Shapes: R rays, K kept samples of a ray at most, M rows of 16 channels. Rays are in voxels: vertex (i, j, k) is at the
-point (i, j, k). All numbers are float32.
+Arrays are float32 unless a type is named, of R rays, at most K kept samples of a ray, and M rows:
+
+origins, directions [R, 3], near, far, jitter [R]: rays in voxels, as `VoxelRays` of backend.py
+rows, gradients [M, 16]: channels of the rows and their gradients; gradients of untouched rows are zero
+heaviest [M]: largest weight of a sample around a row in this step; 0: the row is not touched
+index [X, Y, Z] int32, vertices [M] int32: row of each vertex, and flat index of the vertex of each row
+raw [X, Y, Z]: raw densities of the vertices, very negative if a vertex has no row
+count [R] int64, rest, depth [R], features [R, 15]: kept samples, transmittance behind them, depth, composited channels
+values [R, K, 16]: weight of each kept sample and its 15 channels, the first three as colours
+corners [R, K, 4] int32: rows of the lower corners around a sample, by the last bits of x and y; the next row of each
+    is that of the corner above it
+places [R, K, 5]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x index
 
 Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
 the loop is short.
@@ -43,10 +52,8 @@ def _inverse(x):
 
 @njit(**OPTIONS)
 def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
-    """Point (x, y, z) of a straight ray, contracted, and the factor by which the contraction shortens a step there.
-
-    The maths is that of nerf/space.py (`contracted`, `shrinkage`), for a ball at (cx, cy, cz).
-    """
+    """Point (x, y, z) of a straight ray, contracted, and the factor by which the contraction shortens a step there:
+    `contracted` and `shrinkage` of nerf/space.py for a ball at (cx, cy, cz)."""
     px, py, pz = x - cx, y - cy, z - cz
     square = px * px + py * py + pz * pz
     if square <= radius * radius:
@@ -61,10 +68,8 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
 
 @njit(**OPTIONS)
 def _leaves_ball(px, py, pz, dx, dy, dz, radius):
-    """Depth at which a ray leaves the ball; far before the origin if it misses.
-
-    The origin (px, py, pz) is relative to the centre of the ball.
-    """
+    """Depth at which a ray from (px, py, pz), relative to the ball's centre, leaves the ball; far before it if it
+    misses."""
     square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
     root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
     return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
@@ -124,23 +129,12 @@ def _interpolated(raw, i, j, k, weights):
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
           values, corners, places):
-    """Marches rays through the kept cells and composites their samples.
+    """Marches rays through the kept cells and composites their samples. All arrays from `count` on are filled in.
 
     Args:
-        origins, directions: [R, 3] in voxels; near, far, jitter: [R], jitter in [0, 1) of a step.
-        rows: [M, 16].
-        raw: [X, Y, Z], raw densities of the vertices, very negative if a vertex has no row.
-        index: [X, Y, Z] int32, row of each vertex.
         blocks: cells, by `cells_of_blocks`.
         rules: `Rules` of backend.py.
         saved: a backward pass follows. It needs the channels of the samples.
-        count, rest, depth: [R], get the number of kept samples, the transmittance behind them, and the expected depth.
-        features: [R, 15], get the composited channels.
-        values: [R, K, 16], get the weight of each kept sample and its 15 channels, the first three as colours.
-        corners: [R, K, 4] int32, get the rows of the lower corners around the sample, by the last bits of x and y; the
-            next row of each is that of the corner above it.
-        places: [R, K, 5], get the place of the sample in its cell, the slope of its optical depth by raw density, and
-            the parity of its cell's x index.
     """
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
@@ -154,10 +148,8 @@ def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rule
 
 @njit(**OPTIONS)
 def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
-    """Kept samples of one ray: their number, the transmittance behind them, and the expected depth.
-
-    Weights, corners and places of the samples are filled in.
-    """
+    """Number of one ray's kept samples, transmittance behind them, and expected depth; weights, corners and places of
+    the samples are filled in."""
     (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
@@ -245,11 +237,7 @@ def _composite(rows, n, saved, values, corners, places, features):
 @njit(parallel=True, **OPTIONS)
 def raw_gradients(count, rest, values, places, of_features, of_rest):
     """Gradients of the loss by the raw density of each kept sample, in place of its slope; back to front along a ray.
-
-    Args:
-        count, rest, values, places: by `march`.
-        of_features, of_rest: [R, 15] and [R], gradients of the loss by `features` and `rest` of `march`.
-    """
+    The loss has the gradients of_features [R, 15] and of_rest [R] by `features` and `rest`."""
     for r in prange(count.shape[0]):
         light, behind = rest[r], of_rest[r] * rest[r]
         for s in range(count[r] - 1, -1, -1):
@@ -263,14 +251,8 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 @njit(parallel=True, **OPTIONS)
 def scatter(count, values, corners, places, of_features, gradients, heaviest):
-    """Gradients of the samples, added to those of the rows around them.
-
-    Args:
-        count, values, corners, places: by `march` and `raw_gradients`.
-        of_features: [R, 15], gradients of the loss by `features` of `march`.
-        gradients: [M, 16], zero in rows that no sample touched.
-        heaviest: [M], gets the largest weight of a sample around each row; 0 in rows that no sample touched.
-    """
+    """Gradients of the samples, added to those of the rows around them, by of_features [R, 15]; `heaviest` is filled
+    in."""
     width = gradients.shape[1]
     for parity in prange(2):
         gradient = np.zeros(16, np.float32)
@@ -298,15 +280,8 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
 
 @njit(parallel=True, **OPTIONS)
 def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
-    """Gradients of half the squared differences of neighbouring rows along an axis, added to those of touched rows.
-
-    Args:
-        vertices: [M], vertex of each row, as a flat index.
-        heaviest: [M], 0 in rows that are not touched.
-        weights: [16], of the channels' differences.
-        axis: 0, 1 or 2.
-        sums: [P, 16], get sums of the touched rows' gradients, for P parts of the rows.
-    """
+    """Gradients of half the squared differences of neighbouring rows along an axis, times weights [16], added to those
+    of touched rows. sums [P, 16] get sums of the touched rows' gradients, for P parts of the rows."""
     size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
     for later in range(axis + 1, 3):
         stride *= index.shape[later]
@@ -335,16 +310,12 @@ def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
 @njit(parallel=True, **OPTIONS)
 def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
          debias_square, apply):
-    """Adam's step on the touched rows only. No row is touched afterwards, and all gradients are zero.
+    """Adam's step on the touched rows, at rates [16] of the channels. No row is touched afterwards, and all gradients
+    are zero.
 
     Args:
-        raw: [X * Y * Z], gets the raw densities of the changed rows.
-        vertices: [M], vertex of each row, as a flat index.
         means, squares: [M, 16], running means; those of untouched rows stay.
-        heaviest: [M], 0 in untouched rows.
         strongest: [M], gets `heaviest` if that is larger.
-        rates: [16], of each channel.
-        betas, epsilon: Adam's.
         debias_mean, debias_square: factors of the running means, which began at zero.
         apply: False: gradients are cleared, and nothing else changes.
     """

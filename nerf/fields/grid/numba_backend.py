@@ -17,18 +17,15 @@ PARTS = 256  # of the rows, of which `smooth` gives sums
 
 
 class NumbaBackend(Backend):
-    """A grid and its rows as arrays for the kernels.
-
-    The memory of `rows.grad` is that of the kernels' gradients in all steps. A step touches few of the rows, so only
-    their gradients are cleared.
-    """
+    """Grid and its rows as arrays for the kernels. `rows.grad` has the memory of the kernels' gradients in all steps. A
+    step touches few of the rows, so only their gradients are cleared."""
 
     name = 'kernels'
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
         super().__init__(grid, rows, rules, most_rays)
         self.index, self.blocks = grid.index.numpy().copy(), kernels.cells_of_blocks(grid.cells.numpy())
-        self.vertices = np.flatnonzero(self.index >= 0).astype(np.int32)
+        self.vertices = grid.vertices.numpy().astype(np.int32)
         self.values, self.gradient = rows.detach().numpy(), np.zeros((len(rows), CHANNELS), np.float32)
         rows.grad = torch.from_numpy(self.gradient)
         self.touched_by = self.heaviest.numpy()
@@ -101,12 +98,8 @@ class _March(torch.autograd.Function):
 
 
 class SampleBuffers:
-    """Samples of the last march, which its backward pass needs. Memory pages exist once they are written to.
-
-    Args:
-        n_rays: most rays of a march.
-        most: most kept samples of a ray.
-    """
+    """Samples of the last march, for its backward pass, with room for `most` samples of each ray. Memory pages exist
+    once they are written to."""
 
     def __init__(self, n_rays: int, most: int):
         self.values = np.empty((n_rays, most, CHANNELS), np.float32)
@@ -117,5 +110,5 @@ class SampleBuffers:
 
 @functools.lru_cache(1)
 def sample_buffers(n_rays: int, most: int) -> SampleBuffers:
-    """Buffers of a size. All backends of a process share them, as they take about a hundred megabytes."""
+    """Buffers of a size. All backends of a process share them, because they take about a hundred megabytes."""
     return SampleBuffers(n_rays, most)

@@ -7,6 +7,10 @@ from torch import Tensor
 
 from nerf.fields.grid.backend import CHANNELS, Backend, row_tensor
 from nerf.fields.grid.schedule import GridSchedule
+from nerf.files.packing import packed, unpacked
+from nerf.optimiser import is_real
+
+PACKED = {'means': 'exp_avg', 'squares': 'exp_avg_sq', 'strongest': 'strongest'}  # names in a checkpoint, and here
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -14,28 +18,22 @@ class RowAdam(torch.optim.Optimizer):
 
     The learning rate is `lr` of its one group; each channel has a multiple of it. As for fused optimisers of PyTorch, a
     step with a `found_inf` other than 0 changes no row. Unlike there, gradients are unscaled before
-    `complete_gradients`.
-
-    Args:
-        backend: the grid and its rows.
-        schedule: rates, betas, epsilon and smoothness.
-        rise: steps in which the rate of densities rises to its full value; 0: it is full from the start.
+    `complete_gradients`. The rate of densities rises for `rise` steps; 0: it is full from the start.
     """
 
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf`, and does not wait for the device
 
     def __init__(self, backend: Backend, schedule: GridSchedule, rise: float = 0.0):
         super().__init__([backend.rows], {'lr': torch.zeros((), device=backend.rows.device)})
-        device, others = backend.rows.device, CHANNELS - 4
-        self.rates = torch.tensor([schedule.rate_density, *3 * [schedule.rate_colour],
-                                   *others * [schedule.rate_features]], device=device)
-        self.smoothness = torch.tensor([schedule.smooth_density, *(CHANNELS - 1) * [schedule.smooth_others]],
+        device, rates = backend.rows.device, (schedule.rate_density, schedule.rate_colour, schedule.rate_features)
+        self.rates = torch.tensor(rates, device=device)[[0, 1, 1, 1, *[2] * (CHANNELS - 4)]]
+        self.smoothness = torch.tensor([schedule.smooth_density, *[schedule.smooth_others] * (CHANNELS - 1)],
                                        device=device)
         self.schedule = schedule
         self.take(backend, rise)
 
     def take(self, backend: Backend, rise: float = 0.0) -> None:
-        """Begins anew, with the rows of another grid."""
+        """Begins anew with the rows of another grid."""
         self.backend, self.rise = backend, rise
         self.param_groups[0]['params'] = [backend.rows]
         self.state.clear()
@@ -56,11 +54,8 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def complete_gradients(self) -> Tensor:
-        """Adds the pull of neighbouring rows, along one axis: x, y and z take turns.
-
-        Returns:
-            a scalar that is finite if all gradients are.
-        """
+        """Adds the pull of neighbouring rows along one axis; x, y and z take turns. Returns a scalar that is finite if
+        all gradients are."""
         self.running['step'] += 1
         return self.backend.smooth(self.smoothness, self.running['step'] % 3)
 
@@ -73,3 +68,31 @@ class RowAdam(torch.optim.Optimizer):
         skip = getattr(self, 'found_inf', None)
         self.backend.adam(state, rates, (schedule.beta_mean, schedule.beta_square), schedule.epsilon,
                           torch.zeros_like(rates[0]) if skip is None else skip)
+
+    def packed_state(self) -> dict:
+        """Running means of the rows that a ray touched since they began; they are 0 in all others. After a skipped step
+        some rows have a weight alone."""
+        means, squares, strongest = (self.running[name] for name in PACKED.values())
+        touched = ((means != 0) | (squares != 0)).any(-1) | (strongest != 0)
+        return {**{name: packed(self.running[ours][touched].cpu()) for name, ours in PACKED.items()},
+                'touched': packed(touched.cpu()), 'adam_steps': int(self.running['step'])}
+
+    def load_packed_state(self, state: dict) -> None:
+        """Takes a result of `packed_state`.
+
+        Raises:
+            AttributeError, LookupError, RuntimeError, TypeError, ValueError: the state is broken; nothing was changed.
+        """
+        strongest, values = self.running['strongest'], {}
+        touched = unpacked(state['touched'], strongest.shape, torch.uint8).to(strongest.device) != 0
+        if not 0 <= state['adam_steps'] < 2 ** 31:
+            raise ValueError(f"{state['adam_steps']} steps")
+        for name, ours in PACKED.items():
+            shape = (int(touched.sum()), *self.running[ours].shape[1:])
+            values[ours] = unpacked(state[name], shape, torch.float32)
+            if not is_real(values[ours]):
+                raise ValueError(f'{name} that are no real numbers')
+        self.running['step'].fill_(int(state['adam_steps']))
+        for name, part in values.items():
+            self.running[name].zero_()
+            self.running[name][touched] = part.to(self.running[name])

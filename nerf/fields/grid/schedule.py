@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from nerf.flag_types import number, whole
 from nerf.space import Space
 
 
@@ -27,7 +28,7 @@ def stages_of(text: str) -> list[Stage]:
     """Stages of a text like '0:89 0.08:178 0.25:320': the share of the run at which a stage begins, and its cells.
 
     Raises:
-        ValueError: the text is no list of stages, or they do not ascend from 0 on.
+        ArgumentTypeError: the text is no list of stages, or they do not ascend from 0 on.
     """
     try:
         parts = [part.split(':') for part in text.split()]
@@ -36,43 +37,24 @@ def stages_of(text: str) -> list[Stage]:
         stages = []
     ascend = all(one.begins < two.begins and one.cells < two.cells for one, two in pairwise(stages))
     if not stages or stages[0].begins != 0.0 or not ascend or stages[0].cells < 1 or not stages[-1].begins < 1.0:
-        raise ValueError(f'{text!r} is no list of stages: "0:89 0.08:178" begins with 89 cells along the longest side, '
-                         'and has 178 from 8% of the run on; both numbers ascend, and the first share is 0')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no list of stages: "0:89 0.08:178" begins with 89 cells along the longest side, and has 178 '
+            'from 8% of the run on; both numbers ascend, and the first share is 0')
     return stages
 
 
-# Converters from a flag's text
-
-
 def _stages(text: str) -> str:
-    """Text of stages, unchanged."""
-    try:
-        stages_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    """Converter to the text of stages."""
+    stages_of(text)
     return text
 
 
-def _within(kind: type, low: float, high: float) -> Callable[[str], Any]:
-    """Converter to numbers of a kind, int or float, from `low` to `high`."""
-    def convert(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f'{text!r} is not a {"whole " if kind is int else ""}number from {low:g} to {high:g}')
-        return value
-    return convert
-
-
 def _number(default: float, low: float, high: float, help: str) -> Any:
-    return field(default=default, metadata={'help': help, 'type': _within(float, low, high)})
+    return field(default=default, metadata={'help': help, 'type': number(low, high)})
 
 
 def _count(default: int, low: int, high: int, help: str) -> Any:
-    return field(default=default, metadata={'help': help, 'type': _within(int, low, high)})
+    return field(default=default, metadata={'help': help, 'type': whole(low, high)})
 
 
 @dataclass(frozen=True)
@@ -90,23 +72,18 @@ class GridSchedule:
     voxel_pixels: float = _number(0.8, 0.0, 100.0, 'smallest voxel, in sides of a pixel at the centre of the scene; '
                                   'finer stages are left out. 0: no limit')
     most_rows: int = _count(4_000_000, 8, 2 ** 31 - 1, 'most rows of a grid, as memory allows; voxels stay larger then')
-    rows_per_cell: float = _number(1.3, 0.1, 8.0, 'rows for each kept cell, as expected of a finer grid. Surfaces have '
-                                   'about this many')
-
+    rows_per_cell: float = _number(1.3, 0.1, 8.0, 'expected rows per kept cell of a finer grid, as on surfaces')
     # Start and pruning
     seen_by: int = _count(0, 0, 1000, 'fewest training views that see a cell of the unit ball; cells that no view sees '
                           'are dropped too. It removes fog in front of single cameras. 0: all cells are kept')
-    seen_rays: int = _count(65, 2, 1000, 'rays along both sides of a view that find the seen cells; rays are about two '
-                            'cells apart then')
+    seen_rays: int = _count(65, 2, 1000, 'rays along each side of a view, about two cells apart, to find seen cells')
     pruning: float = _number(0.12, 0.0, 1.0, 'share of the run between prunings')
     pruning_steps: int = _count(8, 1, 2 ** 31 - 1, 'fewest steps between prunings, and before the second stage')
-    thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if all their corners are below '
-                          'it')
+    thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if no corner reaches it')
     hidden: float = _number(0.2, 0.0, 1.0, 'weight; rows are pruned if all samples around them weigh less, as they lie '
                             'behind surfaces or in no view. 0: no such pruning')
     hidden_after: float = _number(0.5, 0.0, 100.0, 'intervals between prunings that Adam trains before hidden rows are '
                                   'pruned; rays have met all visible rows then')
-
     # Rays and samples of a step
     samples: int = _count(65000, 1, 2 ** 31 - 1, 'kept samples of a step; the number of rays follows from it')
     first_rays: int = _count(1024, 1, 2 ** 20, 'rays of the first step')
@@ -117,18 +94,14 @@ class GridSchedule:
                                 'ignored')
     captured_in_cells: int = _count(2 ** 19, 256, 2 ** 31 - 1, 'capacity of a captured step: samples in kept cells')
     captured_kept: int = _count(2 ** 16, 256, 2 ** 31 - 1, 'capacity of a captured step: kept samples')
-
     # Marching
-    least_first: float = _number(1e-4, 0.0, 0.5, 'weight of a sample below which it is skipped, in the first stage: '
-                                 'all is thin there')
-    least: float = _number(1e-3, 0.0, 0.5, 'weight of a sample below which it is skipped, after the first stage')
+    least_first: float = _number(1e-4, 0.0, 0.5, 'weight below which a sample is skipped in the first, thin stage')
+    least: float = _number(1e-3, 0.0, 0.5, 'weight below which a sample is skipped after the first stage')
     dark: float = _number(1e-3, 0.0, 0.5, 'transmittance at which a ray ends')
-    most_samples: int = _count(128, 1, 2 ** 16, 'most kept samples of a ray, as memory allows; the ray ends after '
-                                'them')
+    most_samples: int = _count(128, 1, 2 ** 16, 'kept samples after which a ray ends, as memory allows')
     sharpness: float = _number(10.0, 1e-3, 1e3, 'factor of a raw density: the optical depth of a voxel is '
                                'softplus(sharpness * raw + offset)')
     offset: float = _number(-5.0, -100.0, 100.0, 'offset of the optical depth; a fresh grid is thin fog by it')
-
     # Adam of the rows
     rate_density: float = _number(20.0, 0.0, 1e6, 'rate of raw densities, as a multiple of lrate')
     rate_colour: float = _number(20.0, 0.0, 1e6, 'rate of diffuse colours, as a multiple of lrate')
@@ -141,36 +114,30 @@ class GridSchedule:
     smooth_others: float = _number(4.5e-9, 0.0, 1e6, 'weight in the loss of half the squared differences of '
                                    'neighbouring colours and features')
     beta_mean: float = _number(0.9, 0.0, 0.9999, 'decay of the mean of the gradient, in Adam')
-    beta_square: float = _number(0.99, 0.0, 0.999999, 'decay of the mean of the squared gradient, in Adam; few steps '
-                                 'touch a row')
+    beta_square: float = _number(0.99, 0.0, 0.999999, 'decay of the mean squared gradient, in Adam; few steps touch a '
+                                 'row')
     epsilon: float = _number(1e-12, 0.0, 1.0, 'epsilon of Adam. Gradients of single rows are tiny')
-
     # The network behind the grid, and the run
-    width: int = _count(64, 1, 4096, 'channels of the network that adds what depends on the view direction')
+    width: int = _count(64, 1, 4096, 'channels of the network for view-dependent colour')
     view_start: float = _number(0.1, 0.0, 10.0, 'factor of the initial weights of the last layer of that network; '
                                 'colours hardly depend on the direction at first')
     decay: float = _number(20.0, 1.0001, 1e9, 'factor by which the learning rate falls over the run')
 
     @classmethod
     def defaults(cls, space: Space, n_iters: int) -> GridSchedule:
-        """The default schedule of a kind of space and a number of steps."""
+        """Default schedule of a kind of space and a number of steps."""
         changes = DEFAULTS.get(space.name, CLOSED if space.closed else {})
         if n_iters >= LONG_RUN:
             changes = {'stages': LONG_STAGES} | changes
         return cls(**changes)
 
     def with_flags(self, values: Mapping[str, Any]) -> GridSchedule:
-        """The schedule with the values that were given, by the names of the fields; None: not given."""
-        names = {part.name for part in fields(self)}
-        return replace(self, **{name: value for name, value in values.items() if name in names and value is not None})
+        """Schedule with values by the names of its fields; None: not given."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def voxels(self, longest: float, pixel: float) -> list[float]:
-        """Voxels of each stage, as far as they are not too small.
-
-        Args:
-            longest: longest side of the grid's box.
-            pixel: side of a pixel at the scene's centre.
-        """
+        """Voxels of each stage, as far as they are not too small, by the longest side of the grid's box and the side of
+        a pixel at the scene's centre."""
         voxels = [longest / stage.cells for stage in stages_of(self.stages)]
         return voxels[:1] + [voxel for voxel in voxels[1:] if voxel >= self.voxel_pixels * pixel]
 

@@ -18,17 +18,14 @@ MOST_VERTICES = 2 ** 28  # vertices of a box, with rows or without: each needs 5
 
 @dataclass(frozen=True)
 class SparseGrid(Occupancy):
-    """Grid of X x Y x Z vertices, of which M have rows, and of the cells between them.
-
-    Kept cells are the occupied ones; no cell begins at the last vertex along an axis. Rows are in the order of the flat
-    indices of their vertices, so they follow from `cells`.
-    """
+    """Grid of X x Y x Z vertices, M of them with rows, and of the cells between them. Kept cells are the occupied ones;
+    no cell begins at the last vertex along an axis. Rows are in the order of their vertices' flat indices."""
 
     index: Tensor  # [X, Y, Z] int32, row of each vertex; -1: it has none
 
     @classmethod
     def of_cells(cls, low: Tensor, voxel: float, cells: Tensor) -> SparseGrid:
-        """The grid whose kept cells are those of a mask [X, Y, Z]."""
+        """Grid whose kept cells are the cells of a mask [X, Y, Z]."""
         cells = cells.clone()
         for axis in range(3):
             cells.narrow(axis, cells.shape[axis] - 1, 1).zero_()
@@ -39,7 +36,7 @@ class SparseGrid(Occupancy):
 
     @classmethod
     def filled(cls, box: np.ndarray, voxel: float, device: torch.device) -> SparseGrid:
-        """The grid of all cells of a box [2, 3]."""
+        """Grid of all cells of a box [2, 3]."""
         shape = [int(np.ceil(side / voxel - 1e-6)) + 1 for side in box[1] - box[0]]
         return cls.of_cells(torch.from_numpy(box[0].astype(np.float64)), voxel,
                             torch.ones(shape, dtype=torch.bool, device=device))
@@ -54,19 +51,15 @@ class SparseGrid(Occupancy):
         return int(self.index.max()) + 1
 
     def keeping(self, cells: Tensor) -> tuple[SparseGrid, Tensor]:
-        """The grid of those kept cells that are in a mask [X, Y, Z], and the rows [M'] of this grid that it keeps."""
+        """Grid of the kept cells in a mask [X, Y, Z], and the rows [M'] of this grid that it keeps."""
         grid = SparseGrid.of_cells(self.low, self.voxel, cells & self.cells)
         return grid, self.index[grid.index >= 0].long()
 
     def refined(self, voxel: float, most: int = MOST_VERTICES) -> SparseGrid:
-        """A grid of smaller voxels over the same kept cells; its box is no larger than they are.
-
-        Args:
-            voxel: edge of the new voxels.
-            most: most vertices of the box.
+        """Grid of smaller voxels over the same kept cells, in the smallest box.
 
         Raises:
-            UserError: there would be more vertices.
+            UserError: the box would have more than `most` vertices.
         """
         kept = self.cells.nonzero()
         first, end = kept.amin(0).cpu(), kept.amax(0).cpu() + 1
@@ -111,16 +104,9 @@ def _spread(mask: Tensor, by: int) -> Tensor:
 
 
 def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and weights of the eight corners around points, for trilinear interpolation.
-
-    Args:
-        index: [X, Y, Z] rows of vertices; -1: none.
-        points: [N, 3] in voxels from vertex (0, 0, 0); points outside are moved to the surface of the box.
-
-    Returns:
-        rows [N, 8] int64, -1 for a corner without a row, and weights [N, 8]. Corners are in the order of the last bits
-        of x, y and z.
-    """
+    """Rows [N, 8] int64 and trilinear weights [N, 8] of the corners around points [N, 3] in voxels, in the order of the
+    last bits of x, y and z. The index [X, Y, Z] has the rows of vertices; -1: none. Points outside the box are moved to
+    its surface."""
     shape = constant(index.shape, points.device)
     points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
     lowest = points.long().minimum(shape - 2)
@@ -132,8 +118,8 @@ def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolated(index: Tensor, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of rows [M, C] at points [N, 3] in voxels: the mean [N, C] over the corners with a row, and the weight [N]
-    of these corners."""
+    """Values [N, C] of rows [M, C] at points [N, 3] in voxels: means over the corners with a row, and the weight [N] of
+    these corners."""
     corner, weights = trilinear(index, points)
     weights = torch.where(corner >= 0, weights, 0.0)
     total = weights.sum(-1)

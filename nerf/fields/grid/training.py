@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from nerf.fields.grid.backend import Capacity
-from nerf.fields.grid.checkpoint import adam_state, read_adam
 from nerf.fields.grid.field import GridField
 from nerf.fields.grid.row_adam import RowAdam
 from nerf.fields.grid.sparse_grid import cells_around, dilated, interpolated
@@ -17,13 +16,8 @@ from run_nerf_helpers import Rays, img2mse
 
 
 class GridTraining(Training):
-    """Training of a grid by its field's schedule.
-
-    Args:
-        field: the grid.
-        n_iters: steps of the run, over which the stages are spread.
-        captured: steps have tensors of constant sizes, so that a GPU can capture them. None: on CUDA.
-    """
+    """Training of a grid by its field's schedule, whose stages are spread over n_iters steps. Captured steps have
+    tensors of constant sizes; None: on CUDA."""
 
     field: GridField
 
@@ -31,8 +25,6 @@ class GridTraining(Training):
         super().__init__(field)
         self.n_iters, self.schedule = n_iters, field.schedule
         self.captured = field.device.type == 'cuda' if captured is None else captured
-        self.capacity = Capacity(self.schedule.captured_in_cells,
-                                 self.schedule.captured_kept) if self.captured else None
         self.chunk, self.n_rays = self.schedule.most_rays, self.schedule.first_rays
         self.lrate_decay = self.schedule.lrate_decay(n_iters)
         self.row_adam = RowAdam(field.backend, self.schedule, self._rise())
@@ -52,15 +44,11 @@ class GridTraining(Training):
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
     def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
-        """The mean squared error of the rays.
+        """Mean squared error of the rays. Notes for `after_step` are sums: rays, their kept samples, squared errors of
+        the rays and of the targets' mean colour.
 
-        Pixels of known coverage are shown and compared on random colours: fog of the background's colour then costs as
-        much as any other. Where all rays end on something, they end on random colours: else darkness would become
-        holes.
-
-        Returns:
-            the loss, and sums for `after_step`: rays, their kept samples, and squared errors of the rays and of the
-            targets' mean colour.
+        Pixels of known coverage are compared on random colours: fog of the background's colour then costs as much as
+        other fog. In closed spaces all rays end on random colours: else darkness would become holes.
         """
         jitter, background = numbers
         wanted, own = target.rgb, torch.full_like(background, float(self.field.white_bkgd))
@@ -70,14 +58,14 @@ class GridTraining(Training):
             wanted = wanted + (1.0 - covered) * (background - own)
         elif not self.field.space.closed:
             background = own
-        marched = self.field.march(rays, jitter, self.capacity)
+        capacity = Capacity(self.schedule.captured_in_cells, self.schedule.captured_kept) if self.captured else None
+        marched = self.field.march(rays, jitter, capacity)
         rgb = exposed(self.field.coloured(marched, rays.viewdirs, background), marched.rest[:, None] * background,
                       target.gains)
-        if marched.n_whole is None:
-            n_rays = torch.tensor(len(jitter), device=rgb.device)
-            mse = img2mse(rgb, wanted)
+        n_rays = marched.n_whole
+        if n_rays is None:
+            n_rays, mse = torch.tensor(len(jitter), device=rgb.device), img2mse(rgb, wanted)
         else:
-            n_rays = marched.n_whole
             whole = torch.arange(len(jitter), device=rgb.device)[:, None] < n_rays
             mse = torch.where(whole, (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
         return Losses({'mse': mse}, {
@@ -91,8 +79,6 @@ class GridTraining(Training):
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
         return [self.row_adam]
-
-    # Between steps
 
     @torch.no_grad()
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
@@ -121,8 +107,7 @@ class GridTraining(Training):
         self.n_rays = int(min(max(self.n_rays * factor, schedule.fewest_rays), schedule.most_rays))
 
     def _fog_note(self, step: int) -> list[str]:
-        """A line if one colour for all pixels would be as near to the last step's targets as its rays were: the grid is
-        fog, or shows nothing."""
+        """Line for a grid of fog: one colour for all pixels is as near to the last step's targets as its rays are."""
         rays, error, of_mean = (float(self.last_notes[name]) for name in ('rays', 'error', 'error_of_mean'))
         error, of_mean = error / rays, of_mean / rays
         if error < of_mean or of_mean < ONE_COLOUR ** 2:  # targets of one colour say nothing about the grid
@@ -131,8 +116,8 @@ class GridTraining(Training):
                 f'pixels {of_mean:.4f}; if this stays so, try a lower lrate or another seed, and check the cameras']
 
     def _dense_cells(self) -> Tensor:
-        """[X, Y, Z] bool: cells with a dense corner that was not hidden from all rays since Adam began anew: what is
-        behind surfaces or in no view would be seen from elsewhere. Before the last stage their neighbours too."""
+        """[X, Y, Z] bool: cells with a dense corner, not hidden from all rays since Adam began anew. Matter behind
+        surfaces or in no view would be seen from elsewhere. Before the last stage, neighbours of these cells too."""
         grid, schedule = self.field.grid, self.schedule
         is_dense = self.field.backend.rules.optical_depth(self.field.rows.detach()[:, 0]) > schedule.thin
         running = self.row_adam.running
@@ -144,31 +129,29 @@ class GridTraining(Training):
         return around if self.field.stage + 1 == len(self.field.voxels) else dilated(around)
 
     def scalars(self) -> dict[str, float]:
-        """Size of the grid, and the last step's rays and samples of a ray."""
+        """Size of the grid, rays of the last step, and samples per ray."""
         if not self.last_notes:
             return self.field.size()
         rays, samples = (float(self.last_notes[name]) for name in ('rays', 'samples'))  # waits for the GPU
         return {**self.field.size(), 'rays_per_step': rays, 'samples_per_ray': samples / rays}
 
-    # Checkpoints
-
     def state(self) -> dict:
-        return {'grid': {**adam_state(self.row_adam.running), 'n_rays': self.n_rays}}
+        return {'grid': {**self.row_adam.packed_state(), 'n_rays': self.n_rays}}
 
     def load_state(self, state: dict) -> None:
         state = state['grid']
         if not self.schedule.fewest_rays <= state['n_rays'] <= self.schedule.most_rays:
             raise ValueError(f"{state['n_rays']} rays")
         self.row_adam.take(self.field.backend, self._rise())
-        read_adam(state, self.row_adam.running)
+        self.row_adam.load_packed_state(state)
         self.n_rays = int(state['n_rays'])
 
 
 def prune(field: GridField, cells: Tensor) -> None:
-    """Drops all cells but those of a mask [X, Y, Z]. Rows stay with their vertices.
+    """Drops all cells outside a mask [X, Y, Z]. Rows stay with their vertices.
 
     Raises:
-        UserError: none would be left.
+        UserError: no cell would be left.
     """
     if not (cells & field.grid.cells).any():
         raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
@@ -178,7 +161,7 @@ def prune(field: GridField, cells: Tensor) -> None:
 
 
 def refine(field: GridField, voxel: float) -> None:
-    """Goes on with smaller voxels, as far as the schedule's most rows allow."""
+    """Replaces a field's voxels by smaller ones, as far as the schedule's most rows allow."""
     grid, schedule = field.grid, field.schedule
     rows_expected = schedule.rows_per_cell * int(grid.cells.sum())
     finer = grid.refined(max(voxel, grid.voxel * (rows_expected / schedule.most_rows) ** (1 / 3)))

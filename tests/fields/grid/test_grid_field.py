@@ -17,12 +17,14 @@ from small_grids import (
 
 from nerf.fields.grid.field import direction_polynomials
 from nerf.fields.grid.training import GridTraining, prune
+from nerf.files.packing import packed
 from nerf.rendering import draw
 from nerf.runtime.errors import UserError
 from nerf.space import Bounded, Unbounded, shrinkage
 from run_nerf_helpers import Rays, composite, ray_points, stratified_z
 
 BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])
+BYTES = math.ceil(N ** 3 / 8)  # of the bits of all cells
 
 
 # Rays
@@ -355,6 +357,25 @@ def test_kernels_and_plain_pytorch_take_each_others_weights():
     torch.testing.assert_close(shown(plain, some_rays()).rgb, shown(fast, some_rays()).rgb, rtol=0, atol=1e-4)
 
 
+def test_a_grid_and_its_rows_are_read_as_they_were():
+    field, other = scramble(a_field(False)), a_field(False, seed=9)
+    prune(field, torch.rand(field.grid.cells.shape, generator=torch.Generator().manual_seed(6)) < 0.1)
+    other.load_weights(field.weights())
+    assert torch.equal(other.grid.cells, field.grid.cells)
+    assert torch.equal(other.grid.index, field.grid.index)
+    assert (other.grid.low.tolist(), other.grid.voxel) == (field.grid.low.tolist(), field.grid.voxel)
+    assert torch.equal(other.rows, field.rows)
+
+
+def test_rows_in_bfloat16_and_cells_that_were_not_packed_are_taken():
+    field, other = scramble(a_field(False)), a_field(False, seed=9)
+    cells = torch.from_numpy(np.packbits(field.grid.cells.numpy().reshape(-1)))
+    state = field.weights()['grid_state_dict'] | {'rows': field.rows.detach().bfloat16(), 'cells': cells}
+    other.load_weights({'grid_state_dict': state})
+    assert torch.equal(other.rows, field.rows.bfloat16().float())
+    assert torch.equal(other.grid.cells, field.grid.cells)
+
+
 @pytest.mark.parametrize(('stage', 'taken'), [(0, 0), (1, 1), (2, 2), (7, 2), (-3, 0)])
 def test_the_stage_of_a_checkpoint_is_one_of_the_schedules(stage, taken):
     field = a_field(False)
@@ -384,7 +405,19 @@ def test_a_checkpoint_without_a_grid_names_the_flag(checkpoint):
 
 @pytest.mark.parametrize(('name', 'value'), [
     ('stage', None), ('stage', math.nan), ('stage', 'x'), ('network', None), ('network', {}),
-    ('network', {'0.weight': torch.zeros(3)}), ('network', 'text'), ('rows', torch.zeros(N ** 3, 15))])
+    ('network', {'0.weight': torch.zeros(3)}), ('network', 'text'), ('rows', torch.zeros(N ** 3, 15)),
+    ('rows', None), ('rows', torch.zeros(N ** 3 + 1, 16)),
+    ('rows', torch.zeros(N ** 3, 16, dtype=torch.int64)), ('rows', torch.zeros(N ** 3, 16).to_sparse()),
+    ('rows', torch.zeros(N ** 3, 16) + 0j), ('rows', {}), ('rows', packed(torch.zeros(N ** 3, 16))),
+    ('rows', packed(torch.zeros(N ** 3 - 1, 16).half())), ('rows', {'high': 3, 'low': 4}), ('cells', {}),
+    ('cells', packed(torch.zeros(9, dtype=torch.uint8))), ('cells', None), ('cells', torch.zeros(0, dtype=torch.uint8)),
+    ('cells', torch.zeros(BYTES)), ('cells', torch.zeros(BYTES, dtype=torch.uint8)),
+    ('cells', torch.full((BYTES,), 3, dtype=torch.uint8)), ('shape', None), ('shape', [N, N]),
+    ('shape', [N, N, 0]), ('shape', [N, N, -N]), ('shape', [1, 1, N ** 3]), ('shape', [2 ** 40] * 3),
+    ('shape', [math.nan] * 3), ('shape', ['x'] * 3), ('shape', [10 ** 400, 2, 2]), ('low', None),
+    ('low', torch.zeros(2)), ('low', torch.full((3,), math.nan)), ('low', torch.full((3,), math.inf)),
+    ('low', torch.full((3,), 1e300, dtype=torch.float64)), ('low', [0.0, 0.0, 0.0]), ('voxel', None), ('voxel', 0.0),
+    ('voxel', -1.0), ('voxel', math.nan), ('voxel', math.inf), ('voxel', 1e-30), ('voxel', 1e-7), ('voxel', 1e300)])
 def test_a_broken_entry_is_one_line(name, value):
     state = copy.deepcopy(a_field(False).weights()['grid_state_dict'])
     for change in ({**state, name: value}, {key: part for key, part in state.items() if key != name}):

@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nerf.fields.grid import torch_backend
 from nerf.fields.grid.backend import CHANNELS, STEP, STRAIGHT, Ball, Marched, Rules, VoxelRays
-from nerf.fields.grid.checkpoint import ceil_div
 from nerf.fields.grid.sparse_grid import SparseGrid
-from nerf.space import contracted
+from nerf.fields.grid.torch_backend import TorchBackend
+from nerf.space import contracted, shrinkage
 
 numba = pytest.importorskip('numba')
 kernels = pytest.importorskip('nerf.fields.grid.kernels')
@@ -53,7 +52,7 @@ def a_grid(seed: int = 0) -> tuple[SparseGrid, Tensor]:
     """A grid with empty cells and empty blocks, and rows from thin to dense."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.rand(SHAPE, generator=generator) < 0.6
-    full = torch.rand([ceil_div(size, 4) for size in SHAPE], generator=generator) < 0.5
+    full = torch.rand([math.ceil(size / 4) for size in SHAPE], generator=generator) < 0.5
     for axis, size in enumerate(SHAPE):
         full = full.repeat_interleave(4, axis).narrow(axis, 0, size)
     grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, cells & full)
@@ -76,11 +75,42 @@ def random_rays(n: int, seed: int) -> VoxelRays:
     return VoxelRays(through - away * directions, directions * lengths, near, far, torch.rand(n, generator=generator))
 
 
+def plain(grid: SparseGrid, rows: Tensor, **numbers) -> TorchBackend:
+    """The grid in plain PyTorch."""
+    return TorchBackend(grid, torch.nn.Parameter(rows), rules(**numbers), 10 ** 6)
+
+
+def uneven_samples(grid: SparseGrid, rays: VoxelRays, ball: Ball) -> tuple[Tensor, Tensor]:
+    """Ray and depth of samples in kept cells, whose steps have the length that the contraction has at their start."""
+    origins, directions, near, far, jitter = rays
+    last, found = torch.tensor(grid.index.shape) - 1, []
+
+    def step(t: Tensor) -> Tensor:
+        return STEP / directions.norm(dim=-1) / shrinkage(ball.from_centre(origins + t[:, None] * directions),
+                                                          directions)
+    t = near + jitter * step(near)
+    while (t < far).any():
+        at = ball.contract(origins + t[:, None] * directions)
+        inside = ((at >= 0) & (at <= last)).all(-1) & (t < far)
+        x, y, z = at.long().clamp(min=0).minimum(last - 1).unbind(-1)
+        found += [(ray, t[ray].item()) for ray in (inside & grid.cells[x, y, z]).nonzero()[:, 0].tolist()]
+        t = t + torch.maximum(step(t), rules().least_step * t)
+    found.sort()
+    return torch.tensor([ray for ray, _ in found], dtype=torch.long), near.new_tensor([t for _, t in found])
+
+
+@torch.no_grad()
 def reference(grid: SparseGrid, rows: Tensor, rays: VoxelRays, least: float = LEAST, ball: Ball = STRAIGHT,
               most: int = MOST) -> Marched:
     """The plain form, in float64 but for how composite_packed rounds."""
-    return torch_backend.march(grid, rows.double(), VoxelRays(*(part.double() for part in rays)),
-                               rules(least, ball, most))
+    return march_plain(plain(grid, rows.double(), least=least, ball=ball, most=most), rays)
+
+
+def march_plain(backend: TorchBackend, rays: VoxelRays) -> Marched:
+    rays = VoxelRays(*(part.double() for part in rays))
+    if backend.rules.ball.contracted:
+        return backend.composited(rays, *uneven_samples(backend.grid, rays, backend.rules.ball))
+    return backend.march(rays)
 
 
 def certain(grid: SparseGrid, rows: Tensor, rays: VoxelRays, least: float = LEAST, ball: Ball = STRAIGHT) -> VoxelRays:
@@ -140,10 +170,10 @@ def assert_agree(marching: Marching, expected: Marched) -> None:
 def gradients_of(grid: SparseGrid, rows: Tensor, rays: VoxelRays, of_features: Tensor, of_rest: Tensor,
                  ball: Ball = STRAIGHT) -> np.ndarray:
     """By autograd, for the rows of a mixture of features and rest."""
-    rows = rows.double().requires_grad_()
-    marched = reference(grid, rows, rays, ball=ball)
+    backend = plain(grid, rows.double(), ball=ball)
+    marched = march_plain(backend, rays)
     ((marched.features * of_features).sum() + (marched.rest * of_rest).sum()).backward()
-    return rows.grad.numpy()
+    return backend.rows.grad.numpy()
 
 
 def mixture(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -160,7 +190,7 @@ def test_each_block_has_its_cells_as_bits(shape):
     cells = np.random.default_rng(sum(shape)).random(shape) < 0.05
     cells[-1, -1, -1] = True
     blocks = cells_of_blocks(cells)
-    assert blocks.shape == tuple(ceil_div(size, 4) for size in shape)
+    assert blocks.shape == tuple(math.ceil(size / 4) for size in shape)
     found = {(4 * i + x, 4 * j + y, 4 * k + z) for (i, j, k), kept in np.ndenumerate(blocks)
              for x, y, z in np.ndindex(4, 4, 4) if int(kept) >> int(kernels.bit_in_block(x, y, z)) & 1}
     assert found == set(map(tuple, np.argwhere(cells).tolist()))
@@ -455,9 +485,11 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     assert 0 < touched.sum() < len(rows)
     np.testing.assert_allclose(marching.gradients - before, expected.numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(sums, marching.gradients.sum(0), rtol=1e-4, atol=1e-3)
-    plain = torch.from_numpy(before)
-    torch_backend.smooth(rows, plain, grid, weights, torch.tensor(axis))
-    np.testing.assert_allclose(plain.numpy(), marching.gradients, rtol=1e-5, atol=1e-5)
+    backend = plain(grid, rows)
+    backend.rows.grad = torch.from_numpy(before)
+    total = backend.smooth(weights, torch.tensor(axis))
+    np.testing.assert_allclose(backend.rows.grad.numpy(), marching.gradients, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(total, sums.sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
@@ -480,18 +512,24 @@ def test_adam_over_several_steps_is_that_of_plain_pytorch_and_leaves_no_gradient
     rates = np.linspace(0.001, 0.02, CHANNELS, dtype=np.float32)
     ours = rows.numpy().copy(), np.zeros_like(rows.numpy()), np.zeros_like(rows.numpy())
     theirs = [torch.from_numpy(part).double() for part in (p.copy() for p in ours)]
+    backend = plain(grid, theirs[0])
     untouched = np.ones(len(rows), bool)
     for step in range(1, 8):
         marching = Marching(grid, ours[0], random_rays(60, step)).backward(*mixture(60, step))
-        gradient = torch.from_numpy(marching.gradients.copy()).double()
+        backend.rows.grad = gradient = torch.from_numpy(marching.gradients.copy()).double()
+        backend.heaviest.copy_(torch.from_numpy(marching.heaviest))
         heaviest, apply = marching.heaviest.copy(), step != 4
         touched, marching.strongest[::2] = heaviest > 0, 0.3
+        before_strongest = marching.strongest.copy()
         assert ((gradient != 0).any(1).numpy() == touched).all()
         before = [part.copy() for part in ours]
         marching.adam(*ours[1:], rates, step, apply)
-        state = {'step': torch.tensor(step), 'exp_avg': theirs[1], 'exp_avg_sq': theirs[2]}
-        torch_backend.adam(theirs[0], gradient, state, torch.from_numpy(rates).double(), BETAS, EPSILON,
-                           torch.tensor(float(not apply)))
+        state = {'step': torch.tensor(step), 'exp_avg': theirs[1], 'exp_avg_sq': theirs[2],
+                 'strongest': torch.from_numpy(before_strongest)}
+        backend.adam(state, torch.from_numpy(rates).double(), BETAS, EPSILON, torch.tensor(float(not apply)))
+        assert (state['strongest'].numpy() == marching.strongest).all()
+        assert backend.rows.grad is None
+        assert not backend.heaviest.any()
         assert not marching.heaviest.any()
         assert not marching.gradients.any()
         assert (marching.strongest[::2] == np.maximum(heaviest[::2], np.float32(0.3))).all()

@@ -177,7 +177,7 @@ def test_captured_steps_have_the_rays_of_the_schedule():
 
 
 def loss_and_gradient(field: GridField, captured: bool, rays: Rays, target: Tensor) -> tuple:
-    """Loss, notes, gradient of the rows and largest weights around them, of a step in plain PyTorch."""
+    """Loss, notes, gradient of the rows and largest weights around them, of a step."""
     field.take(field.grid, field.rows.detach())
     losses = GridTraining(field, 20, captured).losses(rays, numbers(len(target), 0.3), Target(target))
     losses.terms['mse'].backward()
@@ -208,12 +208,12 @@ def test_a_captured_step_beyond_capacity_is_that_of_its_first_rays_alone(scarce)
     assert (heaviest >= first[3] - 1e-6).all()  # a part of one more ray was marched
 
 
-def test_a_captured_step_in_contracted_space_is_near_to_that_of_uneven_steps():
-    field = fill(a_field(False, OPEN), lambda points: 3.2 + torch.sin(3.0 * points).sum(-1))
+def test_evenly_long_samples_of_plain_pytorch_in_contracted_space_are_near_to_those_of_the_kernels():
+    field, plain = (fill(a_field(compiled, OPEN, captured_in_cells=60000, captured_kept=30000),
+                         lambda points: 3.2 + torch.sin(3.0 * points).sum(-1)) for compiled in (True, False))
     rays, target = some_rays(300), torch.rand(300, 3)
     loss, notes, gradient, _ = loss_and_gradient(field, False, rays, target)
-    field.schedule = replace(field.schedule, captured_in_cells=60000, captured_kept=30000)
-    found = loss_and_gradient(field, True, rays, target)
+    found = loss_and_gradient(plain, True, rays, target)
     assert found[0] == pytest.approx(loss, rel=0.01)
     assert found[1]['samples'].item() == pytest.approx(notes['samples'].item(), rel=0.08)
     assert torch.cosine_similarity(found[2].flatten(), gradient.flatten(), 0) > 0.98

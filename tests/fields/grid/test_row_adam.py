@@ -20,6 +20,7 @@ from nerf.fields.grid.sparse_grid import SparseGrid
 from nerf.fields.grid.torch_backend import TorchBackend
 from nerf.fields.grid.training import GridTraining
 from nerf.fields.interface import Target
+from nerf.files.packing import packed
 from nerf.optimiser import Optimiser
 
 BOTH = pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])
@@ -182,3 +183,36 @@ def test_another_grid_begins_with_no_running_means_and_takes_steps(compiled):
     trained(training, 1)
     assert not torch.equal(shown(field, some_rays()).rgb, before)
     assert CELLS + 1 == N
+
+
+def test_running_means_are_those_of_the_touched_rows_alone():
+    field = fill(a_field(False), even(0.5))
+    training = GridTraining(field, 20)
+    take_step(training, one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0]), numbers(1), Target(torch.zeros(1, 3)))
+    running = training.row_adam.running
+    touched = (running['exp_avg_sq'] > 0).any(-1)
+    assert touched.sum() == 4 * N  # the corners of a column of cells
+    assert (running['strongest'] > 0).sum() == 4 * N
+    assert training.row_adam.packed_state()['means']['low'].shape == (16 * 4 * N, 3)
+    running['strongest'][(~touched).nonzero()[0]] = 0.5  # as a step leaves it that is skipped
+    other = GridTraining(a_field(False), 20).row_adam
+    other.running['exp_avg'].fill_(7.0)
+    other.load_packed_state(training.row_adam.packed_state())
+    assert_same(other.running, running)
+
+
+@pytest.mark.parametrize(('name', 'value'), [
+    ('means', None), ('means', torch.zeros(4, 16)), ('means', torch.zeros(3, 16, dtype=torch.int64)),
+    ('means', torch.zeros(N ** 3, 16)),
+    ('squares', torch.zeros(N ** 3)), ('squares', 'text'), ('touched', None), ('touched', torch.ones(N ** 3 - 1)),
+    ('touched', packed(torch.ones(N ** 3, dtype=torch.bool))), ('adam_steps', -1), ('adam_steps', 2 ** 40),
+    ('adam_steps', math.nan), ('adam_steps', 'x')])
+def test_broken_running_means_are_an_error_and_change_nothing(name, value):
+    adam = GridTraining(a_field(False), 20).row_adam
+    adam.running['exp_avg'][:3] = 1.0
+    state, before = adam.packed_state(), {key: part.clone() for key, part in adam.running.items()}
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError, RuntimeError)):
+        adam.load_packed_state(state | {name: value})
+    with pytest.raises(LookupError):
+        adam.load_packed_state({key: part for key, part in state.items() if key != name})
+    assert_same(adam.running, before)

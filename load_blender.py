@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.splits import SPLITS
+from nerf.captures.capture import SPLITS
 from nerf.files.images import read_images
 from nerf.files.scene_files import clean_name, is_inside, read_json
 from nerf.runtime.errors import UserError

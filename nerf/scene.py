@@ -15,9 +15,8 @@ from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.captures.capture import Capture
+from nerf.captures.capture import Capture, held_out
 from nerf.captures.placement import Placement, at_poses, path_of, place
-from nerf.captures.splits import held_out
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
 from run_nerf_helpers import Rays

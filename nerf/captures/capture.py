@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from nerf.captures.reduced_folder import reduced_paths
 from nerf.files.images import read_images_of_any_size, read_mask, same_proportions
 from nerf.files.scene_files import check_all_there
 from nerf.runtime.errors import UserError
+
+SPLITS = ('train', 'val', 'test')
 
 
 class PosedPhotograph(NamedTuple):
@@ -53,7 +55,6 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
     Args:
         photographs: photographs in the order of their names.
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
-        factor: divisor of the photographs' sides.
         splits: indices of training, validation and test images.
         upright: as for `read_image`.
         points, seen: as in `Capture`.
@@ -75,19 +76,17 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
 
 def _cameras(photographs: Sequence[PosedPhotograph], paths: Sequence[Path], images: Sequence[np.ndarray]) -> Cameras:
     """Cameras of photographs, for images [H, W, C] of other sizes than the lenses are for."""
-    intrinsics = []
     for photograph, path, image in zip(photographs, paths, images):
-        size = np.array(image.shape[1::-1], np.float64)
-        if not same_proportions(photograph.size, size):
-            raise UserError(f'{path} is {size[0]:g}x{size[1]:g} pixels, but its camera is for '
-                            f'{photograph.size[0]:g}x{photograph.size[1]:g}; was it rotated or cropped afterwards?')
-        intrinsics.append(photograph.lens.intrinsics * np.tile(size / photograph.size, 2))
-    distortion, fisheye = (np.array([getattr(photograph.lens, part) for photograph in photographs])
-                           for part in ('distortion', 'fisheye'))
+        (height, width), size = image.shape[:2], photograph.size
+        if not same_proportions(size, (width, height)):
+            raise UserError(f'{path} is {width}x{height} pixels, but its camera is for {size[0]:g}x{size[1]:g}; was it '
+                            'rotated or cropped afterwards?')
+    sizes = np.array([image.shape[:2] for image in images])
+    scales = sizes[:, ::-1] / np.array([photograph.size for photograph in photographs])
+    intrinsics, distortion, fisheye = map(np.array, zip(*(photograph.lens for photograph in photographs)))
     bends = distortion.any() or fisheye.any()  # a fisheye without coefficients bends rays too
     return Cameras(poses=torch.from_numpy(np.stack([photograph.pose for photograph in photographs])),
-                   intrinsics=torch.from_numpy(np.array(intrinsics)),
-                   sizes=torch.tensor([image.shape[:2] for image in images]),
+                   intrinsics=torch.from_numpy(intrinsics * np.tile(scales, 2)), sizes=torch.from_numpy(sizes),
                    distortion=torch.from_numpy(distortion).float() if bends else None,
                    fisheye=torch.from_numpy(fisheye) if fisheye.any() else None)
 
@@ -95,9 +94,69 @@ def _cameras(photographs: Sequence[PosedPhotograph], paths: Sequence[Path], imag
 def _read_masks(photographs: Sequence[PosedPhotograph], images: Sequence[np.ndarray],
                 upright: bool) -> list[np.ndarray] | None:
     """Masks [H, W] of images, all True for a photograph without one; None if no photograph has one."""
-    if all(photograph.mask is None for photograph in photographs):
+    paths = [photograph.mask for photograph in photographs]
+    if not any(paths):
         return None
-    check_all_there([photograph.mask for photograph in photographs if photograph.mask], 'masks')
-    return [np.ones(image.shape[:2], bool) if photograph.mask is None
-            else read_mask(photograph.mask, *image.shape[:2], upright)
-            for photograph, image in zip(photographs, images)]
+    check_all_there([path for path in paths if path], 'masks')
+    return [read_mask(path, *image.shape[:2], upright) if path else np.ones(image.shape[:2], bool)
+            for path, image in zip(paths, images)]
+
+
+# Training, validation and test images
+
+
+def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and the test images of `count` images.
+
+    Args:
+        datadir: folder of the scene, for the message.
+        llffhold: every llffhold-th image is a test image; 0: only the image `central`.
+        central: image that is nearest to the mean camera.
+
+    Raises:
+        UserError: no image is left to train on.
+    """
+    everything = np.arange(count)
+    i_test = everything[::llffhold] if llffhold else everything[[central]]
+    i_train = np.setdiff1d(everything, i_test)
+    if not len(i_train):
+        raise UserError(f'{datadir}: llffhold {llffhold} takes all {count} images for testing and leaves none to train '
+                        'on; raise llffhold or add images')
+    return i_train, i_test
+
+
+def every_nth(datadir: Path, photographs: Sequence[PosedPhotograph], llffhold: int) -> list[np.ndarray]:
+    """Indices of training, validation and test images by `held_out`; the last two are the same."""
+    positions = np.stack([photograph.pose[:, 3] for photograph in photographs])
+    central = np.linalg.norm(positions - positions.mean(0), axis=-1).argmin()
+    i_train, i_test = held_out(datadir, len(positions), llffhold, int(central))
+    return [i_train, i_test, i_test]
+
+
+def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> list[np.ndarray] | None:
+    """Indices of training, validation and test images as a file lists them; None if all its lists are empty.
+
+    An empty list of training images stands for all images that no other list has. Of validation and test images, an
+    empty list stands for the other one, or else for all images that are not trained on.
+
+    Args:
+        path: path of the file, for messages.
+        names: names of the images, in their order.
+        splits: lists of names for some of SPLITS.
+
+    Raises:
+        UserError: a name is unknown, or no image is left to train or to test on.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    for split, listed in splits.items():
+        if unknown := [name for name in listed if name not in index]:
+            raise UserError(f'{path}: {split}_filenames has {len(unknown)} names that no frame has, the first is '
+                            f'{unknown[0]!r}')
+    train, val, test = (np.array(sorted({index[name] for name in splits.get(split, ())}), np.int64) for split in SPLITS)
+    if not any(map(len, (train, val, test))):
+        return None
+    rest = np.setdiff1d(np.arange(len(names)), np.concatenate([train, val, test]))
+    train, test = train if len(train) else rest, test if len(test) else val if len(val) else rest
+    if not (len(train) and len(test)):
+        raise UserError(f'{path}: its lists of file names leave no image to {"test" if len(train) else "train"} on')
+    return [train, val if len(val) else test, test]

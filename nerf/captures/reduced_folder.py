@@ -24,7 +24,6 @@ def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bo
         paths: paths of the photographs. Their names in the folder are relative to datadir/images or, if a photograph
             is elsewhere, to the folder that all photographs share.
         datadir: folder of the scene.
-        factor: divisor of the photographs' sides.
         upright: as for `read_image`.
 
     Raises:
@@ -48,19 +47,14 @@ def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bo
 
 def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
                  read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
-    """Writes photographs at 1/factor of their size into `folder`, which appears only when it is complete.
+    """Writes photographs at 1/factor of their size, rounded, into `folder`, which appears only when it is complete.
 
     A new pixel is the mean of the old ones, weighted by alpha.
 
     Args:
         paths: paths of the photographs.
-        names: names of the reduced photographs in `folder`, ending in .png.
-        folder: folder to make.
-        factor: divisor of the photographs' sides; results are rounded.
+        names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
         read: function that reads a photograph: [H, W, 3 or 4] uint8.
-
-    Returns:
-        Paths of the reduced photographs.
 
     Raises:
         UserError: a photograph is unreadable or too small, or the folder cannot be written.

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
-from nerf.captures.capture import PosedPhotograph
 from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
 from nerf.captures.reduced_folder import ANY_ENDING
-from nerf.captures.splits import SPLITS
+from nerf.captures.capture import SPLITS, PosedPhotograph
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
 from nerf.poses import FARTHEST, rigid

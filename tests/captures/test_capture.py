@@ -9,7 +9,7 @@ import pytest
 from captured import refused
 from PIL import Image
 
-from nerf.captures.capture import Capture, PosedPhotograph, read_capture
+from nerf.captures.capture import Capture, PosedPhotograph, every_nth, held_out, named_splits, read_capture
 from nerf.captures.lenses import lens_of
 
 GREY = Image.new('RGB', (16, 12), (90, 90, 90))
@@ -69,3 +69,39 @@ def test_masks_need_not_be_there_for_all(tmp_path):
     assert masks[0].all()
     assert not masks[1].any()
     refused(lambda: read([one, other._replace(mask=tmp_path / 'gone.png')], tmp_path, 1), '1 of 1 masks are missing')
+
+
+# Training, validation and test images: test_load_photos.py has them through files
+
+
+@pytest.mark.parametrize(('llffhold', 'test'), [(3, [0, 3, 6]), (8, [0]), (100, [0]), (0, [2])])
+def test_every_nth_image_is_held_out_or_the_central_one(llffhold, test):
+    i_train, i_test = held_out('scene', 7, llffhold, 2)
+    assert i_test.tolist() == test
+    assert i_train.tolist() == [i for i in range(7) if i not in test]
+
+
+def test_no_training_image_is_an_error():
+    refused(lambda: held_out('here', 5, 1, 0), 'here: llffhold 1 takes all 5 images')
+
+
+def test_the_central_image_is_nearest_to_the_mean_position(tmp_path):
+    several = photographs(*(tmp_path / name for name in ('a.png', 'b.png', 'c.png')))
+    for photograph, position in zip(several, [[0.0, 0, 0], [10, 0, 0], [4, 1, 0]]):
+        photograph.pose[:, 3] = position
+    assert [part.tolist() for part in every_nth(tmp_path, several, 0)] == [[0, 1], [2], [2]]
+
+
+@pytest.mark.parametrize(('lists', 'expected'), [
+    ({}, None), ({'train': [], 'test': []}, None), ({'train': 'db', 'val': 'c', 'test': 'a'}, [[1, 3], [2], [0]]),
+    ({'test': 'b'}, [[0, 2, 3], [1], [1]]), ({'train': 'ab'}, [[0, 1], [2, 3], [2, 3]]),
+    ({'val': 'b'}, [[0, 2, 3], [1], [1]]), ({'train': 'aa', 'test': 'bb'}, [[0], [1], [1]])])
+def test_lists_of_names_decide(lists, expected):
+    splits = named_splits(Path('file'), 'abcd', lists)
+    assert splits == expected if expected is None else [part.tolist() for part in splits] == expected
+
+
+def test_lists_that_leave_nothing_or_name_nothing_are_errors():
+    refused(lambda: named_splits(Path('file'), 'ab', {'train': 'ab'}), 'file', 'no image to test on')
+    refused(lambda: named_splits(Path('file'), 'ab', {'test': 'ab'}), 'file', 'no image to train on')
+    refused(lambda: named_splits(Path('file'), 'ab', {'val': 'xay'}), "val_filenames has 2 names", "'x'")

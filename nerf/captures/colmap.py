@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from nerf.captures.capture import PosedPhotograph
 from nerf.captures.lenses import NUMBERS, PARAMETERS, Lens, lens_of
-from nerf.captures.rules import POINTS, PointRules
 from nerf.files.scene_files import is_inside
 from nerf.poses import FARTHEST, colmap_pose, rigid, rotation_matrix
 from nerf.runtime.errors import UserError
@@ -24,6 +24,18 @@ FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, in which
 CAMERA, IMAGE, POINT = struct.Struct('<IiQQ'), struct.Struct('<I7dI'), struct.Struct('<Q3d3xdQ')
 COUNT = struct.Struct('<Q')
 FEATURE = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
+
+
+@dataclass(frozen=True)
+class PointRules:
+    """Numbers that decide which points are reliable, set by hand; results were looked at on fox_small and beer."""
+
+    fewest_observations: int = 2  # features of a point
+    error_ratio: float = 3.0  # largest reprojection error of a point, as a multiple of the median
+    least_error: float = 1.0  # pixels of reprojection error that are always accepted
+
+
+RULES = PointRules()
 
 
 class ColmapCamera(NamedTuple):
@@ -62,10 +74,7 @@ class ColmapModel(NamedTuple):
 
 
 def read_model(datadir: Path) -> ColmapModel:
-    """Reads the sparse model of a scene.
-
-    Args:
-        datadir: folder of the scene.
+    """Sparse model of the scene in the folder `datadir`.
 
     Raises:
         UserError: the model is missing or broken, or has a lens that nerf/cameras.py cannot hold.
@@ -106,17 +115,10 @@ def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> P
     return PosedPhotograph(image.name, path, pose, camera.lens, camera.size)
 
 
-def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = POINTS
+def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = RULES
                     ) -> tuple[np.ndarray, list[np.ndarray]] | tuple[None, None]:
-    """Points of a COLMAP model with several observations and a usual reprojection error.
-
-    Args:
-        points: points of the model, if known.
-        images: images of the model.
-        rules: limits of observations and errors.
-
-    Returns:
-        points [P, 3], and for each image the indices of the points that it observes; None, None if no point is left.
+    """Points [P, 3] of a model with several observations and a usual reprojection error, and for each image the indices
+    of the points that it observes; None, None if no point is left.
     """
     if points is None:
         return None, None
@@ -128,11 +130,11 @@ def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], 
         return None, None
     order = np.argsort(points.ids[good], kind='stable')
     ids = points.ids[good][order]
-
-    def observed(point_ids: np.ndarray) -> np.ndarray:
-        place = np.searchsorted(ids[:-1], point_ids)  # at which each id is, if it is known
-        return np.unique(order[place[ids[place] == point_ids]])
-    return points.places[good], [observed(image.point_ids) for image in images]
+    observed = []
+    for image in images:
+        place = np.searchsorted(ids[:-1], image.point_ids)  # at which each id is, if it is known
+        observed.append(np.unique(order[place[ids[place] == image.point_ids]]))
+    return points.places[good], observed
 
 
 def _damaged(path: Path, why: str) -> UserError:
@@ -244,11 +246,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _records(path: Path, read: Callable[..., Any], records: Iterable[tuple[str, ...]]) -> list:
-    """Results of `read` for the lines of each record.
-
-    Raises:
-        UserError: `read` fails for a record.
-    """
+    """Results of `read` for the lines of each record; its errors become a UserError with the lines."""
     results = []
     for lines in records:
         try:

@@ -11,13 +11,28 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.rules import ESTIMATION, EstimationRules
-
 JOB, RESULT, IMAGES = 'job.json', 'result.npz', 'images'
+
+
+@dataclass(frozen=True)
+class EstimationRules:
+    """Numbers that decide how cameras are estimated, set by hand; results were looked at on fox_small and beer."""
+
+    fewest_photographs: int = 8  # with a camera, for a scene to be trained on
+    longest_side: int = 1200  # pixels of a copy in which features are found; more takes time, for no better cameras
+    all_pairs: int = 80  # photographs up to which every pair is matched
+    neighbours: int = 10  # photographs on either side that each of more photographs is matched with
+    anchors: int = 20  # photographs, spread evenly, that all others are matched with; they find closed loops
+    fewest_in_model: int = 3  # photographs of a COLMAP model
+    seed: int = 0  # of COLMAP
+
+
+RULES = EstimationRules()
 
 
 def image_name(i: int) -> str:
@@ -25,21 +40,16 @@ def image_name(i: int) -> str:
     return f'{i:04d}.jpg'
 
 
-def pairs_to_match(count: int, rules: EstimationRules = ESTIMATION) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of photographs whose features are compared.
+def pairs_to_match(count: int, rules: EstimationRules = RULES) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of `count` photographs whose features are compared.
 
     Of few photographs these are all pairs. Of many, each photograph is matched with its neighbours in the order of
     names, and with anchors spread evenly, which connect places that a walk comes back to.
-
-    Args:
-        count: number of photographs.
-        rules: its all_pairs, neighbours and anchors.
     """
-    if count <= rules.all_pairs:
-        return [(i, j) for i in range(count) for j in range(i + 1, count)]
+    few = count <= rules.all_pairs
     anchors = {count * k // rules.anchors for k in range(rules.anchors)}
     return [(i, j) for i in range(count) for j in range(i + 1, count)
-            if j - i <= rules.neighbours or i in anchors or j in anchors]
+            if few or j - i <= rules.neighbours or i in anchors or j in anchors]
 
 
 def new_in_each(models: list, least: int) -> list[int]:
@@ -47,7 +57,7 @@ def new_in_each(models: list, least: int) -> list[int]:
 
     Args:
         models: pycolmap's reconstructions, which can overlap.
-        least: photographs, below which a model does not count.
+        least: number of new photographs below which a model does not count.
     """
     known, counts = set(), []
     for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):
@@ -65,38 +75,32 @@ def estimate(folder: Path) -> None:
     pycolmap.logging.minloglevel = int(pycolmap.logging.WARNING)
     job = json.loads((folder / JOB).read_text())
     groups, rules = job['groups'], EstimationRules(**job['rules'])
-    database, images, threads = folder / 'database.db', folder / IMAGES, _threads()
+    threads = int(os.environ.get('OMP_NUM_THREADS', '').partition(',')[0] or os.cpu_count())
+    database = folder / 'database.db'
     pycolmap.Database.open(database).close()
     pycolmap.set_random_seed(rules.seed)
-    _find_features(database, images, groups, threads)
-    _match(database, folder / 'pairs.txt', len(groups), rules, threads)
-    models = _map_incrementally(database, images, folder, len(groups), rules, threads)
-    if _registered(models) < [len(groups)]:
-        others = _map_globally(database, images, folder, len(groups), rules, threads)
-        models = max(models, others, key=_registered)
-    _save(folder / RESULT, models, rules)
+    _match_features(database, folder, groups, rules, threads)
+    _save(folder / RESULT, _models(database, folder, len(groups), rules, threads), rules.fewest_in_model)
 
 
-def _find_features(database: Path, images: Path, groups: list[int], threads: int) -> None:
+def _match_features(database: Path, folder: Path, groups: list[int], rules: EstimationRules, threads: int) -> None:
+    """Finds features of the photographs, with one camera for each group, and compares them."""
     import pycolmap
 
+    images, listed, names = folder / IMAGES, folder / 'pairs.txt', [image_name(i) for i in range(len(groups))]
     reader = pycolmap.ImageReaderOptions(camera_model='OPENCV')
     for group in sorted(set(groups)):
-        names = [image_name(i) for i, other in enumerate(groups) if other == group]
-        pycolmap.import_images(database, images, pycolmap.CameraMode.SINGLE, names, reader)
-    options = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
-    for some in _in_parts('features', [image_name(i) for i in range(len(groups))], 2 * threads):
-        pycolmap.extract_features(database, images, some, extraction_options=options)
-
-
-def _match(database: Path, listed: Path, count: int, rules: EstimationRules, threads: int) -> None:
-    import pycolmap
+        of_group = [name for name, other in zip(names, groups) if other == group]
+        pycolmap.import_images(database, images, pycolmap.CameraMode.SINGLE, of_group, reader)
+    extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
+    for some in _in_parts('features', names, 2 * threads):
+        pycolmap.extract_features(database, images, some, extraction_options=extraction)
 
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = rules.seed
-    for some in _in_parts('pairs', pairs_to_match(count, rules), 20 * threads):
-        listed.write_text(''.join(f'{image_name(i)} {image_name(j)}\n' for i, j in some))
+    for some in _in_parts('pairs', pairs_to_match(len(groups), rules), 20 * threads):
+        listed.write_text(''.join(f'{names[i]} {names[j]}\n' for i, j in some))
         pycolmap.match_image_pairs(database, matching, pycolmap.ImportedPairingOptions(match_list_path=listed),
                                    verification)
 
@@ -109,42 +113,34 @@ def _in_parts(stage: str, work: list, size: int) -> Iterator[list]:
     _say(stage, len(work), len(work))
 
 
-def _map_incrementally(database: Path, images: Path, folder: Path, count: int, rules: EstimationRules,
-                       threads: int) -> list:
-    """Models that grow from a pair of photographs, one photograph at a time."""
+def _models(database: Path, folder: Path, count: int, rules: EstimationRules, threads: int) -> list:
+    """Models that grow from a pair of photographs, one photograph at a time.
+
+    If they leave out a photograph, models of all cameras at once can be larger. These are less exact, but weak
+    connections matter less.
+    """
     import pycolmap
 
-    options = pycolmap.IncrementalPipelineOptions(num_threads=threads, random_seed=rules.seed,
-                                                  min_model_size=rules.fewest_in_model)
+    common = {'num_threads': threads, 'random_seed': rules.seed, 'min_model_size': rules.fewest_in_model}
     registered = 0
 
-    def begin() -> None:
+    def add(least: int = 0) -> None:
         nonlocal registered
-        registered = 2
+        registered = least or registered + 1
         _say('cameras', registered, count)
 
-    def add() -> None:
-        nonlocal registered
-        registered += 1
-        _say('cameras', registered, count)
-
-    _say('cameras', registered, count)
-    models = list(pycolmap.incremental_mapping(database, images, folder, options, initial_image_pair_callback=begin,
-                                               next_image_callback=add).values())
-    _say('cameras', max(_registered(models), default=0), count)
-    return models
-
-
-def _map_globally(database: Path, images: Path, folder: Path, count: int, rules: EstimationRules, threads: int) -> list:
-    """Models of all cameras at once: less exact, but weak connections matter less."""
-    import pycolmap
-
-    options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=rules.seed,
-                                             min_model_size=rules.fewest_in_model)
+    _say('cameras', 0, count)
+    grown = list(pycolmap.incremental_mapping(
+        database, folder / IMAGES, folder, pycolmap.IncrementalPipelineOptions(**common),
+        initial_image_pair_callback=lambda: add(2), next_image_callback=add).values())
+    _say('cameras', max(_registered(grown), default=0), count)
+    if _registered(grown) >= [count]:
+        return grown
     _say('cameras, all at once', 0, count)
-    models = list(pycolmap.global_mapping(database, images, folder, options).values())
-    _say('cameras, all at once', max(_registered(models), default=0), count)
-    return models
+    options = pycolmap.GlobalPipelineOptions(**common)
+    at_once = list(pycolmap.global_mapping(database, folder / IMAGES, folder, options).values())
+    _say('cameras, all at once', max(_registered(at_once), default=0), count)
+    return max(grown, at_once, key=_registered)
 
 
 def _registered(models: list) -> list[int]:
@@ -152,7 +148,7 @@ def _registered(models: list) -> list[int]:
     return sorted((model.num_reg_images() for model in models), reverse=True)
 
 
-def _save(path: Path, models: list, rules: EstimationRules) -> None:
+def _save(path: Path, models: list, least: int) -> None:
     """Writes the largest model, or no cameras if there is none."""
     if not models:
         np.savez(path, sizes=np.zeros(0, np.int64))
@@ -165,12 +161,7 @@ def _save(path: Path, models: list, rules: EstimationRules) -> None:
              lenses=np.stack([model.cameras[image.camera_id].params for image in images]),
              points=np.array([point.xyz for point in points]).reshape(-1, 3),
              colours=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
-             error=model.compute_mean_reprojection_error(), sizes=np.array(new_in_each(models, rules.fewest_in_model)))
-
-
-def _threads() -> int:
-    """Number of threads: OMP_NUM_THREADS, or else the number of cores."""
-    return int(os.environ.get('OMP_NUM_THREADS', '').partition(',')[0] or os.cpu_count())
+             error=model.compute_mean_reprojection_error(), sizes=np.array(new_in_each(models, least)))
 
 
 def _say(stage: str, done: int, total: int) -> None:

@@ -12,10 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from nerf.captures.colmap_process import IMAGES, image_name
-from nerf.captures.rules import ESTIMATION, EstimationRules
+from nerf.captures.colmap_process import IMAGES, RULES, EstimationRules, image_name
 from nerf.captures.structure_from_motion import EstimatedCameras, structure_from_motion
 from nerf.files.images import ENDINGS, can_read_heif, read_image
 from nerf.files.scene_files import read_json
@@ -46,13 +43,12 @@ class UprightCopy:
     camera: tuple[str, ...]  # make, model and focal lengths by EXIF, equal for photographs with one lens
 
 
-def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, solve: Solver = structure_from_motion
-                     ) -> None:
+def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
+                     solve: Solver = structure_from_motion) -> None:
     """Writes datadir/transforms.json and sparse_points.ply, unless the former exists.
 
     Args:
         datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
-        rules: numbers that decide the result.
         solve: finds the cameras of copies 0000.jpg, 0001.jpg, ... in a folder, as `structure_from_motion`.
 
     Raises:
@@ -65,10 +61,10 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, s
     if ranks.count() > 1:
         raise UserError(f'{datadir} has no {CAMERAS}, and one process must make it; start with --estimate_only '
                         'first, without torchrun')
-    paths = find_photographs(datadir, rules.fewest_photographs)
+    paths = _photographs(datadir, rules.fewest_photographs)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         copies = _make_copies(paths, Path(temporary) / IMAGES, rules.longest_side)
-        _check_count(datadir, copies, rules.fewest_photographs)
+        _check_count(datadir, len(copies), rules.fewest_photographs)
         lenses = [(copy.width, copy.height, *copy.camera) for copy in copies]
         kinds = list(dict.fromkeys(lenses))
         several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
@@ -84,12 +80,8 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, s
 # Photographs
 
 
-def find_photographs(datadir: Path, fewest: int = ESTIMATION.fewest_photographs) -> list[Path]:
-    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files.
-
-    Raises:
-        UserError: there are fewer than `fewest` photographs, or photographs of a kind that cannot be read.
-    """
+def _photographs(datadir: Path, fewest: int) -> list[Path]:
+    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files."""
     if not datadir.is_dir():
         raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs into {datadir / "images"}')
     folder = datadir / 'images' if (datadir / 'images').is_dir() else datadir
@@ -99,65 +91,59 @@ def find_photographs(datadir: Path, fewest: int = ESTIMATION.fewest_photographs)
               if path.suffix.lower() in VIDEO_ENDINGS]
     if not found and videos:
         raise UserError(f'{folder} has no photographs but a video; take frames from it: '
-                        f'{frames_command(videos[0], datadir / "images")}')
+                        f'{_frames_command(videos[0], datadir / "images")}')
     heif = [path for path in found if path.suffix.lower() in HEIF_ENDINGS]
     if heif and not can_read_heif():
         raise UserError(f'{folder} has {len(heif)} HEIC photographs, {heif[0].name} for one; run: pip install '
                         'pillow-heif, or convert them to JPEG')
-    ignored = [path.name for path in files if path not in found and path.name != POINTS]
-    if ignored:
+    if ignored := [path.name for path in files if path not in found and path.name != POINTS]:
         print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
-    _check_count(datadir, found, fewest)
+    _check_count(datadir, len(found), fewest)
     return found
 
 
-def frames_command(video: Path, images: Path) -> str:
+def _frames_command(video: Path, images: Path) -> str:
     """Shell command that takes two frames a second from a video."""
     import imageio_ffmpeg
 
-    ffmpeg, video, folder, frames = (shlex.quote(str(word)) for word in (
-        imageio_ffmpeg.get_ffmpeg_exe(), video, images, images / '%04d.jpg'))
-    return f'mkdir -p {folder} && {ffmpeg} -i {video} -vf fps=2 -q:v 2 {frames}'
+    folder, program, video, frames = (shlex.quote(str(word)) for word in (
+        images, imageio_ffmpeg.get_ffmpeg_exe(), video, images / '%04d.jpg'))
+    return f'mkdir -p {folder} && {program} -i {video} -vf fps=2 -q:v 2 {frames}'
 
 
-def _check_count(datadir: Path, photographs: Sequence, fewest: int) -> None:
-    if len(photographs) < fewest:
-        raise UserError(f'{datadir} has {len(photographs)} photographs (.jpg, .jpeg, .png, .heic) that can be read; '
-                        f'take at least {fewest}, better 20 to 100: {ADVICE}')
+def _check_count(datadir: Path, count: int, fewest: int) -> None:
+    if count < fewest:
+        raise UserError(f'{datadir} has {count} photographs (.jpg, .jpeg, .png, .heic) that can be read; take at least '
+                        f'{fewest}, better 20 to 100: {ADVICE}')
 
 
 def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list[UprightCopy]:
     """Writes upright copies of photographs into `folder`, and warns of unreadable ones."""
     from tqdm import tqdm
 
-    folder.mkdir()
-
     def read(path: Path) -> UprightCopy | UserError:
         try:
-            return copy_upright(path, folder / path.name, longest_side)
+            return copy_upright(path, folder / f'copy of {path.name}', longest_side)
         except UserError as error:
             return error
 
+    folder.mkdir()
+    copies = []
     with ThreadPoolExecutor() as pool:
         results = list(tqdm(pool.map(read, paths), 'reading photographs', len(paths), disable=None, leave=False))
-    copies = [result for result in results if isinstance(result, UprightCopy)]
-    for error in results:
-        if isinstance(error, UserError):
-            print(f'warning: {error}; it is left out', file=sys.stderr)
-    for i, copy in enumerate(copies):
-        os.rename(folder / copy.path.name, folder / image_name(i))
+    for result in results:
+        if isinstance(result, UserError):
+            print(f'warning: {result}; it is left out', file=sys.stderr)
+        else:
+            os.rename(folder / f'copy of {result.path.name}', folder / image_name(len(copies)))
+            copies.append(result)
     return copies
 
 
-def copy_upright(path: Path, copy: Path, longest_side: int = ESTIMATION.longest_side) -> UprightCopy:
-    """Writes an upright JPEG of a photograph.
+def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side) -> UprightCopy:
+    """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most.
 
     EXIF's camera and lens are kept, because COLMAP takes its first guess of the focal length from them.
-
-    Args:
-        path: path of the photograph.
-        copy: path of the copy.
-        longest_side: pixels of the copy's longer side at most.
 
     Raises:
         UserError: the photograph cannot be read.
@@ -204,12 +190,12 @@ def _say_known(datadir: Path, fewest: int) -> None:
     print(f'{datadir / CAMERAS} has the cameras; delete it to estimate them again')
     try:
         known = set(read_json(datadir / CAMERAS, '')['estimated_from'])
-        now = {_relative(path, datadir) for path in find_photographs(datadir, fewest)}
+        now = {_relative(path, datadir) for path in _photographs(datadir, fewest)}
     except (UserError, LookupError, TypeError):
         return  # another program's file, a broken one, or photographs elsewhere; the loader reports what is wrong
-    added, removed = len(now - known), len(known - now)
-    if added or removed:
-        print(f'warning: {datadir}: since then {added} photographs were added and {removed} removed', file=sys.stderr)
+    if now != known:
+        print(f'warning: {datadir}: since then {len(now - known)} photographs were added and {len(known - now)} '
+              'removed', file=sys.stderr)
 
 
 def _listed(names: list[str]) -> str:
@@ -235,15 +221,12 @@ def _write_points(path: Path, cameras: EstimatedCameras) -> None:
 
 
 def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cameras: EstimatedCameras) -> None:
-    """Writes transforms.json.
-
-    Args:
-        path: path of the file.
-        paths: paths of all photographs of the folder.
-        copies: copies of the photographs with a camera, in the order of `cameras`.
-        cameras: the cameras.
-    """
-    lenses = [_lens(copy, lens) for copy, lens in zip(copies, cameras.lenses)]
+    """Writes transforms.json of all photographs' paths, and of the cameras of the photographs in `copies`."""
+    lenses = []
+    for copy, (fx, fy, cx, cy, *bent) in zip(copies, cameras.lenses.tolist()):
+        across, down = copy.scale
+        lenses.append({'w': copy.width, 'h': copy.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
+                       'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent)))
     shared = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
               | {'transform_matrix': [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
@@ -252,10 +235,3 @@ def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cam
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:
         partial.write_text(text + '\n', encoding='utf-8')
-
-
-def _lens(copy: UprightCopy, lens: np.ndarray) -> dict[str, float]:
-    """Size and intrinsics of a photograph at full size, from the lens [8] of its copy."""
-    (across, down), (fx, fy, cx, cy, *bent) = copy.scale, lens.tolist()
-    return {'w': copy.width, 'h': copy.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
-            'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent))

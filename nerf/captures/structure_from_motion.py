@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.colmap_process import JOB, RESULT
-from nerf.captures.rules import ESTIMATION, EstimationRules
+from nerf.captures.colmap_process import JOB, RESULT, RULES, EstimationRules
 from nerf.poses import colmap_pose
 from nerf.runtime.errors import UserError
 
@@ -38,20 +37,16 @@ class EstimatedCameras:
     sizes: np.ndarray  # [M] int64: photographs in this group, and in further groups without a connection to it
 
 
-def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = ESTIMATION,
-                          command: Sequence[str] = COMMAND, progress: Callable[[str, int, int], None] | None = None
-                          ) -> EstimatedCameras | None:
+def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = RULES,
+                          command: Sequence[str] = COMMAND) -> EstimatedCameras | None:
     """Finds the cameras of the photographs 0000.jpg, 0001.jpg, ... in folder/images.
+
+    The result is the largest group of photographs, or None if no two photographs fit together.
 
     Args:
         folder: temporary folder; COLMAP's files in it take about 1 MB for each photograph.
         groups: a number for each photograph, equal for photographs of one camera at one size and zoom.
-        rules: numbers that decide the result.
         command: program to run, colmap_process.py unless a test replaces it.
-        progress: called with a stage's name, the work done and its total; None: bars in the terminal.
-
-    Returns:
-        the largest group of photographs; None if no two photographs fit together.
 
     Raises:
         UserError: pycolmap is not installed, or its process failed.
@@ -59,8 +54,7 @@ def structure_from_motion(folder: Path, groups: Sequence[int], rules: Estimation
     if importlib.util.find_spec('pycolmap') is None:
         raise UserError('estimating cameras needs the package pycolmap; run: pip install pycolmap')
     (folder / JOB).write_text(json.dumps({'groups': list(groups), 'rules': asdict(rules)}))
-    with closing(_Stages()) as stages:
-        _follow(folder, command, progress or stages.show)
+    _follow(folder, command)
     with np.load(folder / RESULT) as result:
         values = dict(result)
     if not len(values['sizes']):
@@ -69,43 +63,27 @@ def structure_from_motion(folder: Path, groups: Sequence[int], rules: Estimation
     return EstimatedCameras(poses=poses, **values)
 
 
-def _follow(folder: Path, command: Sequence[str], progress: Callable[[str, int, int], None]) -> None:
-    """Runs the process to its end."""
+def _follow(folder: Path, command: Sequence[str]) -> None:
+    """Runs the process to its end, with a bar of each stage and a line with the seconds that the stage took."""
+    from tqdm import tqdm
+
     stage = 'start'
     with open(folder / LOG, 'wb') as log, subprocess.Popen(
             [*command, str(folder.resolve())], stdout=subprocess.PIPE, stderr=log, text=True,
             cwd=Path(__file__).parents[2], start_new_session=True) as process:
         try:
-            for line in process.stdout:
-                stage, done, total = line.rstrip('\n').split('\t')
-                progress(stage, int(done), int(total))
+            reports = (line.rstrip('\n').split('\t') for line in process.stdout)
+            for stage, steps in itertools.groupby(reports, lambda report: report[0]):
+                began = time.time()
+                with tqdm(desc=stage, disable=None, leave=False) as bar:
+                    for _, done, total in steps:
+                        bar.n, bar.total = int(done), int(total)
+                        bar.refresh()
+                print(f'{stage}: {bar.n} of {bar.total} in {time.time() - began:.1f} s', flush=True)
         except BaseException:  # Ctrl-C too
             process.kill()
             raise
-    if process.returncode:
-        code = process.returncode
+    if code := process.returncode:
         how = f'exit code {code}' if code > 0 else signal.Signals(-code).name
         last = (folder / LOG).read_text('utf-8', 'replace').splitlines()[-LAST_LINES:]
         raise UserError(f'COLMAP failed at its stage "{stage}" ({how}); its last lines: {" | ".join(last) or "none"}')
-
-
-class _Stages:
-    """Progress bar of the current stage, and a line with the seconds that each stage took."""
-
-    def __init__(self):
-        self.stage, self.bar, self.began = None, None, 0.0
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if stage != self.stage:
-            self.close()
-            self.stage, self.began = stage, time.time()
-            self.bar = tqdm(total=total, desc=stage, disable=None, leave=False)
-        self.bar.n = done
-        self.bar.refresh()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            print(f'{self.stage}: {self.bar.n} of {self.bar.total} in {time.time() - self.began:.1f} s', flush=True)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nerf.captures.colmap_process import new_in_each, pairs_to_match
-from nerf.captures.rules import EstimationRules
+from nerf.captures.colmap_process import EstimationRules, new_in_each, pairs_to_match
 
 ROOT = Path(__file__).parents[2]
 RULES = EstimationRules(all_pairs=80, neighbours=10, anchors=20)

@@ -16,14 +16,14 @@ from make_capture import FOCAL, LENS, make_capture
 from PIL import Image
 
 from load_photos import load_transforms
+from nerf.captures.colmap_process import RULES, EstimationRules
 from nerf.captures.estimation import copy_upright, estimate_cameras
-from nerf.captures.rules import ESTIMATION, EstimationRules
 from nerf.captures.structure_from_motion import EstimatedCameras
 from nerf.files.images import can_read_heif, read_image, save_video
 from nerf.runtime.errors import UserError
 from run_nerf import main
 
-LEAST = ESTIMATION.fewest_photographs
+LEAST = RULES.fewest_photographs
 
 
 @pytest.fixture(scope='module')
@@ -191,6 +191,20 @@ def test_copies_have_the_longest_side_of_the_rules(tmp_path):
     estimate_cameras(photographs(tmp_path, size=(200, 100)), EstimationRules(longest_side=50), solve)
     assert sizes == [(50, 25)] * 9
     assert [transforms(tmp_path)[key] for key in ('w', 'fl_x')] == [200, 200.0]
+
+
+def test_copies_are_in_the_order_of_the_photographs_whatever_their_names(tmp_path):
+    levels = []
+
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        levels.extend(int(read_image(path)[0, 0, 0]) for path in sorted((folder / 'images').iterdir()))
+        return cameras_of(range(9))
+
+    photographs(tmp_path)
+    for i, name in enumerate(('!.jpg', '0000.jpg', '0001.jpg')):  # names of copies, after another name
+        (tmp_path / 'images' / f'{i:03d}.jpg').rename(tmp_path / 'images' / name)
+    estimate_cameras(tmp_path, solve=solve)
+    assert levels == pytest.approx([20 * i for i in range(9)], abs=3)
 
 
 def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):

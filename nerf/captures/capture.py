@@ -28,7 +28,6 @@ class PosedPhotograph(NamedTuple):
     path: Path
     pose: np.ndarray  # [3, 4] float64 camera-to-world, OpenGL axes, orthonormal
     lens: Lens
-    size: tuple[float, float]  # width and height in pixels of the picture that the lens belongs to
     mask: Path | None = None
 
 
@@ -77,16 +76,16 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
 def _cameras(photographs: Sequence[PosedPhotograph], paths: Sequence[Path], images: Sequence[np.ndarray]) -> Cameras:
     """Cameras of photographs, for images [H, W, C] of other sizes than the lenses are for."""
     for photograph, path, image in zip(photographs, paths, images):
-        (height, width), size = image.shape[:2], photograph.size
+        (height, width), size = image.shape[:2], photograph.lens.size
         if not same_proportions(size, (width, height)):
             raise UserError(f'{path} is {width}x{height} pixels, but its camera is for {size[0]:g}x{size[1]:g}; was it '
                             'rotated or cropped afterwards?')
+    intrinsics, distortion, fisheye, lens_sizes = map(np.array, zip(*(photograph.lens for photograph in photographs)))
     sizes = np.array([image.shape[:2] for image in images])
-    scales = sizes[:, ::-1] / np.array([photograph.size for photograph in photographs])
-    intrinsics, distortion, fisheye = map(np.array, zip(*(photograph.lens for photograph in photographs)))
     bends = distortion.any() or fisheye.any()  # a fisheye without coefficients bends rays too
     return Cameras(poses=torch.from_numpy(np.stack([photograph.pose for photograph in photographs])),
-                   intrinsics=torch.from_numpy(intrinsics * np.tile(scales, 2)), sizes=torch.from_numpy(sizes),
+                   intrinsics=torch.from_numpy(intrinsics * np.tile(sizes[:, ::-1] / lens_sizes, 2)),
+                   sizes=torch.from_numpy(sizes),
                    distortion=torch.from_numpy(distortion).float() if bends else None,
                    fisheye=torch.from_numpy(fisheye) if fisheye.any() else None)
 

@@ -38,13 +38,6 @@ class PointRules:
 RULES = PointRules()
 
 
-class ColmapCamera(NamedTuple):
-    """Camera of one or more images."""
-
-    lens: Lens
-    size: tuple[int, int]  # width, height in pixels
-
-
 class ColmapImage(NamedTuple):
     """Pose of an image and the points that it observes."""
 
@@ -68,7 +61,7 @@ class ColmapModel(NamedTuple):
     """Content of a model's folder."""
 
     folder: Path
-    cameras: dict[int, ColmapCamera]
+    cameras: dict[int, Lens]
     images: list[ColmapImage]
     points: ColmapPoints | None  # None: the folder has no file of points
 
@@ -103,7 +96,6 @@ def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> P
         raise UserError(f'{where} is not in the folder {folder}')
     if image.camera_id not in model.cameras:
         raise UserError(f'{where} has camera {image.camera_id}, which the model does not have; export it again')
-    camera = model.cameras[image.camera_id]
     try:
         with np.errstate(over='ignore'):
             length = np.linalg.norm(image.quaternion)
@@ -112,7 +104,7 @@ def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> P
         pose = rigid(colmap_pose(rotation_matrix(image.quaternion), image.translation))
     except ValueError as error:
         raise UserError(f'{where} has a pose that {error}; run COLMAP again') from None
-    return PosedPhotograph(image.name, path, pose, camera.lens, camera.size)
+    return PosedPhotograph(image.name, path, pose, model.cameras[image.camera_id])
 
 
 def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = RULES
@@ -141,7 +133,8 @@ def _damaged(path: Path, why: str) -> UserError:
     return UserError(f'{path} is damaged ({why}); copy it again, or export the model again with COLMAP')
 
 
-def _camera(path: Path, camera_id: int, model: str, width: int, height: int, numbers: list[float]) -> ColmapCamera:
+def _lens(path: Path, camera_id: int, model: str, width: int, height: int, numbers: list[float]) -> Lens:
+    """Lens of a camera; a UserError if it cannot be held."""
     if model not in PARAMETERS:
         raise UserError(f'{path}: camera {camera_id} has the model {model}, which is not supported (supported are '
                         f'{", ".join(PARAMETERS)}); run COLMAP\'s image_undistorter and use the scene that it writes')
@@ -151,7 +144,7 @@ def _camera(path: Path, camera_id: int, model: str, width: int, height: int, num
         raise _damaged(path, f'camera {camera_id} has {len(numbers)} parameters, but {model} has '
                              f'{len(PARAMETERS[model])}')
     try:
-        return ColmapCamera(lens_of(model, dict(zip(PARAMETERS[model], numbers))), (width, height))
+        return lens_of(model, (width, height), dict(zip(PARAMETERS[model], numbers)))
     except ValueError as error:
         raise _damaged(path, f'{error} of camera {camera_id}') from None
 
@@ -195,13 +188,13 @@ class _Bytes:
             raise _damaged(self.path, 'something is left at its end')
 
 
-def _binary_cameras(path: Path) -> dict[int, ColmapCamera]:
+def _binary_cameras(path: Path) -> dict[int, Lens]:
     file, cameras = _Bytes(path), {}
     for _ in file.records():
         camera_id, number, width, height = file.take(CAMERA)
         model = NUMBERS[number] if 0 <= number < len(NUMBERS) else f'number {number}'
         numbers = file.array('<f8', len(PARAMETERS.get(model, ()))).tolist()
-        cameras[camera_id] = _camera(path, camera_id, model, width, height, numbers)
+        cameras[camera_id] = _lens(path, camera_id, model, width, height, numbers)
     return cameras
 
 
@@ -256,10 +249,10 @@ def _records(path: Path, read: Callable[..., Any], records: Iterable[tuple[str, 
     return results
 
 
-def _text_cameras(path: Path) -> dict[int, ColmapCamera]:
-    def camera(line: str) -> tuple[int, ColmapCamera]:
+def _text_cameras(path: Path) -> dict[int, Lens]:
+    def camera(line: str) -> tuple[int, Lens]:
         camera_id, model, width, height, *numbers = line.split()
-        return int(camera_id), _camera(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
+        return int(camera_id), _lens(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
     return dict(_records(path, camera, ((line,) for line in _lines(path) if line.strip())))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -35,21 +34,23 @@ class Lens(NamedTuple):
     intrinsics: np.ndarray  # [4] float64: fx, fy, cx, cy in pixels
     distortion: np.ndarray  # [8] float64, in the order of COEFFICIENTS
     fisheye: bool
+    size: tuple[float, float]  # width and height in pixels of the picture that the intrinsics are for
 
 
-def lens_of(model: str, values: Mapping[str, float]) -> Lens:
+def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> Lens:
     """Lens of a camera model.
 
     Args:
         model: name of the model, in PARAMETERS.
+        size: width and height in pixels of its picture.
         values: parameters of the camera by name; missing distortion is 0.
 
     Raises:
         ValueError: a value is impossible; the message has its name.
     """
-    values = {'fx': values.get('f'), 'fy': values.get('f')} | dict(values)
+    values = dict.fromkeys(('fx', 'fy'), values.get('f')) | values
     for name, value in values.items():
         if value is not None and not (1e-3 if name in ('fx', 'fy') else -LARGEST) <= value <= LARGEST:
             raise ValueError(f'{name} is {value:g}')
     return Lens(np.array([values[name] for name in ('fx', 'fy', 'cx', 'cy')], np.float64),
-                np.array([values.get(name, 0.0) for name in COEFFICIENTS], np.float64), model in FISHEYE)
+                np.array([values.get(name, 0.0) for name in COEFFICIENTS], np.float64), model in FISHEYE, size)

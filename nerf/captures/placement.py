@@ -218,11 +218,9 @@ def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndar
     """
     if points is None:
         return None
-    if seen is None:
-        some = points[::len(points) // rules.most_points + 1]
-        depths = [projected_depths(cameras, view, some) for view in range(len(cameras))]
-    else:
-        depths = [observed_depths(cameras, view, points[index]) for view, index in enumerate(seen)]
+    some = points[::len(points) // rules.most_points + 1]
+    depths = [view_depths(cameras, view, some if seen is None else points[seen[view]], inside=seen is None)
+              for view in range(len(cameras))]
     if max(map(len, depths)) < rules.fewest_points:
         return None
     known = np.array([len(part) >= rules.fewest_points for part in depths])
@@ -232,29 +230,24 @@ def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndar
     return ranges
 
 
-def observed_depths(cameras: Cameras, view: int, points: np.ndarray) -> np.ndarray:
-    """Positive depths [K] of points [P, 3] in a view; of a fisheye, distances."""
-    _, depth, _ = _depths(cameras, view, points)
-    return depth[depth > 0.0]
+def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -> np.ndarray:
+    """Positive depths [K] of points [P, 3] in a view, or distances for a fisheye.
 
-
-def projected_depths(cameras: Cameras, view: int, points: np.ndarray) -> np.ndarray:
-    """Depths [K] of the points [P, 3] that project into a view by its intrinsics alone; of a fisheye, distances."""
-    (x, y, z), depth, fisheye = _depths(cameras, view, points)
-    across = np.hypot(x, y)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        per_length = np.arctan2(across, -z) / across if fisheye else 1.0 / depth
-        fx, fy, cx, cy = cameras.intrinsics[view].tolist()
-        column, row = cx + fx * x * per_length, cy - fy * y * per_length
-    height, width = cameras.size(view)
-    return depth[(depth > 0.0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)]
-
-
-def _depths(cameras: Cameras, view: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Points [3, P] in the camera's axes, their depths [P], and whether the camera is a fisheye."""
+    With `inside`, points count only if they project into the picture by the camera's intrinsics alone.
+    """
     pose, fisheye = cameras.poses[view].numpy(), cameras.fisheye is not None and bool(cameras.fisheye[view])
-    x, y, z = local = ((points - pose[:, 3]) @ pose[:, :3]).T
-    return local, np.sqrt(x * x + y * y + z * z) if fisheye else -z, fisheye
+    x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).T
+    depth = np.sqrt(x * x + y * y + z * z) if fisheye else -z
+    counted = depth > 0.0
+    if inside:
+        height, width = cameras.size(view)
+        fx, fy, cx, cy = cameras.intrinsics[view].tolist()
+        across = np.hypot(x, y)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            per_length = np.arctan2(across, -z) / across if fisheye else 1.0 / depth
+            column, row = cx + fx * x * per_length, cy - fy * y * per_length
+        counted &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return depth[counted]
 
 
 # Render path around the centre

@@ -17,11 +17,11 @@ GREY = Image.new('RGB', (16, 12), (90, 90, 90))
 
 def photographs(*paths: Path, size=(16, 12)) -> list[PosedPhotograph]:
     """Photographs with the same camera, once there are pictures at the paths."""
-    lens = lens_of('PINHOLE', {'fx': 20.0, 'fy': 21.0, 'cx': 9.0, 'cy': 5.0})
+    lens = lens_of('PINHOLE', size, {'fx': 20.0, 'fy': 21.0, 'cx': 9.0, 'cy': 5.0})
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         GREY.save(path)
-    return [PosedPhotograph(path.name, path, np.eye(3, 4), lens, size) for path in paths]
+    return [PosedPhotograph(path.name, path, np.eye(3, 4), lens) for path in paths]
 
 
 def read(several: list[PosedPhotograph], scene: Path, factor: int, upright: bool = True) -> Capture:

@@ -16,9 +16,9 @@ def test_a_model_is_read_as_colmap_wrote_it(tiny_colmap, tmp_path, text):
     folder, expected = tiny_colmap(tmp_path, text)
     model = read_model(folder)
     assert model.folder == folder / 'sparse/0'
-    assert model.cameras[1].lens.intrinsics.tolist() == [40, 41, 17, 11]
-    assert model.cameras[1].lens.distortion.tolist() == [0.05, -0.01, 0.001, 0.002, 0, 0, 0, 0]
-    assert model.cameras[2].lens.intrinsics.tolist() == [42, 43, 15, 13]
+    assert model.cameras[1].intrinsics.tolist() == [40, 41, 17, 11]
+    assert model.cameras[1].distortion.tolist() == [0.05, -0.01, 0.001, 0.002, 0, 0, 0, 0]
+    assert model.cameras[2].intrinsics.tolist() == [42, 43, 15, 13]
     assert model.cameras[2].size == (32, 24)
     assert sorted(image.name for image in model.images) == ['0.png', '2.png', '4.png', 'some more/1.png',
                                                             'some more/3.png', 'some more/5.png']

@@ -11,7 +11,7 @@ from nerf.captures.lenses import FISHEYE, NUMBERS, PARAMETERS, lens_of
 
 VALUES = {'f': 700.0, 'fx': 700.0, 'fy': 680.0, 'cx': 410.0, 'cy': 290.0, 'k1': -0.11, 'k2': 0.04, 'p1': 0.003,
           'p2': -0.002, 'k3': -0.015, 'k4': 0.02, 'k5': -0.01, 'k6': 0.004}
-WIDTH, HEIGHT = 800, 600
+SIZE = WIDTH, HEIGHT = 800, 600
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def rays_of(lens, pixels: np.ndarray) -> np.ndarray:
 def test_points_are_seen_where_colmap_sees_them(pycolmap, model):
     numbers = [VALUES[name] for name in PARAMETERS[model]]
     camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=numbers)
-    lens = lens_of(model, dict(zip(PARAMETERS[model], numbers)))
+    lens = lens_of(model, SIZE, dict(zip(PARAMETERS[model], numbers)))
     x, y = np.meshgrid(np.linspace(-0.55, 0.55, 9), np.linspace(-0.4, 0.4, 7))
     points = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) * np.linspace(1.0, 9.0, 63)[:, None]
     pixels = camera.img_from_cam(points)
@@ -43,7 +43,7 @@ def test_points_are_seen_where_colmap_sees_them(pycolmap, model):
 def test_a_fisheye_sees_as_far_aside_as_with_colmap(pycolmap):
     numbers = [200.0, 210.0, 400.0, 300.0, 0.02, -0.003, 0.001, -0.0002]
     camera = pycolmap.Camera(model='OPENCV_FISHEYE', width=WIDTH, height=HEIGHT, params=numbers)
-    lens = lens_of('OPENCV_FISHEYE', dict(zip(PARAMETERS['OPENCV_FISHEYE'], numbers)))
+    lens = lens_of('OPENCV_FISHEYE', SIZE, dict(zip(PARAMETERS['OPENCV_FISHEYE'], numbers)))
     angles = np.radians(np.linspace(-85.0, 85.0, 35))
     points = np.stack([np.sin(angles), 0.1 * np.cos(angles), np.cos(angles)], -1)
     pixels = camera.img_from_cam(points)
@@ -61,11 +61,11 @@ def test_models_have_colmaps_numbers_and_parameters(pycolmap):
 
 
 def test_parameters_go_where_the_lens_has_them():
-    lens = lens_of('FULL_OPENCV', VALUES)
+    lens = lens_of('FULL_OPENCV', SIZE, VALUES)
     assert lens.intrinsics.tolist() == [700.0, 680.0, 410.0, 290.0]
     assert lens.distortion.tolist() == [-0.11, 0.04, 0.003, -0.002, -0.015, 0.02, -0.01, 0.004]
     assert not lens.fisheye
-    lens = lens_of('SIMPLE_RADIAL_FISHEYE', {'f': 300.0, 'cx': 32.0, 'cy': 24.0, 'k1': 0.1})
+    lens = lens_of('SIMPLE_RADIAL_FISHEYE', SIZE, {'f': 300.0, 'cx': 32.0, 'cy': 24.0, 'k1': 0.1})
     assert lens.intrinsics.tolist() == [300.0, 300.0, 32.0, 24.0]
     assert lens.distortion.tolist() == [0.1, 0, 0, 0, 0, 0, 0, 0]
     assert lens.fisheye
@@ -76,4 +76,4 @@ def test_parameters_go_where_the_lens_has_them():
     ('fx', 0.0), ('fy', -700.0), ('fx', np.nan), ('cx', np.inf), ('k1', 1e8), ('k1', np.nan)])
 def test_a_value_that_no_camera_has_is_named(name, value):
     with pytest.raises(ValueError, match=f'{name} is'):
-        lens_of('OPENCV', VALUES | {name: value})
+        lens_of('OPENCV', SIZE, VALUES | {name: value})

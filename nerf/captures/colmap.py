@@ -149,9 +149,6 @@ def _lens(path: Path, camera_id: int, model: str, width: int, height: int, numbe
         raise _damaged(path, f'{error} of camera {camera_id}') from None
 
 
-# Binary
-
-
 class _Bytes:
     """Content of a binary file, read from beginning to end."""
 
@@ -225,9 +222,6 @@ def _points(path: Path, rows: list[tuple]) -> ColmapPoints:
                             np.array(tracks, np.int64))
     except OverflowError:
         raise _damaged(path, 'a point has a number above 2^63') from None
-
-
-# Text
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerf.captures.colmap_process import IMAGES, RULES, EstimationRules, image_name
-from nerf.captures.structure_from_motion import EstimatedCameras, structure_from_motion
+from nerf.captures.structure_from_motion import (
+    IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
+)
 from nerf.files.images import ENDINGS, can_read_heif, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
+from nerf.poses import colmap_pose
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
@@ -69,15 +71,15 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
         kinds = list(dict.fromkeys(lenses))
         several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
         print(f'estimating the cameras of {len(copies)} photographs{several}')
-        cameras = solve(Path(temporary), [kinds.index(lens) for lens in lenses], rules)
+        try:
+            cameras = solve(Path(temporary), [kinds.index(lens) for lens in lenses], rules)
+        except ChildProcessError as error:
+            raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
     _write_points(datadir / POINTS, cameras)
     _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
     print(f'{datadir / CAMERAS}: {len(cameras.index)} of {len(paths)} photographs, {len(cameras.points)} points, mean '
           f'error {cameras.error:.2f} pixels; delete it to estimate again')
-
-
-# Photographs
 
 
 def _photographs(datadir: Path, fewest: int) -> list[Path]:
@@ -164,9 +166,6 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     return UprightCopy(path, width, height, (width / image.width, height / image.height), tuple(camera))
 
 
-# Messages
-
-
 def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras | None, fewest: int) -> None:
     """Warns of photographs without a camera; raises UserError if fewer than `fewest` have one."""
     registered = 0 if cameras is None else len(cameras.index)
@@ -203,9 +202,6 @@ def _listed(names: list[str]) -> str:
     return ', '.join(names[:MOST_NAMES]) + more
 
 
-# Files
-
-
 def _relative(path: Path, datadir: Path) -> str:
     return path.relative_to(datadir).as_posix()
 
@@ -229,8 +225,8 @@ def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cam
                        'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent)))
     shared = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
-              | {'transform_matrix': [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
-              for copy, lens, pose in zip(copies, lenses, cameras.poses)]
+              | {'transform_matrix': [*colmap_pose(moved[:, :3], moved[:, 3]).tolist(), [0.0, 0.0, 0.0, 1.0]]}
+              for copy, lens, moved in zip(copies, lenses, cameras.world_to_camera)]
     text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS,
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:

@@ -62,9 +62,7 @@ def pose_spherical(theta: float, phi: float, radius: float) -> np.ndarray:
     """Pose [4, 4] float32 of a camera on a sphere, looking at the origin, with z up.
 
     Args:
-        theta: azimuth in degrees.
-        phi: elevation in degrees, negative above the equator.
-        radius: distance from the origin.
+        theta, phi: azimuth and elevation in degrees, the latter negative above the equator.
     """
     theta, phi = math.radians(theta), math.radians(phi)
     backward = np.array([math.sin(theta) * math.cos(phi), math.cos(theta) * math.cos(phi), -math.sin(phi)])

@@ -51,10 +51,6 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
 def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarray:
     """Intrinsics [3, 3] in pixels of images of H x W, scaled from the size in intrinsics.txt.
 
-    Args:
-        scene, basedir: as for `load_dv_data`.
-        H, W: height and width of the images.
-
     Raises:
         UserError: a file is missing or broken, or the splits have different cameras.
     """

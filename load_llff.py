@@ -75,21 +75,11 @@ def _with_hwf(poses: np.ndarray, H: int, W: int, focal: float) -> np.ndarray:
     return np.concatenate([poses, np.broadcast_to([[H], [W], [focal]], (len(poses), 3, 1))], -1).astype(np.float32)
 
 
-# Cameras: [N, 3, 4] camera-to-world, OpenGL axes
-
-
 def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moves and scales cameras around an object, and their bounds.
+    """Poses [N, 3, 4] and bounds [N, 2] of cameras around an object, moved and scaled.
 
     The origin becomes the point nearest to all optical axes in the least squares sense. z is up, towards the mean
     camera, and the root mean square distance of the cameras is 1.
-
-    Args:
-        poses: [N, 3, 4].
-        bds: [N, 2] bounds.
-
-    Returns:
-        poses [N, 3, 4] and bounds [N, 2].
 
     Raises:
         LinAlgError: the axes are parallel, so no point is the nearest.
@@ -106,14 +96,12 @@ def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.n
     return poses, bds * scale
 
 
-def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n_turns: int = 2) -> np.ndarray:
-    """Spiral [n_views, 3, 4] around the mean camera, looking at a point at the scene's middle disparity.
+def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120) -> np.ndarray:
+    """Spiral [n_views, 3, 4] of two turns around the mean camera, looking at a point at the scene's middle disparity.
 
     Args:
-        poses: [N, 3, 4], of the cameras; the spiral's radii are the 90th percentiles of their coordinates.
+        poses: [N, 3, 4]; the spiral's radii are the 90th percentiles of the cameras' coordinates.
         bds: [N, 2] depths of the nearest and the farthest point.
-        n_views: number of views.
-        n_turns: number of turns.
     """
     middle = poses_avg(poses)
     nearest, farthest = 0.9 * bds.min(), 5.0 * bds.max()
@@ -122,7 +110,7 @@ def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n
     radii = np.percentile(np.abs(poses[:, :, 3]), 90, 0)
     up = poses[:, :, 1].sum(0)
     path = []
-    for angle in np.linspace(0.0, 2.0 * np.pi * n_turns, n_views, endpoint=False):
+    for angle in np.linspace(0.0, 4.0 * np.pi, n_views, endpoint=False):
         offset = radii * [np.cos(angle), -np.sin(angle), -np.sin(0.5 * angle)]
         position = middle @ [*offset, 1.0]
         path.append(viewmatrix(position - target, up, position))
@@ -136,9 +124,6 @@ def render_path_circle(poses: np.ndarray, n_views: int = 120) -> np.ndarray:
     positions = [np.array([radius * np.cos(angle), radius * np.sin(angle), height])
                  for angle in np.linspace(0.0, 2.0 * np.pi, n_views)]
     return np.stack([viewmatrix(position, np.array([0.0, 0.0, 1.0]), position) for position in positions])
-
-
-# Files
 
 
 def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,6 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     """Loads the photographs of datadir/transforms.json.
 
     Args:
-        datadir: folder of the scene.
         factor: images at 1/factor of their size, from images_<factor>/, which is made if it is missing.
         llffhold: every llffhold-th image is a test image, unless the file has lists of images; 0: only the image
             nearest to the mean camera position.

@@ -15,12 +15,8 @@ LONGEST_NAME = 4096  # characters of a path; no system allows more
 def read_json(path: Path, missing: str) -> Any:
     """Content of a JSON file.
 
-    Args:
-        path: of the file.
-        missing: advice for the message if the file does not exist.
-
     Raises:
-        UserError: the file is missing or no JSON.
+        UserError: the file does not exist (`missing` is advice for the message), or is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding='utf-8'))

@@ -7,7 +7,7 @@ count of records cannot allocate memory.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,13 +84,8 @@ def read_model(datadir: Path) -> ColmapModel:
 
 
 def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> PosedPhotograph:
-    """Photograph datadir/images/<name> of an image of a model.
-
-    Raises:
-        UserError: the name is outside that folder, or the image has no camera or an impossible pose.
-    """
-    where = f'{model.folder}: image {image.name!r}'
-    folder = datadir / 'images'
+    """Photograph datadir/images/<name> of an image of a model."""
+    where, folder = f'{model.folder}: image {image.name!r}', datadir / 'images'
     path = folder / image.name
     if path == folder or not is_inside(path, folder):
         raise UserError(f'{where} is not in the folder {folder}')
@@ -133,6 +128,13 @@ def _damaged(path: Path, why: str) -> UserError:
     return UserError(f'{path} is damaged ({why}); copy it again, or export the model again with COLMAP')
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error})') from None
+
+
 def _lens(path: Path, camera_id: int, model: str, width: int, height: int, numbers: list[float]) -> Lens:
     """Lens of a camera; a UserError if it cannot be held."""
     if model not in PARAMETERS:
@@ -154,10 +156,7 @@ class _Bytes:
 
     def __init__(self, path: Path):
         self.path, self.at = path, 0
-        try:
-            self.data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f'{path} cannot be read ({error})') from None
+        self.data = _read(path)
 
     def skip(self, length: int) -> int:
         """Moves on by `length` bytes; returns where they begin."""
@@ -224,22 +223,20 @@ def _points(path: Path, rows: list[tuple]) -> ColmapPoints:
         raise _damaged(path, 'a point has a number above 2^63') from None
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file without comments."""
-    try:
-        return [line for line in path.read_text('utf-8', 'surrogateescape').split('\n') if not line.startswith('#')]
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error})') from None
-
-
-def _records(path: Path, read: Callable[..., Any], records: Iterable[tuple[str, ...]]) -> list:
-    """Results of `read` for the lines of each record; its errors become a UserError with the lines."""
+def _records(path: Path, read: Callable[..., Any], each: int = 1) -> list:
+    """Results of `read` for each line of a text file that is no comment, or for each `each` lines."""
+    text = _read(path).decode('utf-8', 'surrogateescape').replace('\r\n', '\n').replace('\r', '\n')
+    lines = [line for line in text.split('\n') if not line.startswith('#')]
+    while lines and not lines[-1].strip():
+        del lines[-1]
+    lines += [''] * (-len(lines) % each)  # the last image can have no features
     results = []
-    for lines in records:
+    for record in zip(*[iter(lines)] * each):
         try:
-            results.append(read(*lines))
+            if each > 1 or record[0].strip():
+                results.append(read(*record))
         except (ValueError, IndexError, OverflowError):
-            raise _damaged(path, f'it has a line {" ".join(lines)[:80]!r}') from None
+            raise _damaged(path, f'it has a line {" ".join(record)[:80]!r}') from None
     return results
 
 
@@ -247,28 +244,23 @@ def _text_cameras(path: Path) -> dict[int, Lens]:
     def camera(line: str) -> tuple[int, Lens]:
         camera_id, model, width, height, *numbers = line.split()
         return int(camera_id), _lens(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
-    return dict(_records(path, camera, ((line,) for line in _lines(path) if line.strip())))
+    return dict(_records(path, camera))
 
 
 def _text_images(path: Path) -> list[ColmapImage]:
     def image(line: str, features: str) -> ColmapImage:
-        _, w, i, j, k, x, y, z, camera_id, name = line.split(maxsplit=9)
-        return ColmapImage(name.rstrip('\r'), int(camera_id), np.array([w, i, j, k], np.float64),
-                           np.array([x, y, z], np.float64), np.array(list(map(int, features.split()[2::3])), np.int64))
-
-    lines = _lines(path)
-    while lines and not lines[-1].strip():
-        del lines[-1]
-    if len(lines) % 2:
-        lines.append('')  # the last image has no features
-    return _records(path, image, zip(lines[::2], lines[1::2]))
+        _, *pose, camera_id, name = line.split(maxsplit=9)
+        point_ids = np.array(list(map(int, features.split()[2::3])), np.int64)
+        w, i, j, k, x, y, z = map(float, pose)
+        return ColmapImage(name, int(camera_id), np.array([w, i, j, k]), np.array([x, y, z]), point_ids)
+    return _records(path, image, each=2)
 
 
 def _text_points(path: Path) -> ColmapPoints:
     def point(line: str) -> tuple:
         words = line.split()
         return int(words[0]), *map(float, words[1:4]), float(words[7]), (len(words) - 8) // 2
-    return _points(path, _records(path, point, ((line,) for line in _lines(path) if line.strip())))
+    return _points(path, _records(path, point))
 
 
 BINARY = (_binary_cameras, _binary_images, _binary_points)

@@ -92,8 +92,12 @@ def _photographs(datadir: Path, fewest: int) -> list[Path]:
     videos = [path for place in dict.fromkeys((folder, datadir)) for path in sorted(place.iterdir())
               if path.suffix.lower() in VIDEO_ENDINGS]
     if not found and videos:
-        raise UserError(f'{folder} has no photographs but a video; take frames from it: '
-                        f'{_frames_command(videos[0], datadir / "images")}')
+        import imageio_ffmpeg
+
+        target, ffmpeg, video, frames = (shlex.quote(str(word)) for word in (
+            datadir / 'images', imageio_ffmpeg.get_ffmpeg_exe(), videos[0], datadir / 'images' / '%04d.jpg'))
+        raise UserError(f'{folder} has no photographs but a video; take frames from it: mkdir -p {target} && {ffmpeg} '
+                        f'-i {video} -vf fps=2 -q:v 2 {frames}')
     heif = [path for path in found if path.suffix.lower() in HEIF_ENDINGS]
     if heif and not can_read_heif():
         raise UserError(f'{folder} has {len(heif)} HEIC photographs, {heif[0].name} for one; run: pip install '
@@ -102,15 +106,6 @@ def _photographs(datadir: Path, fewest: int) -> list[Path]:
         print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
     _check_count(datadir, len(found), fewest)
     return found
-
-
-def _frames_command(video: Path, images: Path) -> str:
-    """Shell command that takes two frames a second from a video."""
-    import imageio_ffmpeg
-
-    folder, program, video, frames = (shlex.quote(str(word)) for word in (
-        images, imageio_ffmpeg.get_ffmpeg_exe(), video, images / '%04d.jpg'))
-    return f'mkdir -p {folder} && {program} -i {video} -vf fps=2 -q:v 2 {frames}'
 
 
 def _check_count(datadir: Path, count: int, fewest: int) -> None:
@@ -146,9 +141,6 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most.
 
     EXIF's camera and lens are kept, because COLMAP takes its first guess of the focal length from them.
-
-    Raises:
-        UserError: the photograph cannot be read.
     """
     from PIL import Image
 

@@ -129,9 +129,6 @@ def at_poses(cameras: Cameras, poses: np.ndarray, bounds: np.ndarray | None = No
                    bounds=None if bounds is None else torch.from_numpy(bounds).float())
 
 
-# Kind of capture
-
-
 def _faces_forward(capture: Capture, crossing: np.ndarray, widest: float) -> bool:
     """Whether all cameras look one way within `widest` degrees of their mean axis, spread less than their subject is
     away, and see only what is before the plane across that axis.
@@ -152,9 +149,6 @@ def _depth_ahead(capture: Capture, crossing: np.ndarray) -> float:
     middle = poses_avg(capture.cameras.poses.numpy())
     seen = crossing[None] if capture.points is None or not len(capture.points) else capture.points
     return float(np.median((middle[:, 3] - seen) @ middle[:, 2]))
-
-
-# Frames
 
 
 def axes_crossing(poses: np.ndarray) -> np.ndarray:

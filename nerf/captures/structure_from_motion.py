@@ -125,11 +125,9 @@ def pairs_to_match(count: int, rules: EstimationRules = RULES) -> list[tuple[int
 
 
 def new_in_each(models: list, least: int) -> list[int]:
-    """Numbers of photographs of each model, largest first, without photographs of larger models.
+    """Numbers of photographs of each of pycolmap's models, largest first, without photographs of larger models.
 
-    Args:
-        models: pycolmap's reconstructions, which can overlap.
-        least: number of new photographs below which a model does not count.
+    A model with fewer than `least` further photographs does not count.
     """
     known, counts = set(), []
     for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):

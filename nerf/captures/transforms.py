@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
-from nerf.captures.capture import SPLITS, PosedPhotograph
+from nerf.captures.capture import ANY_ENDING, SPLITS, PosedPhotograph
 from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
-from nerf.captures.reduced_folder import ANY_ENDING
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
 from nerf.poses import FARTHEST, rigid
@@ -74,11 +73,7 @@ def _names(path: Path, key: str, names: Any) -> list[str]:
 
 
 def read_ply(path: Path) -> np.ndarray:
-    """Points [P, 3] float64 of a PLY file.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
+    """Points [P, 3] float64 of a PLY file."""
     import trimesh
 
     try:

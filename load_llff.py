@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +153,7 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
-    """Paths of the images at 1/factor of their size in the order of their names, which is that of the poses."""
+    """Paths of the images at 1/factor of their size, made if they are missing, in the order of names and of poses."""
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
@@ -164,15 +163,12 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
     if len(paths) != n_poses:
         raise UserError(f"{source} has {len(paths)} images but {basedir / 'poses_bounds.npy'} has {n_poses} poses; "
                         'COLMAP drops views that it cannot place: move those images away, or take more that overlap')
-    return paths if source == folder else _reduce_images(paths, folder, factor)
-
-
-def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
-    """Writes images at 1/factor of their size, without alpha, as PNGs into `folder`."""
+    if source == folder:
+        return paths
     names = [path.stem + '.png' for path in paths]
     if sorted(set(names)) != names:  # poses are in the order of names
-        raise UserError(f'{paths[0].parent} has images whose names would coincide or sort otherwise with the ending '
-                        f'.png; rename them, or make {folder} yourself')
+        raise UserError(f'{source} has images whose names would coincide or sort otherwise with the ending .png; '
+                        f'rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
     return make_reduced(paths, names, folder, factor, lambda path: read_image(path)[..., :3])
 

@@ -40,7 +40,7 @@ class Images:
     @classmethod
     def of_any_size(cls, images: list[np.ndarray], masks: list[np.ndarray] | None = None) -> Images:
         """Images [H, W, C] of one number of channels, and their masks [H, W] bool."""
-        sizes = np.array([image.shape[:2] for image in images]).reshape(-1, 2)
+        sizes = np.array([image.shape[:2] for image in images])
         return cls(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]), sizes,
                    None if masks is None else np.concatenate([mask.ravel() for mask in masks]))
 
@@ -214,13 +214,11 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
                unbounded: bool) -> Space:
-    """Space of photographs, which show the world behind their subject too.
+    """Space of photographs: with `ndc`, NDC of the first camera, and otherwise unbounded or up to the depth `far`.
 
     Args:
         near, far: depths of the nearest and the farthest thing, in scene units.
         surrounded: the cameras surround the origin.
-        ndc: the space is NDC, of the first camera.
-        unbounded: without `ndc`, the space is unbounded; otherwise it ends at `far`.
     """
     if ndc:
         height, width = cameras.size(0)

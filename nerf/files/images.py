@@ -106,10 +106,8 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
     """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency.
 
-    With `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored.
-
-    Raises:
-        UserError: the picture is missing, broken or a decompression bomb.
+    With `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored. A picture
+    that is missing, broken or a decompression bomb is a UserError.
     """
     from PIL import ImageOps
 
@@ -127,11 +125,7 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 
 
 def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
-    """Reads a mask, resized to [height, width] bool: True where it is white rather than black.
-
-    Raises:
-        UserError: the mask cannot be read, or has other proportions.
-    """
+    """Reads a mask, resized to [height, width] bool: True where it is white rather than black."""
     from PIL import Image, ImageOps
 
     with _opened(path) as picture:

@@ -15,13 +15,21 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.captures.lenses import Lens
 from nerf.files.images import ENDINGS, read_image, read_images_of_any_size, read_mask, same_proportions
 from nerf.files.scene_files import check_all_there, first_file
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
 ANY_ENDING = tuple(ending for lower in ENDINGS for ending in (lower, lower.upper()))
+
+
+class Lens(NamedTuple):
+    """Intrinsics and distortion of one camera, as in `Cameras`."""
+
+    intrinsics: np.ndarray  # [4] float64: fx, fy, cx, cy in pixels
+    distortion: np.ndarray  # [8] float64, in the order of COEFFICIENTS
+    fisheye: bool
+    size: tuple[float, float]  # width and height in pixels of the picture that the intrinsics are for
 
 
 class PosedPhotograph(NamedTuple):

@@ -1,4 +1,4 @@
-"""Sparse models of COLMAP: cameras, images and points of a folder, in COLMAP's binary and text format.
+"""Sparse models of COLMAP: lenses, images and points of a folder, in COLMAP's binary and text format.
 
 Both formats are described at https://colmap.github.io/format.html. Files are read record by record, so that a broken
 count of records cannot allocate memory.
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nerf.captures.capture import PosedPhotograph
-from nerf.captures.lenses import NUMBERS, PARAMETERS, Lens, lens_of
+from nerf.cameras import COEFFICIENTS
+from nerf.captures.capture import Lens, PosedPhotograph
 from nerf.files.scene_files import is_inside
 from nerf.poses import FARTHEST, colmap_pose, rigid, rotation_matrix
 from nerf.runtime.errors import UserError
@@ -24,6 +24,25 @@ FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, in which
 CAMERA, IMAGE, POINT = struct.Struct('<IiQQ'), struct.Struct('<I7dI'), struct.Struct('<Q3d3xdQ')
 COUNT = struct.Struct('<Q')
 FEATURE = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
+
+# Parameters of each model in COLMAP's order (src/colmap/sensor/models.h). f is fx and fy; a radial k is k1.
+PERSPECTIVE = {'SIMPLE_PINHOLE': 'f cx cy',
+               'PINHOLE': 'fx fy cx cy',
+               'SIMPLE_RADIAL': 'f cx cy k1',
+               'RADIAL': 'f cx cy k1 k2',
+               'OPENCV': 'fx fy cx cy k1 k2 p1 p2',
+               'FULL_OPENCV': 'fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6'}
+FISHEYE = {'OPENCV_FISHEYE': 'fx fy cx cy k1 k2 k3 k4',
+           'SIMPLE_RADIAL_FISHEYE': 'f cx cy k1',
+           'RADIAL_FISHEYE': 'f cx cy k1 k2',
+           'SIMPLE_FISHEYE': 'f cx cy',
+           'FISHEYE': 'fx fy cx cy'}
+PARAMETERS = {name: tuple(text.split()) for name, text in (PERSPECTIVE | FISHEYE).items()}
+# Models by their number in binary files
+NUMBERS = ('SIMPLE_PINHOLE', 'PINHOLE', 'SIMPLE_RADIAL', 'RADIAL', 'OPENCV', 'OPENCV_FISHEYE', 'FULL_OPENCV', 'FOV',
+           'SIMPLE_RADIAL_FISHEYE', 'RADIAL_FISHEYE', 'THIN_PRISM_FISHEYE', 'RAD_TAN_THIN_PRISM_FISHEYE',
+           'SIMPLE_DIVISION', 'DIVISION', 'SIMPLE_FISHEYE', 'FISHEYE', 'EUCM', 'EQUIRECTANGULAR')
+LARGEST = 1e7  # largest value of any parameter
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,20 @@ class ColmapModel(NamedTuple):
     cameras: dict[int, Lens]
     images: list[ColmapImage]
     points: ColmapPoints | None  # None: the folder has no file of points
+
+
+def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> Lens:
+    """Lens of a model in PARAMETERS for pictures of a size, from its parameters by name; missing distortion is 0.
+
+    Raises:
+        ValueError: a value is impossible; the message has its name.
+    """
+    values = dict.fromkeys(('fx', 'fy'), values.get('f')) | values
+    for name, value in values.items():
+        if value is not None and not (1e-3 if name in ('fx', 'fy') else -LARGEST) <= value <= LARGEST:
+            raise ValueError(f'{name} is {value:g}')
+    return Lens(np.array([values[name] for name in ('fx', 'fy', 'cx', 'cy')], np.float64),
+                np.array([values.get(name, 0.0) for name in COEFFICIENTS], np.float64), model in FISHEYE, size)
 
 
 def read_model(datadir: Path) -> ColmapModel:

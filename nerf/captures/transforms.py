@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
-from nerf.captures.capture import ANY_ENDING, SPLITS, PosedPhotograph
-from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
+from nerf.captures.capture import ANY_ENDING, SPLITS, Lens, PosedPhotograph
+from nerf.captures.colmap import LARGEST, PARAMETERS, lens_of
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
 from nerf.poses import FARTHEST, rigid

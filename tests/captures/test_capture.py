@@ -12,7 +12,7 @@ from PIL import Image
 from nerf.captures.capture import (
     Capture, PosedPhotograph, every_nth, held_out, make_reduced, named_splits, read_capture, reduced_paths,
 )
-from nerf.captures.lenses import lens_of
+from nerf.captures.colmap import lens_of
 
 GREY = Image.new('RGB', (16, 12), (90, 90, 90))
 

@@ -167,9 +167,6 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
         datadir, factor, spherify: as for `load_llff_data`.
         llffhold: as for `held_out`.
         ndc, unbounded: as for `open_space`.
-
-    Raises:
-        UserError: the scene is broken, or has no NDC.
     """
     if spherify and ndc:
         raise UserError(f'{datadir}: spherify is for captures all around an object, which normalised device '

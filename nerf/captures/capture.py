@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,9 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.files.images import ENDINGS, read_image, read_images_of_any_size, read_mask, same_proportions
+from nerf.files.images import (
+    ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions,
+)
 from nerf.files.scene_files import check_all_there, first_file
 from nerf.runtime.errors import UserError
 
@@ -60,10 +61,9 @@ class Capture:
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
                  upright: bool = True, points: np.ndarray | None = None,
                  seen: list[np.ndarray] | None = None) -> Capture:
-    """Reads photographs at 1/factor of their size.
+    """Reads photographs, in the order of their names, at 1/factor of their size.
 
     Args:
-        photographs: photographs in the order of their names.
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
         splits: indices of training, validation and test images.
         upright: as for `read_image`.
@@ -112,9 +112,6 @@ def _read_masks(photographs: Sequence[PosedPhotograph], images: Sequence[np.ndar
             for path, image in zip(paths, images)]
 
 
-# Folders images_N/ of photographs at 1/N of their size
-
-
 def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bool = True) -> list[Path]:
     """Paths of photographs at 1/factor of their size, in datadir/images_<factor>/, which is made if it is missing.
 
@@ -150,12 +147,8 @@ def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Pat
         paths: paths of the photographs.
         names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
         read: function that reads a photograph: [H, W, 3 or 4] uint8.
-
-    Raises:
-        UserError: a photograph is unreadable or too small, or the folder cannot be written.
     """
     from PIL import Image
-    from tqdm import tqdm
 
     def reduce(path: Path, name: Path | str) -> None:
         image = Image.fromarray(read(path))
@@ -170,8 +163,7 @@ def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Pat
         with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:
             partial = Path(temporary) / folder.name
             partial.mkdir()
-            with ThreadPoolExecutor() as pool:
-                list(tqdm(pool.map(reduce, paths, names), f'writing {folder}', len(paths), disable=None))
+            in_parallel(f'writing {folder}', reduce, paths, names)
             try:
                 partial.rename(folder)
             except OSError:
@@ -189,13 +181,7 @@ def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Pat
 def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and the test images of `count` images.
 
-    Args:
-        datadir: folder of the scene, for the message.
-        llffhold: every llffhold-th image is a test image; 0: only the image `central`.
-        central: image that is nearest to the mean camera.
-
-    Raises:
-        UserError: no image is left to train on.
+    Every llffhold-th image is a test image. If llffhold is 0, only the image `central` is a test image.
     """
     everything = np.arange(count)
     i_test = everything[::llffhold] if llffhold else everything[[central]]
@@ -224,9 +210,6 @@ def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence
         path: path of the file, for messages.
         names: names of the images, in their order.
         splits: lists of names for some of SPLITS.
-
-    Raises:
-        UserError: a name is unknown, or no image is left to train or to test on.
     """
     index = {name: i for i, name in enumerate(names)}
     for split, listed in splits.items():

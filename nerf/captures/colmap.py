@@ -88,8 +88,7 @@ class ColmapModel(NamedTuple):
 def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> Lens:
     """Lens of a model in PARAMETERS for pictures of a size, from its parameters by name; missing distortion is 0.
 
-    Raises:
-        ValueError: a value is impossible; the message has its name.
+    An impossible value is a ValueError with its name.
     """
     values = dict.fromkeys(('fx', 'fy'), values.get('f')) | values
     for name, value in values.items():
@@ -100,11 +99,7 @@ def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> 
 
 
 def read_model(datadir: Path) -> ColmapModel:
-    """Sparse model of the scene in the folder `datadir`.
-
-    Raises:
-        UserError: the model is missing or broken, or has a lens that nerf/cameras.py cannot hold.
-    """
+    """Sparse model of the scene in the folder `datadir`; a UserError if it is missing, broken or has another lens."""
     for folder in (datadir / name for name in FOLDERS):
         for ending, readers in (('bin', BINARY), ('txt', TEXT)):
             files = [folder / f'{part}.{ending}' for part in ('cameras', 'images', 'points3D')]

@@ -8,14 +8,13 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
 )
-from nerf.files.images import ENDINGS, can_read_heif, read_image
+from nerf.files.images import ENDINGS, can_read_heif, in_parallel, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
 from nerf.poses import colmap_pose
@@ -116,8 +115,6 @@ def _check_count(datadir: Path, count: int, fewest: int) -> None:
 
 def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list[UprightCopy]:
     """Writes upright copies of photographs into `folder`, and warns of unreadable ones."""
-    from tqdm import tqdm
-
     def read(path: Path) -> UprightCopy | UserError:
         try:
             return copy_upright(path, folder / f'copy of {path.name}', longest_side)
@@ -126,9 +123,7 @@ def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list
 
     folder.mkdir()
     copies = []
-    with ThreadPoolExecutor() as pool:
-        results = list(tqdm(pool.map(read, paths), 'reading photographs', len(paths), disable=None, leave=False))
-    for result in results:
+    for result in in_parallel('reading photographs', read, paths):
         if isinstance(result, UserError):
             print(f'warning: {result}; it is left out', file=sys.stderr)
         else:

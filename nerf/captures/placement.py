@@ -83,11 +83,7 @@ class Placement:
 
 
 def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
-    """Placement of a capture by rules.
-
-    Raises:
-        UserError: all photographs were taken from one position, so that nothing has a known depth.
-    """
+    """Placement of a capture by rules; a UserError if all photographs have one position, as no depth is known then."""
     cameras, poses = capture.cameras, capture.cameras.poses.numpy()
     positions = poses[:, :, 3]
     spread = np.linalg.norm(positions - positions.mean(0), axis=-1).max()

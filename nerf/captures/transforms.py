@@ -40,12 +40,7 @@ class Transforms(NamedTuple):
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them.
 
-    Args:
-        path: path of the file, in the scene's folder.
-        outside_files: the file may name files outside that folder.
-
-    Raises:
-        UserError: the file is missing or broken; the message has the value.
+    With `outside_files`, the file may name files outside its folder.
     """
     hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
                  if is_file(path.parent / name)), 'datadir must hold it')

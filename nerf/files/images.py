@@ -36,22 +36,22 @@ def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
         height, width = image.shape[:2]
         return area_resize(image, max(height // 2, 1), max(width // 2, 1)) if half_res else image, (height, width)
 
-    images, sizes = zip(*_in_parallel(read, paths))
+    images, sizes = zip(*in_parallel('reading images', read, paths))
     check_one_size(paths, sizes)
     return np.stack(_with_equal_channels(images))
 
 
 def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list[np.ndarray]:
     """Reads pictures [H, W, C] uint8 as `read_images` does, but of several sizes; `upright` is that of `read_image`."""
-    return _with_equal_channels(_in_parallel(lambda path: read_image(path, upright), paths))
+    return _with_equal_channels(in_parallel('reading images', lambda path: read_image(path, upright), paths))
 
 
-def _in_parallel(read: Callable[[Path], Any], paths: Sequence[Path]) -> list:
-    """Results of `read` for each path, with a progress bar."""
+def in_parallel(title: str, work: Callable[..., Any], *parts: Sequence) -> list:
+    """Results of `work` for each item of `parts`, by threads, with a progress bar."""
     from tqdm import tqdm
 
     with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
+        return list(tqdm(pool.map(work, *parts), title, len(parts[0]), disable=None, leave=False))
 
 
 def _with_equal_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:

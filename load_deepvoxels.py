@@ -49,7 +49,7 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
 
 
 def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarray:
-    """Intrinsics [3, 3] in pixels of images of H x W, scaled from the size in intrinsics.txt; all splits have the same."""
+    """Intrinsics [3, 3] of all images in pixels, scaled from the size in intrinsics.txt to images of H x W."""
     paths, cameras = [_split(basedir, split, scene)[1] for split in SPLITS], []
     for path in paths:
         (f, cx, cy, height, width), _ = _read_intrinsics(path)

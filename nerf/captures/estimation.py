@@ -38,10 +38,9 @@ class UprightCopy:
     """Copy of a photograph for COLMAP."""
 
     path: Path  # of the photograph
-    width: int  # in pixels, of the photograph as it stands upright
-    height: int
+    size: tuple[int, int]  # width and height in pixels of the photograph as it stands upright
     scale: tuple[float, float]  # width and height of the photograph, as multiples of the copy's
-    camera: tuple[str, ...]  # make, model and focal lengths by EXIF, equal for photographs with one lens
+    lens: tuple  # the size, and make, model and focal lengths by EXIF, equal for photographs with one lens
 
 
 def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
@@ -66,12 +65,11 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         copies = _make_copies(paths, Path(temporary) / IMAGES, rules.longest_side)
         _check_count(datadir, len(copies), rules.fewest_photographs)
-        lenses = [(copy.width, copy.height, *copy.camera) for copy in copies]
-        kinds = list(dict.fromkeys(lenses))
+        kinds = list(dict.fromkeys(copy.lens for copy in copies))
         several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
         print(f'estimating the cameras of {len(copies)} photographs{several}')
         try:
-            cameras = solve(Path(temporary), [kinds.index(lens) for lens in lenses], rules)
+            cameras = solve(Path(temporary), [kinds.index(copy.lens) for copy in copies], rules)
         except ChildProcessError as error:
             raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
@@ -140,7 +138,7 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     from PIL import Image
 
     image = Image.fromarray(read_image(path)[..., :3])
-    width, height = image.size
+    size = width, height = image.size
     with Image.open(path) as file:
         exif = file.getexif()
     lens = exif.get_ifd(EXIF_PART)
@@ -150,7 +148,7 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     image.thumbnail((longest_side, longest_side), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
     camera = [str(exif.get(tag)) for tag in EXIF_CAMERA] + [str(lens.get(tag)) for tag in EXIF_LENS]
-    return UprightCopy(path, width, height, (width / image.width, height / image.height), tuple(camera))
+    return UprightCopy(path, size, (width / image.width, height / image.height), (size, *camera))
 
 
 def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras | None, fewest: int) -> None:
@@ -207,8 +205,8 @@ def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cam
     """Writes transforms.json of all photographs' paths, and of the cameras of the photographs in `copies`."""
     lenses = []
     for copy, (fx, fy, cx, cy, *bent) in zip(copies, cameras.lenses.tolist()):
-        across, down = copy.scale
-        lenses.append({'w': copy.width, 'h': copy.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
+        (width, height), (across, down) = copy.size, copy.scale
+        lenses.append({'w': width, 'h': height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
                        'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent)))
     shared = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)

@@ -237,7 +237,7 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     exif.get_ifd(0x8769)[0xA405] = 28
     Image.fromarray(pixels).save(tmp_path / 'side.png', exif=exif)
     photo = copy_upright(tmp_path / 'side.png', tmp_path / 'copy.jpg')
-    assert (photo.width, photo.height, photo.scale) == (40, 60, (1.0, 1.0))
+    assert (photo.size, photo.scale) == ((40, 60), (1.0, 1.0))
     copy = Image.open(tmp_path / 'copy.jpg')
     assert copy.getexif().get(0x0112) is None
     assert copy.getexif()[0x010F] == 'Toys'

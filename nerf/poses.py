@@ -91,8 +91,9 @@ def in_frame(poses: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 def into_frame(frame: np.ndarray, scale: float) -> np.ndarray:
     """Similarity [4, 4] from the world to the coordinates of a camera with the pose `frame` [3, 4], times `scale`."""
-    axes = frame[:, :3].T
-    return np.vstack([scale * np.column_stack([axes, -axes @ frame[:, 3]]), [0.0, 0.0, 0.0, 1.0]])
+    similarity = np.eye(4)
+    similarity[:3] = scale * np.column_stack([frame[:, :3].T, -frame[:, :3].T @ frame[:, 3]])
+    return similarity
 
 
 def transform_poses(similarity: np.ndarray, poses: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.splits import SPLITS
+from nerf.captures.capture import SPLITS
 from nerf.files.images import read_images
 from nerf.files.scene_files import clean_name, is_inside, read_json
 from nerf.runtime.errors import UserError
@@ -62,9 +62,7 @@ def pose_spherical(theta: float, phi: float, radius: float) -> np.ndarray:
     """Pose [4, 4] float32 of a camera on a sphere, looking at the origin, with z up.
 
     Args:
-        theta: azimuth in degrees.
-        phi: elevation in degrees, negative above the equator.
-        radius: distance from the origin.
+        theta, phi: azimuth and elevation in degrees, the latter negative above the equator.
     """
     theta, phi = math.radians(theta), math.radians(phi)
     backward = np.array([math.sin(theta) * math.cos(phi), math.cos(theta) * math.cos(phi), -math.sin(phi)])

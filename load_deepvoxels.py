@@ -34,8 +34,8 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
     """
     paths, poses, counts = [], [], []
     for split in SPLITS:
-        folder = _split_folder(basedir, split, scene)
-        _, world_to_camera = _read_intrinsics(_intrinsics_path(folder, basedir, scene))
+        folder, intrinsics = _split(basedir, split, scene)
+        _, world_to_camera = _read_intrinsics(intrinsics)
         pairs = _pairs(folder)[::1 if split == 'train' else max(testskip, 1)]
         paths += [image for _, image in pairs]
         poses += [_read_pose(pose, world_to_camera) for pose, _ in pairs]
@@ -49,17 +49,8 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
 
 
 def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarray:
-    """Intrinsics [3, 3] in pixels of images of H x W, scaled from the size in intrinsics.txt.
-
-    Args:
-        scene, basedir: as for `load_dv_data`.
-        H, W: height and width of the images.
-
-    Raises:
-        UserError: a file is missing or broken, or the splits have different cameras.
-    """
-    paths = [_intrinsics_path(_split_folder(basedir, split, scene), basedir, scene) for split in SPLITS]
-    cameras = []
+    """Intrinsics [3, 3] of all images in pixels, scaled from the size in intrinsics.txt to images of H x W."""
+    paths, cameras = [_split(basedir, split, scene)[1] for split in SPLITS], []
     for path in paths:
         (f, cx, cy, height, width), _ = _read_intrinsics(path)
         cameras.append(np.diag([W / width, H / height, 1.0]) @ [[f, 0.0, cx], [0.0, f, cy], [0.0, 0.0, 1.0]])
@@ -70,18 +61,14 @@ def load_intrinsics(scene: str, basedir: str | Path, H: int, W: int) -> np.ndarr
     return cameras[0]
 
 
-def _split_folder(basedir: str | Path, split: str, scene: str) -> Path:
-    folder = Path(basedir) / split / scene
+def _split(basedir: str | Path, split: str, scene: str) -> tuple[Path, Path]:
+    """Folder of a split, and path of its intrinsics.txt or, if that does not exist, of the training images'."""
+    folder, of_training = Path(basedir) / split / scene, Path(basedir) / 'train' / scene / 'intrinsics.txt'
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; datadir must hold train, validation and test, each with a folder '
                         f'{scene} ({WHERE_FROM})')
-    return folder
-
-
-def _intrinsics_path(folder: Path, basedir: str | Path, scene: str) -> Path:
-    """Path of the split's file or, if that does not exist, of the training images'."""
     own = folder / 'intrinsics.txt'
-    return own if own.exists() else Path(basedir) / 'train' / scene / 'intrinsics.txt'
+    return folder, own if own.exists() else of_training
 
 
 def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:

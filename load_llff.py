@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.reduced_folder import make_reduced
+from nerf.captures.capture import make_reduced
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_image, read_images
 from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError
@@ -75,21 +74,11 @@ def _with_hwf(poses: np.ndarray, H: int, W: int, focal: float) -> np.ndarray:
     return np.concatenate([poses, np.broadcast_to([[H], [W], [focal]], (len(poses), 3, 1))], -1).astype(np.float32)
 
 
-# Cameras: [N, 3, 4] camera-to-world, OpenGL axes
-
-
 def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moves and scales cameras around an object, and their bounds.
+    """Poses [N, 3, 4] and bounds [N, 2] of cameras around an object, moved and scaled.
 
     The origin becomes the point nearest to all optical axes in the least squares sense. z is up, towards the mean
     camera, and the root mean square distance of the cameras is 1.
-
-    Args:
-        poses: [N, 3, 4].
-        bds: [N, 2] bounds.
-
-    Returns:
-        poses [N, 3, 4] and bounds [N, 2].
 
     Raises:
         LinAlgError: the axes are parallel, so no point is the nearest.
@@ -106,14 +95,12 @@ def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.n
     return poses, bds * scale
 
 
-def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n_turns: int = 2) -> np.ndarray:
-    """Spiral [n_views, 3, 4] around the mean camera, looking at a point at the scene's middle disparity.
+def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120) -> np.ndarray:
+    """Spiral [n_views, 3, 4] of two turns around the mean camera, looking at a point at the scene's middle disparity.
 
     Args:
-        poses: [N, 3, 4], of the cameras; the spiral's radii are the 90th percentiles of their coordinates.
+        poses: [N, 3, 4]; the spiral's radii are the 90th percentiles of the cameras' coordinates.
         bds: [N, 2] depths of the nearest and the farthest point.
-        n_views: number of views.
-        n_turns: number of turns.
     """
     middle = poses_avg(poses)
     nearest, farthest = 0.9 * bds.min(), 5.0 * bds.max()
@@ -122,7 +109,7 @@ def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120, n
     radii = np.percentile(np.abs(poses[:, :, 3]), 90, 0)
     up = poses[:, :, 1].sum(0)
     path = []
-    for angle in np.linspace(0.0, 2.0 * np.pi * n_turns, n_views, endpoint=False):
+    for angle in np.linspace(0.0, 4.0 * np.pi, n_views, endpoint=False):
         offset = radii * [np.cos(angle), -np.sin(angle), -np.sin(0.5 * angle)]
         position = middle @ [*offset, 1.0]
         path.append(viewmatrix(position - target, up, position))
@@ -136,9 +123,6 @@ def render_path_circle(poses: np.ndarray, n_views: int = 120) -> np.ndarray:
     positions = [np.array([radius * np.cos(angle), radius * np.sin(angle), height])
                  for angle in np.linspace(0.0, 2.0 * np.pi, n_views)]
     return np.stack([viewmatrix(position, np.array([0.0, 0.0, 1.0]), position) for position in positions])
-
-
-# Files
 
 
 def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,7 +153,7 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
-    """Paths of the images at 1/factor of their size in the order of their names, which is that of the poses."""
+    """Paths of the images at 1/factor of their size, made if they are missing, in the order of names and of poses."""
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
@@ -179,15 +163,12 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
     if len(paths) != n_poses:
         raise UserError(f"{source} has {len(paths)} images but {basedir / 'poses_bounds.npy'} has {n_poses} poses; "
                         'COLMAP drops views that it cannot place: move those images away, or take more that overlap')
-    return paths if source == folder else _reduce_images(paths, folder, factor)
-
-
-def _reduce_images(paths: Sequence[Path], folder: Path, factor: int) -> list[Path]:
-    """Writes images at 1/factor of their size, without alpha, as PNGs into `folder`."""
+    if source == folder:
+        return paths
     names = [path.stem + '.png' for path in paths]
     if sorted(set(names)) != names:  # poses are in the order of names
-        raise UserError(f'{paths[0].parent} has images whose names would coincide or sort otherwise with the ending '
-                        f'.png; rename them, or make {folder} yourself')
+        raise UserError(f'{source} has images whose names would coincide or sort otherwise with the ending .png; '
+                        f'rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
     return make_reduced(paths, names, folder, factor, lambda path: read_image(path)[..., :3])
 

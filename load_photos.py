@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from nerf.captures.capture import Capture, read_capture
+from nerf.captures.capture import Capture, every_nth, named_splits, read_capture
 from nerf.captures.colmap import posed_photograph, read_model, reliable_points
-from nerf.captures.splits import every_nth, named_splits
 from nerf.captures.transforms import read_ply, read_transforms
 from nerf.runtime.errors import UserError
 
@@ -17,7 +14,6 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     """Loads the photographs of datadir/transforms.json.
 
     Args:
-        datadir: folder of the scene.
         factor: images at 1/factor of their size, from images_<factor>/, which is made if it is missing.
         llffhold: every llffhold-th image is a test image, unless the file has lists of images; 0: only the image
             nearest to the mean camera position.
@@ -33,7 +29,7 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     points = None if transforms.points is None else read_ply(transforms.points)
     splits = named_splits(path, [photograph.name for photograph in photographs], transforms.splits)
     if splits is None:
-        splits = every_nth(datadir, np.stack([photograph.pose[:, 3] for photograph in photographs]), llffhold)
+        splits = every_nth(datadir, photographs, llffhold)
     return read_capture(photographs, datadir, factor, splits, points=points)
 
 
@@ -54,6 +50,6 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capt
     images = sorted(model.images, key=lambda image: image.name)
     photographs = [posed_photograph(datadir, model, image) for image in images]
     points, seen = reliable_points(model.points, images)
-    splits = every_nth(datadir, np.stack([photograph.pose[:, 3] for photograph in photographs]), llffhold)
+    splits = every_nth(datadir, photographs, llffhold)
     # COLMAP ignores EXIF orientation and sees pixels as they are stored.
     return read_capture(photographs, datadir, factor, splits, upright=False, points=points, seen=seen)

@@ -18,9 +18,6 @@ FARTHEST = 1e10  # largest coordinate in a file
 UPRIGHT = 0.95  # cosine between the cameras' mean up axis and an axis of the scene above which the latter is up
 
 
-# Other programs' conventions
-
-
 def flip_axes(poses: np.ndarray) -> np.ndarray:
     """Poses [..., 3 or 4, 4] in OpenGL axes of poses in OpenCV axes, and the other way round."""
     return poses * np.append(FLIP, 1.0)
@@ -69,12 +66,8 @@ def rigid(matrix: np.ndarray) -> np.ndarray:
     return np.column_stack([left @ right, matrix[:, 3]])
 
 
-# Frames
-
-
 def viewmatrix(backward: np.ndarray, up: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Pose [3, 4] of a camera at `position` [3], looking against `backward` [3], with `up` [3] upwards in its picture.
-    """
+    """Pose [3, 4] of a camera at `position` [3] that looks against `backward` [3], with `up` [3] upwards."""
     backward = unit(backward)
     right = unit(np.cross(up, backward))
     return np.stack([right, np.cross(backward, right), backward, position], 1)
@@ -117,9 +110,6 @@ def scale_of(similarity: np.ndarray) -> float:
 def unit(vector: np.ndarray) -> np.ndarray:
     """Vector [3] at length 1."""
     return vector / np.linalg.norm(vector)
-
-
-# Cameras
 
 
 def up_direction(cameras: Cameras) -> np.ndarray:

@@ -15,9 +15,8 @@ from load_blender import load_blender_data
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.captures.capture import Capture
+from nerf.captures.capture import Capture, held_out
 from nerf.captures.placement import Placement, at_poses, path_of, place
-from nerf.captures.splits import held_out
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
 from run_nerf_helpers import Rays
@@ -41,7 +40,7 @@ class Images:
     @classmethod
     def of_any_size(cls, images: list[np.ndarray], masks: list[np.ndarray] | None = None) -> Images:
         """Images [H, W, C] of one number of channels, and their masks [H, W] bool."""
-        sizes = np.array([image.shape[:2] for image in images]).reshape(-1, 2)
+        sizes = np.array([image.shape[:2] for image in images])
         return cls(np.concatenate([image.reshape(-1, image.shape[-1]) for image in images]), sizes,
                    None if masks is None else np.concatenate([mask.ravel() for mask in masks]))
 
@@ -80,13 +79,9 @@ class Scene:
     placement: Placement | None = None  # of a capture of photographs in the scene
 
     def rays_within(self, share: float) -> Scene:
-        """The same scene with rays through another point of their pixels.
-
-        Args:
-            share: as `Cameras.within`.
-        """
-        cameras, render_cameras = (replace(part, within=share) for part in (self.cameras, self.render_cameras))
-        return replace(self, cameras=cameras, render_cameras=render_cameras)
+        """The same scene with rays through another point of their pixels, as `Cameras.within`."""
+        return replace(self, cameras=replace(self.cameras, within=share),
+                       render_cameras=replace(self.render_cameras, within=share))
 
     @cached_property
     def training_cameras(self) -> Cameras:
@@ -94,7 +89,7 @@ class Scene:
         return self.cameras.take(self.i_train)
 
     def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
-        """`Space.rays`."""
+        """Rays of the space."""
         return self.space.rays(origins, directions, bounds)
 
     def spread_rays(self, views: np.ndarray, side: int) -> Rays:
@@ -117,11 +112,11 @@ class Scene:
             numbers = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0, *numbers]  # one K, as in the first checkpoints
         else:
             parts += [cameras.intrinsics, images.sizes]
-        parts += [part for part in (cameras.distortion, cameras.fisheye, images.masks, cameras.bounds)
-                  if part is not None]
+        parts += [cameras.distortion, cameras.fisheye, images.masks, cameras.bounds, np.array(numbers, np.float64)]
         checksum = 0
-        for part in (*parts, np.array(numbers, np.float64)):
-            checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
+        for part in parts:
+            if part is not None:
+                checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
         return checksum
 
     def background(self, i: int) -> np.ndarray:
@@ -155,16 +150,8 @@ def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
     return np.array([[focal, 0.0, 0.5 * W], [0.0, focal, 0.5 * H], [0.0, 0.0, 1.0]])
 
 
-# Formats
-
-
 def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int) -> Scene:
-    """The NeRF paper's synthetic scenes: cameras at distance 4 from an object at the origin, rays from 2 to 6.
-
-    Args:
-        datadir, half_res, testskip: as for `load_blender_data`.
-        white_bkgd: transparent pixels are white.
-    """
+    """Scene of `load_blender_data`: cameras at distance 4 from an object at the origin, rays from 2 to 6."""
     images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
         datadir, half_res, testskip)
     cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
@@ -178,13 +165,8 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
 
     Args:
         datadir, factor, spherify: as for `load_llff_data`.
-        white_bkgd: transparent pixels are white.
         llffhold: as for `held_out`.
-        ndc: the space is NDC.
-        unbounded: without `ndc`, the space is unbounded.
-
-    Raises:
-        UserError: the scene is broken, or has no NDC.
+        ndc, unbounded: as for `open_space`.
     """
     if spherify and ndc:
         raise UserError(f'{datadir}: spherify is for captures all around an object, which normalised device '
@@ -203,12 +185,7 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
 
 
 def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
-    """Cameras around an object at the origin, rays from 1 before it to 1 behind it; the path is the test views.
-
-    Args:
-        datadir, shape, testskip: as basedir, scene and testskip of `load_dv_data`.
-        white_bkgd: transparent pixels are white.
-    """
+    """Scene of `load_dv_data`: rays from 1 before the origin to 1 behind it; the path is the test views."""
     images, poses, render_poses, (H, W, _), (i_train, i_val, i_test) = load_dv_data(shape, datadir, testskip)
     distance = float(np.linalg.norm(poses[:, :, 3], axis=-1).mean())
     if distance <= 1.0:
@@ -220,19 +197,12 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
 
 
 def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: bool = True) -> Scene:
-    """Photographs with lenses and sizes of their own, placed by `place`.
-
-    Args:
-        capture: photographs and their cameras.
-        white_bkgd: transparent pixels are white.
-        ndc: the space of a forward-facing capture is NDC.
-        unbounded: the space of any other capture is unbounded; otherwise rays end at their far bound.
-    """
+    """Photographs with lenses and sizes of their own, placed by `place`; `ndc` is for forward-facing captures only."""
     placement = place(capture)
     ndc = ndc and placement.forward_facing
     cameras = at_poses(capture.cameras, placement.poses, None if ndc else placement.bounds)
-    path = path_of(capture, placement.render_poses)
-    path = at_poses(path, placement.render_poses, None if ndc else placement.render_bounds)
+    path = at_poses(path_of(capture, placement.render_poses), placement.render_poses,
+                    None if ndc else placement.render_bounds)
     near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
     space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
     return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
@@ -241,15 +211,11 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
                unbounded: bool) -> Space:
-    """Space of photographs, which show the world behind their subject too.
+    """Space of photographs: with `ndc`, NDC of the first camera, and otherwise unbounded or up to the depth `far`.
 
     Args:
-        cameras: cameras of all images.
-        i_train: indices of the training images.
         near, far: depths of the nearest and the farthest thing, in scene units.
         surrounded: the cameras surround the origin.
-        ndc: the space is NDC, of the first camera.
-        unbounded: without `ndc`, the space is unbounded; otherwise it ends at `far`.
     """
     if ndc:
         height, width = cameras.size(0)
@@ -260,8 +226,7 @@ def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, s
 
 
 def check_forward_facing(scene: Scene, datadir: str) -> None:
-    """Raises UserError if an image has a ray that does not go forward, to -z, and so is not in NDC; warns of the path.
-    """
+    """Raises UserError if an image has a ray that does not go forward, to -z, so is not in NDC; warns of the path."""
     if len(sideways := looking_sideways(scene.cameras)):
         raise UserError(f"{datadir}: image {sideways[0]} looks sideways or backwards from the cameras' mean direction, "
                         'where normalised device coordinates end; set no_ndc (and spherify for a capture all around an '

@@ -8,18 +8,16 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from nerf.captures.colmap_process import IMAGES, image_name
-from nerf.captures.rules import ESTIMATION, EstimationRules
-from nerf.captures.structure_from_motion import EstimatedCameras, structure_from_motion
-from nerf.files.images import ENDINGS, can_read_heif, read_image
+from nerf.captures.structure_from_motion import (
+    IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
+)
+from nerf.files.images import ENDINGS, can_read_heif, in_parallel, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
+from nerf.poses import colmap_pose
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
@@ -40,19 +38,17 @@ class UprightCopy:
     """Copy of a photograph for COLMAP."""
 
     path: Path  # of the photograph
-    width: int  # in pixels, of the photograph as it stands upright
-    height: int
+    size: tuple[int, int]  # width and height in pixels of the photograph as it stands upright
     scale: tuple[float, float]  # width and height of the photograph, as multiples of the copy's
-    camera: tuple[str, ...]  # make, model and focal lengths by EXIF, equal for photographs with one lens
+    lens: tuple  # the size, and make, model and focal lengths by EXIF, equal for photographs with one lens
 
 
-def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, solve: Solver = structure_from_motion
-                     ) -> None:
+def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
+                     solve: Solver = structure_from_motion) -> None:
     """Writes datadir/transforms.json and sparse_points.ply, unless the former exists.
 
     Args:
         datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
-        rules: numbers that decide the result.
         solve: finds the cameras of copies 0000.jpg, 0001.jpg, ... in a folder, as `structure_from_motion`.
 
     Raises:
@@ -65,15 +61,17 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, s
     if ranks.count() > 1:
         raise UserError(f'{datadir} has no {CAMERAS}, and one process must make it; start with --estimate_only '
                         'first, without torchrun')
-    paths = find_photographs(datadir, rules.fewest_photographs)
+    paths = _photographs(datadir, rules.fewest_photographs)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         copies = _make_copies(paths, Path(temporary) / IMAGES, rules.longest_side)
-        _check_count(datadir, copies, rules.fewest_photographs)
-        lenses = [(copy.width, copy.height, *copy.camera) for copy in copies]
-        kinds = list(dict.fromkeys(lenses))
+        _check_count(datadir, len(copies), rules.fewest_photographs)
+        kinds = list(dict.fromkeys(copy.lens for copy in copies))
         several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
         print(f'estimating the cameras of {len(copies)} photographs{several}')
-        cameras = solve(Path(temporary), [kinds.index(lens) for lens in lenses], rules)
+        try:
+            cameras = solve(Path(temporary), [kinds.index(copy.lens) for copy in copies], rules)
+        except ChildProcessError as error:
+            raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
     _write_points(datadir / POINTS, cameras)
     _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
@@ -81,15 +79,8 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = ESTIMATION, s
           f'error {cameras.error:.2f} pixels; delete it to estimate again')
 
 
-# Photographs
-
-
-def find_photographs(datadir: Path, fewest: int = ESTIMATION.fewest_photographs) -> list[Path]:
-    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files.
-
-    Raises:
-        UserError: there are fewer than `fewest` photographs, or photographs of a kind that cannot be read.
-    """
+def _photographs(datadir: Path, fewest: int) -> list[Path]:
+    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files."""
     if not datadir.is_dir():
         raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs into {datadir / "images"}')
     folder = datadir / 'images' if (datadir / 'images').is_dir() else datadir
@@ -98,74 +89,56 @@ def find_photographs(datadir: Path, fewest: int = ESTIMATION.fewest_photographs)
     videos = [path for place in dict.fromkeys((folder, datadir)) for path in sorted(place.iterdir())
               if path.suffix.lower() in VIDEO_ENDINGS]
     if not found and videos:
-        raise UserError(f'{folder} has no photographs but a video; take frames from it: '
-                        f'{frames_command(videos[0], datadir / "images")}')
+        import imageio_ffmpeg
+
+        target, ffmpeg, video, frames = (shlex.quote(str(word)) for word in (
+            datadir / 'images', imageio_ffmpeg.get_ffmpeg_exe(), videos[0], datadir / 'images' / '%04d.jpg'))
+        raise UserError(f'{folder} has no photographs but a video; take frames from it: mkdir -p {target} && {ffmpeg} '
+                        f'-i {video} -vf fps=2 -q:v 2 {frames}')
     heif = [path for path in found if path.suffix.lower() in HEIF_ENDINGS]
     if heif and not can_read_heif():
         raise UserError(f'{folder} has {len(heif)} HEIC photographs, {heif[0].name} for one; run: pip install '
                         'pillow-heif, or convert them to JPEG')
-    ignored = [path.name for path in files if path not in found and path.name != POINTS]
-    if ignored:
+    if ignored := [path.name for path in files if path not in found and path.name != POINTS]:
         print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
-    _check_count(datadir, found, fewest)
+    _check_count(datadir, len(found), fewest)
     return found
 
 
-def frames_command(video: Path, images: Path) -> str:
-    """Shell command that takes two frames a second from a video."""
-    import imageio_ffmpeg
-
-    ffmpeg, video, folder, frames = (shlex.quote(str(word)) for word in (
-        imageio_ffmpeg.get_ffmpeg_exe(), video, images, images / '%04d.jpg'))
-    return f'mkdir -p {folder} && {ffmpeg} -i {video} -vf fps=2 -q:v 2 {frames}'
-
-
-def _check_count(datadir: Path, photographs: Sequence, fewest: int) -> None:
-    if len(photographs) < fewest:
-        raise UserError(f'{datadir} has {len(photographs)} photographs (.jpg, .jpeg, .png, .heic) that can be read; '
-                        f'take at least {fewest}, better 20 to 100: {ADVICE}')
+def _check_count(datadir: Path, count: int, fewest: int) -> None:
+    if count < fewest:
+        raise UserError(f'{datadir} has {count} photographs (.jpg, .jpeg, .png, .heic) that can be read; take at least '
+                        f'{fewest}, better 20 to 100: {ADVICE}')
 
 
 def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list[UprightCopy]:
     """Writes upright copies of photographs into `folder`, and warns of unreadable ones."""
-    from tqdm import tqdm
-
-    folder.mkdir()
-
     def read(path: Path) -> UprightCopy | UserError:
         try:
-            return copy_upright(path, folder / path.name, longest_side)
+            return copy_upright(path, folder / f'copy of {path.name}', longest_side)
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
-        results = list(tqdm(pool.map(read, paths), 'reading photographs', len(paths), disable=None, leave=False))
-    copies = [result for result in results if isinstance(result, UprightCopy)]
-    for error in results:
-        if isinstance(error, UserError):
-            print(f'warning: {error}; it is left out', file=sys.stderr)
-    for i, copy in enumerate(copies):
-        os.rename(folder / copy.path.name, folder / image_name(i))
+    folder.mkdir()
+    copies = []
+    for result in in_parallel('reading photographs', read, paths):
+        if isinstance(result, UserError):
+            print(f'warning: {result}; it is left out', file=sys.stderr)
+        else:
+            os.rename(folder / f'copy of {result.path.name}', folder / image_name(len(copies)))
+            copies.append(result)
     return copies
 
 
-def copy_upright(path: Path, copy: Path, longest_side: int = ESTIMATION.longest_side) -> UprightCopy:
-    """Writes an upright JPEG of a photograph.
+def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side) -> UprightCopy:
+    """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most.
 
     EXIF's camera and lens are kept, because COLMAP takes its first guess of the focal length from them.
-
-    Args:
-        path: path of the photograph.
-        copy: path of the copy.
-        longest_side: pixels of the copy's longer side at most.
-
-    Raises:
-        UserError: the photograph cannot be read.
     """
     from PIL import Image
 
     image = Image.fromarray(read_image(path)[..., :3])
-    width, height = image.size
+    size = width, height = image.size
     with Image.open(path) as file:
         exif = file.getexif()
     lens = exif.get_ifd(EXIF_PART)
@@ -175,10 +148,7 @@ def copy_upright(path: Path, copy: Path, longest_side: int = ESTIMATION.longest_
     image.thumbnail((longest_side, longest_side), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
     camera = [str(exif.get(tag)) for tag in EXIF_CAMERA] + [str(lens.get(tag)) for tag in EXIF_LENS]
-    return UprightCopy(path, width, height, (width / image.width, height / image.height), tuple(camera))
-
-
-# Messages
+    return UprightCopy(path, size, (width / image.width, height / image.height), (size, *camera))
 
 
 def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras | None, fewest: int) -> None:
@@ -204,20 +174,17 @@ def _say_known(datadir: Path, fewest: int) -> None:
     print(f'{datadir / CAMERAS} has the cameras; delete it to estimate them again')
     try:
         known = set(read_json(datadir / CAMERAS, '')['estimated_from'])
-        now = {_relative(path, datadir) for path in find_photographs(datadir, fewest)}
+        now = {_relative(path, datadir) for path in _photographs(datadir, fewest)}
     except (UserError, LookupError, TypeError):
         return  # another program's file, a broken one, or photographs elsewhere; the loader reports what is wrong
-    added, removed = len(now - known), len(known - now)
-    if added or removed:
-        print(f'warning: {datadir}: since then {added} photographs were added and {removed} removed', file=sys.stderr)
+    if now != known:
+        print(f'warning: {datadir}: since then {len(now - known)} photographs were added and {len(known - now)} '
+              'removed', file=sys.stderr)
 
 
 def _listed(names: list[str]) -> str:
     more = f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''
     return ', '.join(names[:MOST_NAMES]) + more
-
-
-# Files
 
 
 def _relative(path: Path, datadir: Path) -> str:
@@ -235,27 +202,17 @@ def _write_points(path: Path, cameras: EstimatedCameras) -> None:
 
 
 def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cameras: EstimatedCameras) -> None:
-    """Writes transforms.json.
-
-    Args:
-        path: path of the file.
-        paths: paths of all photographs of the folder.
-        copies: copies of the photographs with a camera, in the order of `cameras`.
-        cameras: the cameras.
-    """
-    lenses = [_lens(copy, lens) for copy, lens in zip(copies, cameras.lenses)]
+    """Writes transforms.json of all photographs' paths, and of the cameras of the photographs in `copies`."""
+    lenses = []
+    for copy, (fx, fy, cx, cy, *bent) in zip(copies, cameras.lenses.tolist()):
+        (width, height), (across, down) = copy.size, copy.scale
+        lenses.append({'w': width, 'h': height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
+                       'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent)))
     shared = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
-              | {'transform_matrix': [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
-              for copy, lens, pose in zip(copies, lenses, cameras.poses)]
+              | {'transform_matrix': [*colmap_pose(moved[:, :3], moved[:, 3]).tolist(), [0.0, 0.0, 0.0, 1.0]]}
+              for copy, lens, moved in zip(copies, lenses, cameras.world_to_camera)]
     text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS,
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:
         partial.write_text(text + '\n', encoding='utf-8')
-
-
-def _lens(copy: UprightCopy, lens: np.ndarray) -> dict[str, float]:
-    """Size and intrinsics of a photograph at full size, from the lens [8] of its copy."""
-    (across, down), (fx, fy, cx, cy, *bent) = copy.scale, lens.tolist()
-    return {'w': copy.width, 'h': copy.height, 'fl_x': across * fx, 'fl_y': down * fy, 'cx': across * cx,
-            'cy': down * cy} | dict(zip(('k1', 'k2', 'p1', 'p2'), bent))

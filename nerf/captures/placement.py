@@ -1,4 +1,4 @@
-"""Placement of a capture in its scene: a similarity that makes it upright and of a known size.
+"""Placement of a capture in its scene: a similarity that makes it upright and of a known size, bounds and a path.
 
 A forward-facing capture has the frame of the LLFF scenes: the mean camera's, with the nearest depth at 1 / bd_factor.
 Any other capture is one around a centre: z is up, the origin is the point that the cameras look at, and their mean
@@ -17,14 +17,39 @@ import torch
 from load_llff import render_path_spiral
 from nerf.cameras import Cameras
 from nerf.captures.capture import Capture
-from nerf.captures.depths import depth_ranges
-from nerf.captures.orbit import render_path_orbit
-from nerf.captures.rules import PLACEMENT, PlacementRules
 from nerf.files.whole_file import whole_file
-from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit
+from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
 AXES_STEPS = 50  # of the iteration that finds where axes cross, far more than it takes to settle
+
+
+@dataclass(frozen=True)
+class PlacementRules:
+    """Numbers that decide a placement, set by hand; their results were looked at on fern, fox_small and beer."""
+
+    distance: float = 4.0  # mean distance of cameras around a centre from it, in scene units, as in Blender scenes
+    bd_factor: float = 0.75  # the nearest depth of forward-facing captures is at 1 / bd_factor, as load_llff's
+    widest: float = 40.0  # degrees between a camera's axis and the mean axis, at most, in a forward-facing capture
+    level: float = 0.15  # right axes lie in a level plane if their variance across it is below this share of the next
+
+    # Depths of a view
+    extremes: tuple[float, float] = (1.0, 99.0)  # percentiles of the points' depths: nearest and farthest thing
+    fewest_points: int = 20  # points that a view needs for its own percentiles
+    most_points: int = 50_000  # points that are projected into views; of more, every n-th
+    margin: tuple[float, float] = (0.9, 1.1)  # near and far bound, as shares of nearest and farthest depth
+    guessed_ahead: tuple[float, float] = (0.4, 4.0)  # nearest and farthest without points: shares of the axes' crossing
+    guessed_around: tuple[float, float] = (0.3, 3.0)  # around a centre: shares of a camera's distance from it
+    closest: float = 0.2  # least distance for guessed_around, as a share of the mean distance
+
+    # Orbit around a centre
+    path_views: int = 120
+    overhead: float = 0.3  # cameras nearer to the vertical axis than this share of the median have no azimuth
+    open_gap: float = 60.0  # degrees of azimuth without a camera that the orbit does not cross
+    smooth: float = 15.0  # degrees of azimuth over which the orbit's radius and height are averaged
+
+
+RULES = PlacementRules()
 
 
 @dataclass(frozen=True)
@@ -57,16 +82,8 @@ class Placement:
                 f'near from {self.bounds[:, 0].min():.3g} to {self.bounds[:, 0].max():.3g}, {known}')
 
 
-def place(capture: Capture, rules: PlacementRules = PLACEMENT) -> Placement:
-    """Finds the placement of a capture.
-
-    Args:
-        capture: photographs and their cameras.
-        rules: numbers that decide the result.
-
-    Raises:
-        UserError: all photographs were taken from one position, so that nothing has a known depth.
-    """
+def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
+    """Placement of a capture by rules; a UserError if all photographs have one position, as no depth is known then."""
     cameras, poses = capture.cameras, capture.cameras.poses.numpy()
     positions = poses[:, :, 3]
     spread = np.linalg.norm(positions - positions.mean(0), axis=-1).max()
@@ -75,14 +92,14 @@ def place(capture: Capture, rules: PlacementRules = PLACEMENT) -> Placement:
                         'take them from different places, as depth is seen by parallax')
     crossing = axes_crossing(poses)
     ranges = depth_ranges(cameras, capture.points, capture.seen, rules)
-    forward_facing, has_points = faces_forward(capture, crossing, rules.widest), ranges is not None
+    forward_facing, has_points = _faces_forward(capture, crossing, rules.widest), ranges is not None
     if forward_facing:
         frame = poses_avg(poses)
         if not has_points:
-            ranges = np.tile(depth_ahead(capture, crossing) * np.array(rules.guessed_ahead), (len(positions), 1))
+            ranges = np.tile(_depth_ahead(capture, crossing) * np.array(rules.guessed_ahead), (len(positions), 1))
         scale = 1.0 / (rules.bd_factor * ranges[:, 0].min())
     else:
-        frame = upright_frame(poses, crossing, rules.level)
+        frame = _upright_frame(poses, crossing, rules.level)
         distances = np.linalg.norm(positions - crossing, axis=-1)
         if not has_points:
             ranges = np.outer(np.maximum(distances, rules.closest * distances.mean()), rules.guessed_around)
@@ -108,19 +125,9 @@ def at_poses(cameras: Cameras, poses: np.ndarray, bounds: np.ndarray | None = No
                    bounds=None if bounds is None else torch.from_numpy(bounds).float())
 
 
-# Kind of capture
-
-
-def faces_forward(capture: Capture, crossing: np.ndarray, widest: float = PLACEMENT.widest) -> bool:
-    """Whether a capture is forward-facing.
-
-    All cameras look roughly one way, spread less than their subject is away, and the rays of all their pixels go
-    forward from the plane across their mean axis.
-
-    Args:
-        capture: photographs and their cameras.
-        crossing: [3] point at which the cameras look.
-        widest: degrees between a camera's axis and the mean axis at most.
+def _faces_forward(capture: Capture, crossing: np.ndarray, widest: float) -> bool:
+    """Whether all cameras look one way within `widest` degrees of their mean axis, spread less than their subject is
+    away, and see only what is before the plane across that axis.
     """
     poses = capture.cameras.poses.numpy()
     backwards = poses[:, :, 2]
@@ -130,18 +137,14 @@ def faces_forward(capture: Capture, crossing: np.ndarray, widest: float = PLACEM
     poses = recenter_poses(poses)
     spread = np.linalg.norm(poses[:, :2, 3], axis=-1).max()
     _, directions = at_poses(capture.cameras, poses).corner_rays()
-    return bool(spread < depth_ahead(capture, crossing) and (directions[..., 2] < -1e-6).all())
+    return bool(spread < _depth_ahead(capture, crossing) and (directions[..., 2] < -1e-6).all())
 
 
-def depth_ahead(capture: Capture, crossing: np.ndarray) -> float:
-    """Depth of the subject before the mean camera: the sparse points' median or, without any, that of `crossing` [3].
-    """
+def _depth_ahead(capture: Capture, crossing: np.ndarray) -> float:
+    """Median depth of the sparse points before the mean camera, or without points the depth of `crossing` [3]."""
     middle = poses_avg(capture.cameras.poses.numpy())
     seen = crossing[None] if capture.points is None or not len(capture.points) else capture.points
     return float(np.median((middle[:, 3] - seen) @ middle[:, 2]))
-
-
-# Frames
 
 
 def axes_crossing(poses: np.ndarray) -> np.ndarray:
@@ -166,15 +169,11 @@ def axes_crossing(poses: np.ndarray) -> np.ndarray:
     return point
 
 
-def up_axis(poses: np.ndarray, level: float = PLACEMENT.level) -> np.ndarray:
-    """Unit vector [3] upwards in a capture.
+def up_axis(poses: np.ndarray, level: float = RULES.level) -> np.ndarray:
+    """Unit vector [3] upwards in a capture with poses [N, 3, 4]; `level` is that of `PlacementRules`.
 
     Cameras that are held level have their right axes in one plane, however far they look down; up is its normal. If the
     right axes lie in no plane, as in a narrow arc, or in one that is far from level, up is the mean of the up axes.
-
-    Args:
-        poses: [N, 3, 4].
-        level: the right axes lie in a plane if their variance across it is below this share of the next variance.
     """
     spreads, directions = np.linalg.eigh(poses[:, :, 0].T @ poses[:, :, 0])
     hint = (poses[:, :, 1] + 0.5 * poses[:, :, 2]).mean(0)  # cameras that look straight down have their backs upwards
@@ -184,12 +183,100 @@ def up_axis(poses: np.ndarray, level: float = PLACEMENT.level) -> np.ndarray:
     return normal if (agrees and spreads[0] < level * spreads[1]) or length < 1e-6 else mean / length
 
 
-def upright_frame(poses: np.ndarray, centre: np.ndarray, level: float = PLACEMENT.level) -> np.ndarray:
-    """Axes and origin [3, 4] of a scene around a centre [3].
-
-    z is up, and the first camera's right axis is along x, as far as it is level.
-    """
+def _upright_frame(poses: np.ndarray, centre: np.ndarray, level: float) -> np.ndarray:
+    """Axes and origin [3, 4] of a scene around a centre [3]: z is up, x along the first camera's level right axis."""
     up = up_axis(poses, level)
     right, backward = (axis - (axis @ up) * up for axis in (poses[0, :, 0], poses[0, :, 2]))
     x = unit(right if np.linalg.norm(right) > 0.5 else backward)
     return np.stack([x, np.cross(up, x), up, centre], 1)
+
+
+# Depths of the nearest and the farthest thing in each view
+
+
+def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndarray] | None = None,
+                 rules: PlacementRules = RULES) -> np.ndarray | None:
+    """Depths [N, 2] of the nearest and the farthest point of each view, without the extreme percentiles.
+
+    Depths are along the cameras' axes, or distances for fisheyes. A view of few points gets the extremes of all other
+    views. The result is None if no view has enough points.
+
+    Args:
+        cameras: N cameras with float64 poses.
+        points: [P, 3] sparse points, if known.
+        seen: for each view, indices of the points that it observes; None: points that project into the view.
+    """
+    if points is None:
+        return None
+    some = points[::len(points) // rules.most_points + 1]
+    depths = [view_depths(cameras, view, some if seen is None else points[seen[view]], inside=seen is None)
+              for view in range(len(cameras))]
+    if max(map(len, depths)) < rules.fewest_points:
+        return None
+    known = np.array([len(part) >= rules.fewest_points for part in depths])
+    ranges = np.array([np.percentile(part, rules.extremes) if enough else (0.0, 0.0)
+                       for part, enough in zip(depths, known)])
+    ranges[~known] = ranges[known, 0].min(), ranges[known, 1].max()
+    return ranges
+
+
+def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -> np.ndarray:
+    """Positive depths [K] of points [P, 3] in a view, or distances for a fisheye.
+
+    With `inside`, points count only if they project into the picture by the camera's intrinsics alone.
+    """
+    pose, fisheye = cameras.poses[view].numpy(), cameras.fisheye is not None and bool(cameras.fisheye[view])
+    x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).T
+    depth = np.sqrt(x * x + y * y + z * z) if fisheye else -z
+    counted = depth > 0.0
+    if inside:
+        height, width = cameras.size(view)
+        fx, fy, cx, cy = cameras.intrinsics[view].tolist()
+        across = np.hypot(x, y)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            per_length = np.arctan2(across, -z) / across if fisheye else 1.0 / depth
+            column, row = cx + fx * x * per_length, cy - fy * y * per_length
+        counted &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return depth[counted]
+
+
+# Render path around the centre
+
+
+def render_path_orbit(poses: np.ndarray, rules: PlacementRules = RULES) -> np.ndarray:
+    """Orbit [path_views, 3, 4] that follows the photographs' poses [N, 3, 4], z up.
+
+    The orbit is closed if the cameras surround the origin. Otherwise it goes to and fro over the largest arc that was
+    photographed. It looks at the origin or, if most cameras look outwards, as they do.
+    """
+    radius = np.hypot(poses[:, 0, 3], poses[:, 1, 3])
+    poses = poses[radius >= rules.overhead * np.median(radius)]
+    radius, azimuth = np.hypot(poses[:, 0, 3], poses[:, 1, 3]), np.arctan2(poses[:, 1, 3], poses[:, 0, 3])
+    start, length = covered_arc(azimuth, rules.open_gap)
+    share = np.arange(rules.path_views) / rules.path_views
+    angles = start + (2.0 * np.pi * share if length is None else length * (0.5 - 0.5 * np.cos(2.0 * np.pi * share)))
+    turn = np.angle(np.exp(1j * (angles[:, None] - azimuth)))  # [path_views, N] in (-pi, pi]
+    weight = np.exp(-0.5 * (turn / np.radians(rules.smooth)) ** 2)
+    weight /= weight.sum(1, keepdims=True)
+    around, height = weight @ radius, weight @ poses[:, 2, 3]
+    positions = np.stack([around * np.cos(angles), around * np.sin(angles), height], 1)
+    inwards = (poses[:, :, 2] * poses[:, :, 3]).sum(-1) > 0.0
+    backwards = positions if inwards.mean() > 0.5 else weight @ poses[:, :, 2]
+    return np.stack([viewmatrix(backward, np.array([0.0, 0.0, 1.0]), position)
+                     for backward, position in zip(backwards, positions)])
+
+
+def covered_arc(azimuth: np.ndarray, open_gap: float = RULES.open_gap) -> tuple[float, float | None]:
+    """Beginning and length of the arc of the largest group of azimuths [N] without a gap of `open_gap` degrees.
+
+    All but `open_gap` is in radians. The length is None if there is no gap.
+    """
+    first, azimuth = azimuth[0], np.sort((azimuth - azimuth[0]) % (2.0 * np.pi))
+    after = np.diff(azimuth, append=azimuth[0] + 2.0 * np.pi)  # gap after each
+    ends = np.flatnonzero(after > np.radians(open_gap))
+    if not len(ends):
+        return float(first), None
+    begins, counts = np.roll(ends, 1) + 1, np.diff(ends, prepend=ends[-1] - len(azimuth))
+    largest = counts.argmax()
+    start, end = azimuth[begins[largest] % len(azimuth)], azimuth[ends[largest]]
+    return float(first + start), float((end - start) % (2.0 * np.pi))

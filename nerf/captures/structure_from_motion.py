@@ -1,28 +1,47 @@
-"""Structure from motion: cameras of photographs, and sparse points, by COLMAP in a process of its own."""
+"""Structure from motion: cameras of photographs, and sparse points, by COLMAP (the package pycolmap).
+
+COLMAP runs as a program, python -m nerf.captures.structure_from_motion FOLDER, because it logs to standard error, can
+crash in native code, and cannot be interrupted. The program reads FOLDER/job.json, finds the cameras of the photographs
+FOLDER/images/0000.jpg, 0001.jpg, ..., prints lines `stage, done, total` separated by tabs, and writes
+FOLDER/result.npz. It needs no torch, and so this module imports none.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.colmap_process import JOB, RESULT
-from nerf.captures.rules import ESTIMATION, EstimationRules
-from nerf.poses import colmap_pose
-from nerf.runtime.errors import UserError
-
+JOB, RESULT, IMAGES = 'job.json', 'result.npz', 'images'
 LOG = 'log.txt'  # of COLMAP, in the folder
-COMMAND = (sys.executable, '-m', 'nerf.captures.colmap_process')  # to which the folder is added
+COMMAND = (sys.executable, '-m', 'nerf.captures.structure_from_motion')  # to which the folder is added
 LAST_LINES = 4  # of the log, for a message
+
+
+@dataclass(frozen=True)
+class EstimationRules:
+    """Numbers that decide how cameras are estimated, set by hand; results were looked at on fox_small and beer."""
+
+    fewest_photographs: int = 8  # with a camera, for a scene to be trained on
+    longest_side: int = 1200  # pixels of a copy in which features are found; more takes time, for no better cameras
+    all_pairs: int = 80  # photographs up to which every pair is matched
+    neighbours: int = 10  # photographs on either side that each of more photographs is matched with
+    anchors: int = 20  # photographs, spread evenly, that all others are matched with; they find closed loops
+    fewest_in_model: int = 3  # photographs of a COLMAP model
+    seed: int = 0  # of COLMAP
+
+
+RULES = EstimationRules()
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class EstimatedCameras:
     """Cameras of N photographs and P sparse points, in COLMAP's coordinates: of unknown scale, origin and axes."""
 
     index: np.ndarray  # [N] int64: number of each photograph, ascending
-    poses: np.ndarray  # [N, 3, 4] float64 camera-to-world, OpenGL axes
+    world_to_camera: np.ndarray  # [N, 3, 4] float64, OpenCV axes
     lenses: np.ndarray  # [N, 8] float64: fx, fy, cx, cy in pixels, and OpenCV's k1, k2, p1, p2
     points: np.ndarray  # [P, 3] float64
     colours: np.ndarray  # [P, 3] uint8
@@ -38,74 +57,189 @@ class EstimatedCameras:
     sizes: np.ndarray  # [M] int64: photographs in this group, and in further groups without a connection to it
 
 
-def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = ESTIMATION,
-                          command: Sequence[str] = COMMAND, progress: Callable[[str, int, int], None] | None = None
-                          ) -> EstimatedCameras | None:
-    """Finds the cameras of the photographs 0000.jpg, 0001.jpg, ... in folder/images.
+def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = RULES,
+                          command: Sequence[str] = COMMAND) -> EstimatedCameras | None:
+    """Largest group of connected photographs among 0000.jpg, 0001.jpg, ... in folder/images; None if there is none.
 
     Args:
         folder: temporary folder; COLMAP's files in it take about 1 MB for each photograph.
         groups: a number for each photograph, equal for photographs of one camera at one size and zoom.
-        rules: numbers that decide the result.
-        command: program to run, colmap_process.py unless a test replaces it.
-        progress: called with a stage's name, the work done and its total; None: bars in the terminal.
-
-    Returns:
-        the largest group of photographs; None if no two photographs fit together.
+        command: program to run, without its folder.
 
     Raises:
-        UserError: pycolmap is not installed, or its process failed.
+        ChildProcessError: pycolmap is not installed, or its process failed.
     """
     if importlib.util.find_spec('pycolmap') is None:
-        raise UserError('estimating cameras needs the package pycolmap; run: pip install pycolmap')
+        raise ChildProcessError('estimating cameras needs the package pycolmap; run: pip install pycolmap')
     (folder / JOB).write_text(json.dumps({'groups': list(groups), 'rules': asdict(rules)}))
-    with closing(_Stages()) as stages:
-        _follow(folder, command, progress or stages.show)
+    _follow(folder, command)
     with np.load(folder / RESULT) as result:
-        values = dict(result)
-    if not len(values['sizes']):
-        return None
-    poses = np.stack([colmap_pose(matrix[:, :3], matrix[:, 3]) for matrix in values.pop('world_to_camera')])
-    return EstimatedCameras(poses=poses, **values)
+        return EstimatedCameras(**result) if len(result['sizes']) else None
 
 
-def _follow(folder: Path, command: Sequence[str], progress: Callable[[str, int, int], None]) -> None:
-    """Runs the process to its end."""
+def _follow(folder: Path, command: Sequence[str]) -> None:
+    """Runs the process to its end, with a bar of each stage and a line with the seconds that the stage took."""
+    from tqdm import tqdm
+
     stage = 'start'
     with open(folder / LOG, 'wb') as log, subprocess.Popen(
             [*command, str(folder.resolve())], stdout=subprocess.PIPE, stderr=log, text=True,
             cwd=Path(__file__).parents[2], start_new_session=True) as process:
         try:
-            for line in process.stdout:
-                stage, done, total = line.rstrip('\n').split('\t')
-                progress(stage, int(done), int(total))
+            reports = (line.rstrip('\n').split('\t') for line in process.stdout)
+            for stage, steps in itertools.groupby(reports, lambda report: report[0]):
+                began = time.time()
+                with tqdm(desc=stage, disable=None, leave=False) as bar:
+                    for _, done, total in steps:
+                        bar.n, bar.total = int(done), int(total)
+                        bar.refresh()
+                print(f'{stage}: {bar.n} of {bar.total} in {time.time() - began:.1f} s', flush=True)
         except BaseException:  # Ctrl-C too
             process.kill()
             raise
-    if process.returncode:
-        code = process.returncode
+    if code := process.returncode:
         how = f'exit code {code}' if code > 0 else signal.Signals(-code).name
         last = (folder / LOG).read_text('utf-8', 'replace').splitlines()[-LAST_LINES:]
-        raise UserError(f'COLMAP failed at its stage "{stage}" ({how}); its last lines: {" | ".join(last) or "none"}')
+        raise ChildProcessError(f'COLMAP failed at its stage "{stage}" ({how}); its last lines: '
+                                f'{" | ".join(last) or "none"}')
 
 
-class _Stages:
-    """Progress bar of the current stage, and a line with the seconds that each stage took."""
+# The program
 
-    def __init__(self):
-        self.stage, self.bar, self.began = None, None, 0.0
 
-    def show(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
+def image_name(i: int) -> str:
+    """Name of the copy of photograph i."""
+    return f'{i:04d}.jpg'
 
-        if stage != self.stage:
-            self.close()
-            self.stage, self.began = stage, time.time()
-            self.bar = tqdm(total=total, desc=stage, disable=None, leave=False)
-        self.bar.n = done
-        self.bar.refresh()
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            print(f'{self.stage}: {self.bar.n} of {self.bar.total} in {time.time() - self.began:.1f} s', flush=True)
+def pairs_to_match(count: int, rules: EstimationRules = RULES) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of `count` photographs whose features are compared.
+
+    Of few photographs these are all pairs. Of many, each photograph is matched with its neighbours in the order of
+    names, and with anchors spread evenly, which connect places that a walk comes back to.
+    """
+    few = count <= rules.all_pairs
+    anchors = {count * k // rules.anchors for k in range(rules.anchors)}
+    return [(i, j) for i in range(count) for j in range(i + 1, count)
+            if few or j - i <= rules.neighbours or i in anchors or j in anchors]
+
+
+def new_in_each(models: list, least: int) -> list[int]:
+    """Numbers of photographs of each of pycolmap's models, largest first, without photographs of larger models.
+
+    A model with fewer than `least` further photographs does not count.
+    """
+    known, counts = set(), []
+    for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):
+        new = set(model.reg_image_ids()) - known
+        if len(new) >= least:
+            known |= new
+            counts.append(len(new))
+    return counts
+
+
+def estimate(folder: Path) -> None:
+    """Finds the cameras of the photographs in a folder, as the module's docstring says."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = int(pycolmap.logging.WARNING)
+    job = json.loads((folder / JOB).read_text())
+    groups, rules = job['groups'], EstimationRules(**job['rules'])
+    threads = int(os.environ.get('OMP_NUM_THREADS', '').partition(',')[0] or os.cpu_count())
+    database = folder / 'database.db'
+    pycolmap.Database.open(database).close()
+    pycolmap.set_random_seed(rules.seed)
+    _match_features(database, folder, groups, rules, threads)
+    _save(folder / RESULT, _models(database, folder, len(groups), rules, threads), rules.fewest_in_model)
+
+
+def _match_features(database: Path, folder: Path, groups: list[int], rules: EstimationRules, threads: int) -> None:
+    """Finds features of the photographs, with one camera for each group, and compares them."""
+    import pycolmap
+
+    images, listed, names = folder / IMAGES, folder / 'pairs.txt', [image_name(i) for i in range(len(groups))]
+    reader = pycolmap.ImageReaderOptions(camera_model='OPENCV')
+    for group in sorted(set(groups)):
+        of_group = [name for name, other in zip(names, groups) if other == group]
+        pycolmap.import_images(database, images, pycolmap.CameraMode.SINGLE, of_group, reader)
+    extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
+    for some in _in_parts('features', names, 2 * threads):
+        pycolmap.extract_features(database, images, some, extraction_options=extraction)
+
+    matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = rules.seed
+    for some in _in_parts('pairs', pairs_to_match(len(groups), rules), 20 * threads):
+        listed.write_text(''.join(f'{names[i]} {names[j]}\n' for i, j in some))
+        pycolmap.match_image_pairs(database, matching, pycolmap.ImportedPairingOptions(match_list_path=listed),
+                                   verification)
+
+
+def _in_parts(stage: str, work: list, size: int) -> Iterator[list]:
+    """Work in parts, with progress. COLMAP reports nothing during a call, and its database must not be read then."""
+    for done in range(0, len(work), size):
+        _say(stage, done, len(work))
+        yield work[done:done + size]
+    _say(stage, len(work), len(work))
+
+
+def _models(database: Path, folder: Path, count: int, rules: EstimationRules, threads: int) -> list:
+    """Models that grow from a pair of photographs, one photograph at a time.
+
+    If they leave out a photograph, models of all cameras at once can be larger. These are less exact, but weak
+    connections matter less.
+    """
+    import pycolmap
+
+    common = {'num_threads': threads, 'random_seed': rules.seed, 'min_model_size': rules.fewest_in_model}
+    registered = 0
+
+    def add(least: int = 0) -> None:
+        nonlocal registered
+        registered = least or registered + 1
+        _say('cameras', registered, count)
+
+    _say('cameras', 0, count)
+    grown = list(pycolmap.incremental_mapping(
+        database, folder / IMAGES, folder, pycolmap.IncrementalPipelineOptions(**common),
+        initial_image_pair_callback=lambda: add(2), next_image_callback=add).values())
+    _say('cameras', max(_registered(grown), default=0), count)
+    if _registered(grown) >= [count]:
+        return grown
+    _say('cameras, all at once', 0, count)
+    options = pycolmap.GlobalPipelineOptions(**common)
+    at_once = list(pycolmap.global_mapping(database, folder / IMAGES, folder, options).values())
+    _say('cameras, all at once', max(_registered(at_once), default=0), count)
+    return max(grown, at_once, key=_registered)
+
+
+def _registered(models: list) -> list[int]:
+    """Numbers of photographs in each model, largest first; lists compare by their largest model."""
+    return sorted((model.num_reg_images() for model in models), reverse=True)
+
+
+def _save(path: Path, models: list, least: int) -> None:
+    """Writes the largest model, or no cameras if there is none."""
+    if not models:
+        np.savez(path, sizes=np.zeros(0, np.int64))
+        return
+    model = max(models, key=lambda model: model.num_reg_images())
+    images = sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
+    points = [model.points3D[i] for i in sorted(model.points3D)]
+    np.savez(path, index=np.array([int(Path(image.name).stem) for image in images]),
+             world_to_camera=np.stack([image.cam_from_world().matrix() for image in images]),
+             lenses=np.stack([model.cameras[image.camera_id].params for image in images]),
+             points=np.array([point.xyz for point in points]).reshape(-1, 3),
+             colours=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
+             error=model.compute_mean_reprojection_error(), sizes=np.array(new_in_each(models, least)))
+
+
+def _say(stage: str, done: int, total: int) -> None:
+    try:
+        print(stage, done, total, sep='\t', flush=True)
+    except BrokenPipeError:  # the process that wanted the result has ended
+        os._exit(1)
+
+
+if __name__ == '__main__':
+    estimate(Path(sys.argv[1]))

@@ -10,17 +10,14 @@ import io
 import json
 import math
 from collections import ChainMap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
-from nerf.captures.capture import PosedPhotograph
-from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
-from nerf.captures.reduced_folder import ANY_ENDING
-from nerf.captures.splits import SPLITS
+from nerf.captures.capture import ANY_ENDING, SPLITS, Lens, PosedPhotograph
+from nerf.captures.colmap import LARGEST, PARAMETERS, lens_of
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
 from nerf.poses import FARTHEST, rigid
@@ -41,14 +38,9 @@ class Transforms(NamedTuple):
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
-    """Reads the file, and the sizes of pictures that it does not have.
+    """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them.
 
-    Args:
-        path: of the file, in the scene's folder.
-        outside_files: the file may name files outside that folder.
-
-    Raises:
-        UserError: the file is missing or broken; the message has the value.
+    With `outside_files`, the file may name files outside its folder.
     """
     hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
                  if is_file(path.parent / name)), 'datadir must hold it')
@@ -62,12 +54,11 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     pictures = [entry.picture() for entry in entries]
     check_all_there(pictures, 'photographs')
     points = _Entry(path, 'the file', top, {}, outside_files).file('ply_file_path')
-    splits = {split: _names(path, f'{split}_filenames', top) for split in SPLITS if f'{split}_filenames' in top}
+    splits = {split: _names(path, key, top[key]) for split in SPLITS if (key := f'{split}_filenames') in top}
     return Transforms([entry.photograph(picture) for entry, picture in zip(entries, pictures)], splits, points)
 
 
-def _names(path: Path, key: str, top: Mapping[str, Any]) -> list[str]:
-    names = top[key]
+def _names(path: Path, key: str, names: Any) -> list[str]:
     try:
         if isinstance(names, list):
             return [clean_name(name) for name in names]
@@ -77,11 +68,7 @@ def _names(path: Path, key: str, top: Mapping[str, Any]) -> list[str]:
 
 
 def read_ply(path: Path) -> np.ndarray:
-    """Points [P, 3] float64 of a PLY file.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
+    """Points [P, 3] float64 of a PLY file."""
     import trimesh
 
     try:
@@ -97,9 +84,10 @@ class _Entry:
     """One frame of a file; missing values are looked up at the top of the file."""
 
     def __init__(self, path: Path, where: str, frame: Any, top: dict, outside_files: bool):
+        self.path, self.where, self.outside_files = path, where, outside_files
         if not isinstance(frame, dict):
             raise UserError(f'{path}: {where} is {_short(frame)}, but must be a JSON object')
-        self.path, self.where, self.values, self.outside_files = path, where, ChainMap(frame, top), outside_files
+        self.values = ChainMap(frame, top)
 
     def error(self, message: str) -> UserError:
         return UserError(f'{self.path}: {self.where} {message}')
@@ -139,15 +127,15 @@ class _Entry:
         size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
         if None in size:
             size = image_size(path)[::-1]
-        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), size,
+        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size),
                                self.file('mask_path'))
 
     def pose(self) -> np.ndarray:
         """Pose [3, 4] camera-to-world."""
         rows = self.values.get('transform_matrix')
-        if not (isinstance(rows, list) and len(rows) in (3, 4) and all(
-                isinstance(row, list) and len(row) == 4 and all(type(value) in (int, float) for value in row)
-                for row in rows)):
+        if not (isinstance(rows, list) and len(rows) in (3, 4)
+                and all(isinstance(row, list) and len(row) == 4 for row in rows)
+                and all(type(value) in (int, float) for row in rows for value in row)):
             raise self.error('has a transform_matrix that is not 4x4 numbers')
         try:
             matrix = np.array(rows, np.float64)
@@ -164,16 +152,16 @@ class _Entry:
             None if self.values.get('fl_x') is not None else self.focal('camera_angle_y', height)) or fx
         if fx is None:
             raise self.error('has neither fl_x nor camera_angle_x; the focal length must be known')
-        model, known = self.model(), {'fx': fx, 'fy': fy, 'cx': self.number('cx', -LARGEST, LARGEST, 0.5 * width),
-                                      'cy': self.number('cy', -LARGEST, LARGEST, 0.5 * height)}
+        model, values = self.model(), {'fx': fx, 'fy': fy, 'cx': self.number('cx', -LARGEST, LARGEST, 0.5 * width),
+                                       'cy': self.number('cy', -LARGEST, LARGEST, 0.5 * height)}
         for name in COEFFICIENTS:
             if value := self.number(name, -LARGEST, LARGEST):
                 if name not in LENSES[model]:
                     raise self.error(f'has {name} = {value:g}, which a lens of camera_model {model} has not; undistort '
                                      'the photographs, or correct camera_model')
-                known[name] = value
+                values[name] = value
         try:
-            return lens_of(model, known)
+            return lens_of(model, (width, height), values)
         except ValueError as error:
             raise self.error(f'has an impossible camera: {error}') from None
 

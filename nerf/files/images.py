@@ -24,14 +24,9 @@ FARTHEST_GREY = 0.1  # grey level of the lowest disparity; black is for pixels w
 
 
 def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
-    """Reads pictures of one size, in parallel and with a progress bar.
+    """Reads pictures of one size: [N, H, W, 3] uint8, or [N, H, W, 4] if any has an alpha channel; others are opaque.
 
-    Args:
-        paths: paths of the pictures.
-        half_res: shrink pictures to half their height and width by area averaging; odd sizes are rounded down.
-
-    Returns:
-        [N, H, W, 3] uint8, or [N, H, W, 4] if any picture has an alpha channel; other pictures are opaque.
+    With `half_res`, `area_resize` shrinks pictures to half their height and width, rounded down.
 
     Raises:
         UserError: a picture is missing, unreadable or of another size than the first; the message names it.
@@ -41,27 +36,22 @@ def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
         height, width = image.shape[:2]
         return area_resize(image, max(height // 2, 1), max(width // 2, 1)) if half_res else image, (height, width)
 
-    images, sizes = zip(*_in_parallel(read, paths))
+    images, sizes = zip(*in_parallel('reading images', read, paths))
     check_one_size(paths, sizes)
     return np.stack(_with_equal_channels(images))
 
 
 def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list[np.ndarray]:
-    """Reads pictures [H, W, C] uint8 as `read_images` does, but of several sizes.
-
-    Args:
-        paths: paths of the pictures.
-        upright: as for `read_image`.
-    """
-    return _with_equal_channels(_in_parallel(lambda path: read_image(path, upright), paths))
+    """Reads pictures [H, W, C] uint8 as `read_images` does, but of several sizes; `upright` is that of `read_image`."""
+    return _with_equal_channels(in_parallel('reading images', lambda path: read_image(path, upright), paths))
 
 
-def _in_parallel(read: Callable[[Path], Any], paths: Sequence[Path]) -> list:
-    """Results of `read` for each path, with a progress bar."""
+def in_parallel(title: str, work: Callable[..., Any], *parts: Sequence) -> list:
+    """Results of `work` for each item of `parts`, by threads, with a progress bar."""
     from tqdm import tqdm
 
     with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(read, paths), 'reading images', len(paths), disable=None, leave=False))
+        return list(tqdm(pool.map(work, *parts), title, len(parts[0]), disable=None, leave=False))
 
 
 def _with_equal_channels(images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -106,26 +96,18 @@ def can_read_heif() -> bool:
     return True
 
 
-def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
-    """Height and width in pixels of the result of `read_image`, from the file's header.
-
-    Raises:
-        UserError: as for `read_image`.
-    """
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels of the result of `read_image`, from the file's header."""
     with _opened(path) as image:
         width, height = image.size
-        return (width, height) if upright and image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+        return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
     """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency.
 
-    Args:
-        path: path of the picture.
-        upright: turn the picture as its EXIF orientation says; otherwise it stays as it is stored.
-
-    Raises:
-        UserError: the picture is missing, broken or a decompression bomb.
+    With `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored. A picture
+    that is missing, broken or a decompression bomb is a UserError.
     """
     from PIL import ImageOps
 
@@ -143,11 +125,7 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 
 
 def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
-    """Reads a mask, resized to [height, width] bool: True where it is white rather than black.
-
-    Raises:
-        UserError: the mask cannot be read, or has other proportions.
-    """
+    """Reads a mask, resized to [height, width] bool: True where it is white rather than black."""
     from PIL import Image, ImageOps
 
     with _opened(path) as picture:
@@ -183,14 +161,9 @@ def _read_16_bit(path: Path) -> np.ndarray:
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Shrinks an image by area averaging: a new pixel is the mean of the old ones, weighted by the area it covers.
+    """Image [height, width, C] uint8 of a larger one; a new pixel is the mean of the old ones that it covers, by area.
 
-    Args:
-        image: [H, W, C] uint8; channels are averaged one by one, so colour is not weighted by alpha.
-        height, width: new size, at most the old one.
-
-    Returns:
-        [height, width, C] uint8.
+    Channels are averaged one by one, so colour is not weighted by alpha.
     """
     return np.rint(_averaged(_averaged(image, height, 0), width, 1)).astype(np.uint8)
 
@@ -210,15 +183,9 @@ def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
 
 
 def disparity_pictures(disps: Sequence[np.ndarray], accs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Grey pictures of disparity: nearest white, farthest dark grey, and black where opacity is 0.
+    """Grey pictures [H, W] uint8 of disparities and opacities [H, W]: nearest white, farthest dark grey, empty black.
 
     All pictures of a path share one scale, so that a video does not flicker.
-
-    Args:
-        disps, accs: disparity and opacity, [H, W] each.
-
-    Returns:
-        [H, W] uint8 each.
     """
     hit = np.concatenate([disp[acc > HIT] for disp, acc in zip(disps, accs)])
     low, high = np.percentile(hit, EXTREMES) if hit.size else (0.0, 1.0)
@@ -240,9 +207,9 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 @contextmanager
 def video_file(path: Path):
-    """Yields a function that appends a frame, [H, W] or [H, W, 3] uint8, to an H.264 video.
+    """Yields a function that appends a frame, [H, W] or [H, W, 3] uint8, to an H.264 video, which appears at the end.
 
-    The file appears when the block ends. An odd height or width is made even by repeating the last row or column.
+    An odd height or width is made even by repeating the last row or column.
     """
     import imageio.v2 as imageio
 

@@ -13,15 +13,7 @@ LONGEST_NAME = 4096  # characters of a path; no system allows more
 
 
 def read_json(path: Path, missing: str) -> Any:
-    """Content of a JSON file.
-
-    Args:
-        path: of the file.
-        missing: advice for the message if the file does not exist.
-
-    Raises:
-        UserError: the file is missing or no JSON.
-    """
+    """Content of a JSON file; `missing` is advice for the message if the file does not exist."""
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
@@ -31,11 +23,7 @@ def read_json(path: Path, missing: str) -> Any:
 
 
 def clean_name(name: Any) -> str:
-    """Name of a file as a scene's JSON has it, with slashes for backslashes and without "./".
-
-    Raises:
-        ValueError: it is no name of a file.
-    """
+    """Name of a file as a scene's JSON has it, with slashes for backslashes and without "./"; else a ValueError."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         raise ValueError('it must be the name of a file')
     return str(PurePosixPath(name.replace('\\', '/')))

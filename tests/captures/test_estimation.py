@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compare_cameras import compare
+from conftest import turn
 from make_capture import FOCAL, LENS, make_capture
 from PIL import Image
 
 from load_photos import load_transforms
 from nerf.captures.estimation import copy_upright, estimate_cameras
-from nerf.captures.rules import ESTIMATION, EstimationRules
-from nerf.captures.structure_from_motion import EstimatedCameras
+from nerf.captures.structure_from_motion import RULES, EstimatedCameras, EstimationRules
 from nerf.files.images import can_read_heif, read_image, save_video
 from nerf.runtime.errors import UserError
 from run_nerf import main
 
-LEAST = ESTIMATION.fewest_photographs
+LEAST = RULES.fewest_photographs
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def cameras_of(index, sizes=None) -> EstimatedCameras:
     """Cameras, all the same, of the photographs of `index`, and two points."""
     count, lens = len(index), [50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.3, 0.4]
     return EstimatedCameras(
-        index=np.array(index), poses=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
+        index=np.array(index), world_to_camera=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
         points=np.arange(6.0).reshape(2, 3) / 3.0, colours=np.full((2, 3), 7, np.uint8), error=0.5,
         sizes=np.array([count] if sizes is None else sizes))
 
@@ -174,6 +174,28 @@ def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path):
     assert meta['camera_model'] == 'OPENCV'
 
 
+def test_poses_are_camera_to_world_in_opengl_axes(tmp_path):
+    rotation, position = turn([0, 1, 0], 17.0), np.array([1.0, 2.0, 3.0])  # of a camera, OpenCV axes
+    cameras = cameras_of(range(9))
+    cameras.world_to_camera[4] = np.column_stack([rotation.T, -rotation.T @ position])
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras))
+    pose = np.array(transforms(tmp_path)['frames'][4]['transform_matrix'])
+    np.testing.assert_allclose(pose[:3, 3], position)
+    np.testing.assert_allclose(pose[:3, 0], rotation[:, 0])  # right
+    np.testing.assert_allclose(pose[:3, 1], -rotation[:, 1])  # up: COLMAP's y points down
+    np.testing.assert_allclose(pose[:3, 2], -rotation[:, 2])  # backward: COLMAP's z points forward
+    assert pose[3].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_what_colmap_fails_at_is_said(tmp_path):
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        raise ChildProcessError('COLMAP failed')
+
+    with pytest.raises(UserError, match='COLMAP failed'):
+        estimate_cameras(photographs(tmp_path), solve=solve)
+    assert [path.name for path in tmp_path.iterdir()] == ['images']
+
+
 def test_points_are_a_ply_file_beside_it(tmp_path):
     estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
     lines = (tmp_path / transforms(tmp_path)['ply_file_path']).read_text().splitlines()
@@ -193,6 +215,20 @@ def test_copies_have_the_longest_side_of_the_rules(tmp_path):
     assert [transforms(tmp_path)[key] for key in ('w', 'fl_x')] == [200, 200.0]
 
 
+def test_copies_are_in_the_order_of_the_photographs_whatever_their_names(tmp_path):
+    levels = []
+
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        levels.extend(int(read_image(path)[0, 0, 0]) for path in sorted((folder / 'images').iterdir()))
+        return cameras_of(range(9))
+
+    photographs(tmp_path)
+    for i, name in enumerate(('!.jpg', '0000.jpg', '0001.jpg')):  # names of copies, after another name
+        (tmp_path / 'images' / f'{i:03d}.jpg').rename(tmp_path / 'images' / name)
+    estimate_cameras(tmp_path, solve=solve)
+    assert levels == pytest.approx([20 * i for i in range(9)], abs=3)
+
+
 def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :30] = 255  # stored upper left
@@ -201,7 +237,7 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     exif.get_ifd(0x8769)[0xA405] = 28
     Image.fromarray(pixels).save(tmp_path / 'side.png', exif=exif)
     photo = copy_upright(tmp_path / 'side.png', tmp_path / 'copy.jpg')
-    assert (photo.width, photo.height, photo.scale) == (40, 60, (1.0, 1.0))
+    assert (photo.size, photo.scale) == ((40, 60), (1.0, 1.0))
     copy = Image.open(tmp_path / 'copy.jpg')
     assert copy.getexif().get(0x0112) is None
     assert copy.getexif()[0x010F] == 'Toys'

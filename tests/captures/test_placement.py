@@ -13,9 +13,9 @@ from conftest import forward_cameras, turn
 
 from load_llff import load_llff_data, poses_avg, recenter_poses, render_path_spiral
 from nerf.captures.capture import Capture
-from nerf.captures.depths import depth_ranges
-from nerf.captures.placement import axes_crossing, place, up_axis
-from nerf.captures.rules import PlacementRules
+from nerf.captures.placement import (
+    PlacementRules, axes_crossing, covered_arc, depth_ranges, place, render_path_orbit, up_axis, view_depths,
+)
 from nerf.poses import transform_poses
 from nerf.runtime.errors import UserError
 
@@ -257,3 +257,137 @@ def test_a_saved_placement_has_the_similarity(tmp_path):
     saved = json.loads((tmp_path / 'placement.json').read_text())
     assert np.array_equal(saved['scene_from_capture'], placement.matrix)
     assert saved['forward_facing'] is True
+
+
+# Nearest and farthest depths, by hand-placed points
+
+
+def test_the_bounds_of_a_view_are_from_the_depths_of_the_points_that_it_observes():
+    poses = np.tile(np.eye(4)[None, :3], (3, 1, 1))
+    poses[:, 2, 3] = [0.0, 1.0, 2.0]  # each a unit behind the one before
+    points = np.zeros((203, 3))
+    points[:201, 2] = -np.linspace(10.0, 30.0, 201)
+    points[201:, 2] = [-0.1, -500.0]  # not observed, or by a view of few points
+    cameras, seen = capture_of(poses).cameras, [np.arange(201), np.arange(101), np.array([201, 202])]
+    np.testing.assert_allclose(depth_ranges(cameras, points, seen), [[10.2, 29.8], [11.1, 20.9], [10.2, 29.8]])
+    assert np.array_equal(view_depths(cameras, 2, points[seen[2]], inside=False), [2.1, 502.0])
+    assert depth_ranges(cameras, points, [np.arange(5)] * 3) is None
+    few = depth_ranges(cameras, points, [np.arange(5)] * 3, PlacementRules(fewest_points=5, extremes=(0.0, 100.0)))
+    np.testing.assert_allclose(few, [[10.0, 10.4], [11.0, 11.4], [12.0, 12.4]])
+    assert depth_ranges(cameras, None) is None
+    assert depth_ranges(cameras, np.zeros((0, 3))) is None
+
+
+def test_points_behind_a_camera_have_no_depth():
+    cameras = capture_of(np.eye(4)[None, :3]).cameras
+    assert view_depths(cameras, 0, np.array([[0.0, 0.0, 3.0], [5.0, 0.0, -2.0]]), inside=False).tolist() == [2.0]
+
+
+def test_without_tracks_the_points_of_a_view_are_those_that_project_into_it():
+    poses = np.eye(4)[None, :3].repeat(2, 0)
+    poses[1, :, :3] = turn([0, 1, 0], 180.0)
+    points = np.array([[0.0, 0.0, -4.0], [1.99, 0.0, -4.0], [2.01, 0.0, -4.0], [0.0, 1.49, -4.0], [0.0, -1.51, -4.0],
+                       [0.0, 0.0, 3.0], [1.0, 1.0, 0.0]])  # 40x30 pixels, focal length 40: up to x = 2 and y = 1.5
+    cameras = capture_of(poses).cameras
+    assert view_depths(cameras, 0, points, inside=True).tolist() == [4.0, 4.0, 4.0]
+    assert view_depths(cameras, 1, points, inside=True) == pytest.approx([3.0])
+    at_the_top = cameras.intrinsics * torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    below = replace(cameras, intrinsics=at_the_top)  # the principal point
+    assert view_depths(below, 0, points[3:4], inside=True).tolist() == []
+    assert view_depths(below, 0, points[4:5], inside=True).tolist() == [4.0]
+
+
+def test_the_depth_of_a_fisheye_is_the_distance_along_its_rays():
+    points = np.array([[3.0, 0.0, -4.0], [4.0, 0.0, 1.0]])  # at 36.9 and 104 degrees from the axis
+    cameras = capture_of(np.eye(4)[None, :3].repeat(2, 0), focal=30.0, fisheye=[True, False]).cameras
+    assert view_depths(cameras, 0, points, inside=True) == pytest.approx([5.0])  # 19 of 20 pixels to the right
+    assert len(view_depths(cameras, 1, points, inside=True)) == 0  # a pinhole has it 22 pixels to the right
+
+
+def test_of_very_many_points_some_are_projected():
+    cameras, points = capture_of(ring(np.linspace(0.0, 330.0, 12))).cameras, ball_of_points()
+    everything = depth_ranges(cameras, points)
+    some = depth_ranges(cameras, points, rules=PlacementRules(most_points=150))
+    assert not np.array_equal(some, everything)
+    np.testing.assert_allclose(some, everything, rtol=0.05)
+
+
+# The path around rings, arcs and groups of cameras
+
+
+def angle_of(poses: np.ndarray) -> np.ndarray:
+    """Azimuths in degrees."""
+    return np.degrees(np.arctan2(poses[:, 1, 3], poses[:, 0, 3]))
+
+
+def check_upright(path: np.ndarray) -> None:
+    np.testing.assert_allclose(path[:, 2, 0], 0.0, atol=1e-9)
+    assert (path[:, 2, 1] > 0.0).all()
+
+
+def test_the_orbit_closes_where_cameras_surround_the_origin_and_is_as_far_and_as_high_as_they_are():
+    path = render_path_orbit(ring(np.linspace(0.0, 330.0, 12), 30.0, 5.0))
+    assert path.shape == (120, 3, 4)
+    check_upright(path)
+    np.testing.assert_allclose(np.linalg.norm(path[:, :, 3], axis=1), 5.0)
+    np.testing.assert_allclose(path[:, 2, 3], 2.5)
+    np.testing.assert_allclose(path[:, :, 2], path[:, :, 3] / 5.0, atol=1e-9)  # they look at the origin
+    np.testing.assert_allclose(np.diff(np.unwrap(angle_of(path), period=360.0)), 3.0)
+
+
+def test_the_orbit_goes_to_and_fro_where_an_arc_was_photographed():
+    path = render_path_orbit(ring(np.linspace(130.0, 230.0, 11), 10.0))  # across the cut at 180 degrees
+    check_upright(path)
+    angles = angle_of(path) % 360.0
+    assert angles.min() == pytest.approx(130.0)
+    assert angles.max() == pytest.approx(230.0)
+    assert angles[0] == pytest.approx(130.0)
+    assert angles[60] == pytest.approx(230.0)
+    assert np.abs(np.diff(angles)).max() < 3.0
+
+
+def test_the_orbit_follows_cameras_that_are_nearer_on_one_side():
+    azimuths = np.linspace(0.0, 345.0, 24)
+    path = render_path_orbit(ring(azimuths, 0.0, np.where(azimuths < 180.0, 3.0, 6.0)))
+    distance = dict(zip(angle_of(path).round().astype(int) % 360, np.linalg.norm(path[:, :, 3], axis=1)))
+    assert distance[90] == pytest.approx(3.0, abs=0.01)
+    assert distance[270] == pytest.approx(6.0, abs=0.01)
+    assert min(distance.values()) >= 3.0
+    assert max(distance.values()) <= 6.0
+
+
+def test_the_orbit_stays_with_the_largest_group_and_does_not_heed_cameras_overhead():
+    poses = np.concatenate([ring(np.linspace(0.0, 40.0, 5), 20.0), ring(np.linspace(170.0, 250.0, 9), 20.0),
+                            ring([100.0], 89.0), ring([300.0], 88.0)])
+    angles = angle_of(render_path_orbit(poses)) % 360.0
+    assert angles.min() == pytest.approx(170.0)
+    assert angles.max() == pytest.approx(250.0)
+
+
+def test_the_orbit_looks_outwards_where_the_cameras_do():
+    poses = ring(np.linspace(0.0, 330.0, 12), 0.0, 1.0)
+    poses[:, :, [0, 2]] *= -1.0
+    path = render_path_orbit(poses)
+    check_upright(path)
+    np.testing.assert_allclose(path[:, :, 2], -path[:, :, 3] / np.linalg.norm(path[:, :, 3], axis=1)[:, None],
+                               atol=0.02)
+
+
+@pytest.mark.parametrize(('degrees', 'start', 'reach'), [
+    ([0, 90, 180, 270], 0, 0), ([0, 59, 118, 177, 236, 301], 301, 236 + 59), ([10, 20, 30], 10, 20), ([5], 5, 0),
+    ([0, 10, 100, 110, 120, 200], 100, 20), ([350, 0, 10, 100], -10, 20),
+    ([0, 50, 100, 150, 200, 250, 310], None, None)])
+def test_the_covered_arc_is_that_of_the_largest_group_without_a_gap(degrees, start, reach):
+    first, length = covered_arc(np.radians(degrees))
+    if reach is None:
+        assert length is None
+    else:
+        assert np.degrees(first) % 360 == pytest.approx(start % 360)
+        assert np.degrees(length) == pytest.approx(reach)
+
+
+def test_gaps_and_views_are_rules():
+    poses = ring([0.0, 50.0, 100.0, 150.0, 200.0, 250.0, 310.0], 10.0)
+    assert render_path_orbit(poses, PlacementRules(path_views=7)).shape == (7, 3, 4)
+    angles = angle_of(render_path_orbit(poses, PlacementRules(open_gap=55.0))) % 360.0
+    assert not ((angles > 251.0) & (angles < 309.0)).any()  # with 60 degrees, the orbit is closed

@@ -43,7 +43,7 @@ def test_a_focal_length_can_be_a_field_of_view_and_what_is_missing_follows(folde
 
 def test_sizes_that_the_file_does_not_have_are_the_pictures(folder):
     change(folder, w=None, h=None, cx=None, cy=None)
-    assert first(folder).size == (32, 24)
+    assert first(folder).lens.size == (32, 24)
     assert first(folder).lens.intrinsics.tolist()[2:] == [16, 12]
 
 
@@ -52,7 +52,7 @@ def test_a_frame_can_have_a_lens_of_its_own(folder):
     photographs = read_transforms(folder / 'transforms.json').photographs
     assert [photograph.lens.intrinsics[0] for photograph in photographs] == [77.0, 38.4]
     assert [photograph.lens.distortion[0] for photograph in photographs] == [0.5, 0.0]
-    assert photographs[0].size == (64, 24)
+    assert photographs[0].lens.size == (64, 24)
 
 
 @pytest.mark.parametrize(('top', 'distortion', 'fisheye'), [

@@ -25,11 +25,12 @@ pytestmark = pytest.mark.fuzz
 def read_capture(folder: Path, load, *options) -> None:
     capture = read_or_refused(folder, lambda: load(folder, *options))
     if capture:
-        for numbers in (capture.poses, capture.intrinsics, capture.distortion, capture.points):
-            assert numbers is None or np.isfinite(numbers).all()
-        axes = capture.poses[:, :, :3]
+        cameras = capture.cameras
+        for numbers in (cameras.poses, cameras.intrinsics, cameras.distortion, capture.points):
+            assert numbers is None or np.isfinite(np.asarray(numbers)).all()
+        axes = cameras.poses[:, :, :3].numpy()
         np.testing.assert_allclose(axes.transpose(0, 2, 1) @ axes, np.tile(np.eye(3), (len(axes), 1, 1)), atol=1e-9)
-        assert (capture.intrinsics[:, :2] > 0).all()
+        assert (cameras.intrinsics[:, :2] > 0).all()
         assert all(0 <= index < len(capture.points) for seen in capture.seen or [] for index in seen)
         assert len(capture.i_train)
         assert len(capture.i_test)

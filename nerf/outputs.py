@@ -98,7 +98,7 @@ class Outputs:
         pictures = {'opacity': view.acc.clip(0.0, 1.0), 'target': target, 'error': error_map(shown, target)}
         for ending, one in {'': view, **{f'_{name}': one for name, one in view.passes.items()}}.items():
             pictures[f'rgb{ending}'] = to8b(one.rgb)
-            pictures[f'disparity{ending}'], = disparity_pictures([one.disp], [one.acc])
+            pictures[f'disparity{ending}'] = disparity_pictures([one.disp], [one.acc])[0]
         if view.passes:
             pictures['z_std'] = view.spread / max(view.spread.max(), 1e-10)
         for name, picture in pictures.items():

@@ -383,15 +383,11 @@ def _shrinkage(over: Tensor, along: Tensor) -> Tensor:
 
 
 def even_depths(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, lengths: Tensor) -> Tensor:
-    """Depths [R, S] on straight rays at which their contracted lengths, from near on, are `lengths` [R, S].
+    """Depths [R, S] at which rays have ascending contracted lengths [R, S] from near on. Origins and directions [R, 3]
+    are in radii from the centre, bounds [R] finite. Lengths beyond the ray's give far.
 
     Contracted length is summed over S points of a ray, even in w: w = x for |x| < 1, else 2 - 1/|x| with the sign of x,
-    where x is the distance from the point nearest to the centre. Lengths beyond the ray's give far.
-
-    Args:
-        origins, directions: [R, 3] in radii from the centre.
-        near, far: [R] finite bounds.
-        lengths: [R, S] ascending.
+    where x is the distance from the point nearest to the centre.
     """
     speed = directions.norm(dim=-1, keepdim=True)
     nearest = (origins * directions).sum(-1, keepdim=True) / speed

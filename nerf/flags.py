@@ -143,8 +143,7 @@ def config_parser() -> FlagParser:
 
 
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
-    """Values of all flags, from the words of the command line (None: of this process) and its config file. An error
-    ends the program: one line, exit code 2."""
+    """Values of all flags, from words (None: the command line) and their config. Errors end the program with code 2."""
     parser = config_parser()
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -241,8 +240,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
 
 
 def config_text(args: argparse.Namespace) -> str:
-    """Values of all flags as lines of a config that gives the same values again. The line of the flag config itself is
-    a comment, because configs do not nest."""
+    """Values of all flags as lines of a config. The line of the flag config is a comment, as configs do not nest."""
     def quoted(value) -> str:
         return f'"{value}"' if isinstance(value, str) and re.search('[#;\'"]', value) else str(value)
     return ''.join(f'{"# " if key == "config" else ""}{key} = {quoted(value)}\n'

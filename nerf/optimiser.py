@@ -138,8 +138,7 @@ class Optimiser:
         return state
 
     def load_state_dict(self, saved: dict) -> None:
-        """Takes Adam's running means from the result of `state_dict`. ValueError, LookupError, TypeError, ...: the
-        state is broken or of other weights."""
+        """Takes Adam's running means from a saved state. ValueError, LookupError, TypeError, ...: it is broken."""
         state, parameters = {}, self._parameters()
         keys = [key for group in saved['param_groups'] for key in group['params']]
         if len(keys) != len(parameters):
@@ -157,6 +156,5 @@ class Optimiser:
 
 
 def is_real(value) -> bool:
-    """Whether a value is a dense tensor of real numbers on the CPU. Fused Adam would overwrite other memory
-    unchecked."""
+    """Whether a value is a dense tensor of real numbers on the CPU, as fused Adam needs and does not check."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided and value.is_cpu

@@ -142,8 +142,7 @@ class Outputs:
 
 
 def attempt(log: TrainLog, job: Callable, *args) -> bool:
-    """Does a job that writes files; returns whether it was done. An error goes to the log, so that training goes on
-    while a disk is full."""
+    """Does a job that writes files; returns whether it was done. An error goes to the log: a disk may be full."""
     try:
         job(*args)
     except (UserError, OSError) as error:

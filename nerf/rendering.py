@@ -31,7 +31,6 @@ EDGE = 0.05  # difference of a colour from a neighbour's from which on a pixel i
 
 class Picture(NamedTuple):
     """View of N rays while it is drawn, row by row. Its tensors change in place until the last tile is done."""
-
     rgb: Tensor  # [N, 3]
     depth: Tensor  # [N] expected depth, not divided by opacity
     acc: Tensor  # [N] opacity
@@ -128,8 +127,7 @@ def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Pictur
 
 
 def edges(picture: Picture, height: int, width: int) -> Tensor:
-    """Pixels [N] at edges, counted row by row: a colour channel differs from a neighbour's by more than EDGE. It waits
-    for the device."""
+    """Pixels [N] at edges, counted row by row: a colour channel differs from a neighbour's by more than EDGE."""
     rgb = picture.rgb.view(height, width, 3)
     is_edge = torch.zeros(height, width, dtype=torch.bool, device=rgb.device)
     for axis in (0, 1):
@@ -137,7 +135,7 @@ def edges(picture: Picture, height: int, width: int) -> Tensor:
         change = ((rgb.narrow(axis, 1, size) - rgb.narrow(axis, 0, size)).abs() > EDGE).any(-1)
         is_edge.narrow(axis, 0, size).logical_or_(change)
         is_edge.narrow(axis, 1, size).logical_or_(change)
-    return is_edge.flatten().nonzero()[:, 0]
+    return is_edge.flatten().nonzero()[:, 0]  # waits for the GPU
 
 
 def smooth_edges(sampler: Sampler, space: Space, camera: Cameras, picture: Picture) -> Iterator[int]:
@@ -202,8 +200,7 @@ def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path 
 
 
 def _from_all(view: View, sizes: list[list[int]]) -> list[np.ndarray]:
-    """Views of all processes, of some heights and widths, in the order of ranks: [H, W, 5] colour, disparity,
-    opacity."""
+    """Views of all processes, in the order of ranks, from their sizes: [H, W, 5] colour, disparity and opacity."""
     mine = torch.from_numpy(np.dstack([view.rgb, view.disp, view.acc]).reshape(-1, 5))
     longest = max([len(mine), *(height * width for height, width in sizes)])
     padded = torch.nn.functional.pad(mine, (0, 0, 0, longest - len(mine)))

@@ -138,8 +138,7 @@ def errors_of(path: Path, origin: Origin, field: Field, checkpoint: dict):
 
 
 def checkpoint_writer(origin: Origin, scene: Scene, trainer: Trainer) -> Callable[[int, int], None]:
-    """Function that writes, on rank 0, the checkpoint of a step and of the newest held-out view's step in
-    TensorBoard."""
+    """Function that writes, on rank 0, the checkpoint of a step, with the step of the newest view in TensorBoard."""
     fingerprint = scene.fingerprint()
 
     def save(step: int, viewed: int) -> None:

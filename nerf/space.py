@@ -46,8 +46,6 @@ class Space:
     depth_measure = ((1.0, 0.0), (0.0, 1.0))  # see `projection`
     horizon = 0.0  # near bounds to the last of samples even in disparity; 0: samples end at the far bound
 
-    # Rays and points
-
     def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
         """Rays of world origins and directions [..., 3], with near and far bounds [..., 2]; None: the space's."""
         if bounds is None:
@@ -152,8 +150,6 @@ class Space:
         distance = cameras.poses[:, :, 3].double().norm(dim=-1) if self.surrounded else self.far
         return distance / cameras.intrinsics[:, :2].mean(1)
 
-    # Files and text
-
     def describe(self) -> str:
         """Bounds in words."""
         return f'near {self.near:g}, far {self.far:g}{self.note}'
@@ -163,8 +159,7 @@ class Space:
         return None
 
     def with_ball(self, numbers: list[float] | None) -> Space:
-        """Space of a checkpoint with these `ball_numbers`. TypeError, ValueError: they are broken, or of another
-        kind."""
+        """Space of a checkpoint with these `ball_numbers`. TypeError, ValueError: they do not fit."""
         if numbers is not None:
             raise ValueError('a contraction, which this space does not have')
         return self

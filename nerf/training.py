@@ -29,9 +29,7 @@ class Trainer:
     def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
                  ema_decay: float = 0.0):
         self.training, self.batcher, self.lrate = training, batcher, lrate
-        self.lrate_decay = lrate_decay or training.lrate_decay
-        self.field = training.field
-        # Gains of the training images; None: the images of the scene have one brightness.
+        self.lrate_decay, self.field = lrate_decay or training.lrate_decay, training.field
         self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
         self.optimiser = Optimiser(training, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
         self._capture()
@@ -74,8 +72,7 @@ class Trainer:
                         for kind in (LOSS, NOTE)))
 
     def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
-        """Changes the weights by pixels [R] int64 and random numbers [R, ...]; returns losses and notes by prefixed
-        name."""
+        """Changes the weights by pixels [R] int64 and numbers [R, ...]; returns losses and notes by prefixed name."""
         n_rays = len(image)
         image, row, column, *numbers = rows_of((image, row, column, *numbers), ranks.share(n_rays))
         rays, target = self.batcher.rays(image, row, column)
@@ -95,8 +92,7 @@ class Trainer:
         return {LOSS + name: loss for name, loss in losses.items()} | {NOTE + name: x for name, x in notes.items()}
 
     def after_step(self, step: int, losses: Losses) -> list[str]:
-        """Changes the field as its training demands after a step, counted from 1; returns lines for the log. UserError:
-        training cannot go on."""
+        """Changes the field after a step, counted from 1; returns lines for the log. UserError: training must end."""
         lines, changes = self.optimiser.check(step), self.training.after_step(step, losses.notes)
         if changes.replaced:
             self._capture()

@@ -67,8 +67,6 @@ class Field(nn.Module):
         parts = torch.from_numpy(points).to(self.device).split(2 ** 18)
         return torch.cat([self.density(part) for part in parts]).cpu().numpy()
 
-    # Samplers
-
     def sampler(self) -> Sampler:
         """Sampler that the flags describe. Training and test views go through it."""
         raise NotImplementedError
@@ -81,8 +79,6 @@ class Field(nn.Module):
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
         """Values [...] by name, along some rays of a view, for the histograms of a log."""
         return {}
-
-    # Checkpoints
 
     def weights(self) -> dict:
         """Entries of the field at the top level of a checkpoint. At least one name ends in '_state_dict', because files
@@ -165,17 +161,13 @@ class Training:
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, for parameters in no group.
-
-        Each reads the learning rate from 'lr' of its group, and skips a step if its `found_inf` is not 0; both are
-        scalar tensors. `complete_gradients()` is called before each step. It may add to the gradients, and returns a
-        scalar that is finite if they are.
-        """
+        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from 'lr' of its group, and
+        skips a step if its `found_inf` is not 0; both are scalar tensors. `complete_gradients()` is called before each
+        step. It may add to the gradients, and returns a scalar that is finite if they are."""
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
-        """Prunes, grows or checks the field after a step, counted from 1, with the notes of its `Losses`, summed over
-        tiles. UserError: training cannot go on."""
+        """Prunes, grows or checks the field after a step, from 1, by its summed notes. UserError: training must end."""
         return Changes([])
 
     def scalars(self) -> dict[str, float]:

@@ -230,10 +230,10 @@ def mesh_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Pat
         raise UserError(f'mesh_file {path} is a folder; name a file')
     moved = args.mesh_coordinates == 'capture' and scene.placement
     fused = args.mesh_method == 'fused' or (args.mesh_method == 'auto' and args.mesh_threshold is None)
+    sampler = guided(scene, field, run_dir, step)
     options = MeshOptions(args.mesh_grid_size, args.mesh_threshold, fused, args.mesh_faces, args.mesh_texture,
                           None if args.mesh_bounds is None else box_of(args.mesh_bounds))
-    mesh = export_mesh(guided(scene, field, run_dir, step), scene, path, options,
-                       scene.placement.to_capture() if moved else None)
+    mesh = export_mesh(sampler, scene, path, options, scene.placement.to_capture() if moved else None)
     log_mesh(run_dir, mesh, step)
 
 

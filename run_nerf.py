@@ -53,24 +53,24 @@ def main(argv: list[str] | None = None) -> None:
             scene, device = load_scene(args), choose_device(args.device)
             field = FIELDS[args.field].build(args, scene, device, choose_precision(args.precision, device))
             print(describe(args, scene, field))
-            job = view_only if args.render_only and args.view else render_only if args.render_only else (
-                mesh_only if args.mesh_only else train)
+            job = mesh_only if args.mesh_only else train
+            if args.render_only:
+                job = view_only if args.view else render_only
             with ranks.joined(device):
                 job(args, scene, field, Path(args.basedir) / args.expname)
 
 
 def describe(args: argparse.Namespace, scene: Scene, field: Field) -> str:
     """Text at the start of a run."""
-    sizes = sorted({(int(width), int(height)) for height, width in scene.images.sizes})
-    size = ' and '.join(f'{width}x{height}' for width, height in sizes[:2]) + (' and more' if len(sizes) > 2 else '')
+    sizes = [f'{width}x{height}' for width, height in sorted({(w, h) for h, w in scene.images.sizes.tolist()})]
+    size = ' and '.join(sizes[:2] + (['more'] if len(sizes) > 2 else []))
     counts = f'{len(scene.i_train)} train / {len(scene.i_val)} val / {len(scene.i_test)} test'
-    lines = [f'scene     {args.datadir}: {len(scene.images)} images of {size}, {counts}, {scene.space.describe()}']
-    if scene.placement:
-        lines.append(scene.placement.describe())
-    if scene.exposure:
-        lines.append(f'exposure  learned for each training image; metrics are of the {MEASURED}')
     dtype = str(field.dtype).removeprefix('torch.')
-    return '\n'.join([*lines, field.describe(), f'device    {field.device}, {dtype}, seed {args.seed}'])
+    return '\n'.join(filter(None, [
+        f'scene     {args.datadir}: {len(scene.images)} images of {size}, {counts}, {scene.space.describe()}',
+        scene.placement and scene.placement.describe(),
+        scene.exposure and f'exposure  learned for each training image; metrics are of the {MEASURED}',
+        field.describe(), f'device    {field.device}, {dtype}, seed {args.seed}']))
 
 
 def origin_of(args: argparse.Namespace, run_dir: Path) -> Origin:
@@ -81,9 +81,6 @@ def origin_of(args: argparse.Namespace, run_dir: Path) -> Origin:
 def guided(scene: Scene, field: Field, run_dir: Path, step: int) -> Sampler:
     """Fastest sampler for pictures of a field that does not change any more."""
     return field.guided(scene.seen_box(), checkpoints.survey_path(run_dir, step) if ranks.first() else None)
-
-
-# Training
 
 
 def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
@@ -164,8 +161,8 @@ def record(args: argparse.Namespace, scene: Scene, run_dir: Path) -> None:
 
 def end_words(args: argparse.Namespace, run_dir: Path, log: TrainLog, device: torch.device) -> str:
     """Text at the end of a run: where everything is, and what can be done with it."""
-    again, slim = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}', checkpoints.slim_path(
-        run_dir, args.N_iters)
+    again = f'python run_nerf.py --config {shlex.quote(str(run_dir / "args.txt"))}'
+    slim = checkpoints.slim_path(run_dir, args.N_iters)
     lines = [f'{args.N_iters} steps done, {log.seconds:.0f} s of training, {peak_memory(device):.0f} MB at most',
              f'everything is in {run_dir}; look at summary.png, or at the curves: tensorboard --logdir {args.basedir}']
     if slim.exists():
@@ -174,19 +171,16 @@ def end_words(args: argparse.Namespace, run_dir: Path, log: TrainLog, device: to
                       f'mesh it: {again} --mesh_only'])
 
 
-# Viewer, rendering and mesh
-
-
 @contextmanager
 def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[[], Field], run_dir: Path,
                   status: Callable[[], str], training: bool = False):
     """Yields the viewer, or None without --view. Of several processes rank 0 has it."""
-    if not args.view or not ranks.first():
+    if args.view and ranks.first():
+        shown = ShownField(scene, lambda: shown_field().sampler(), training)
+        with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
+            yield viewer
+    else:
         yield None
-        return
-    shown = ShownField(scene, lambda: shown_field().sampler(), training)
-    with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
-        yield viewer
 
 
 def show(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path, step: int) -> None:
@@ -198,8 +192,7 @@ def show(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path, st
 
 def view_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:
     """Shows the newest checkpoint in the browser until a signal ends it."""
-    step = restore_trained(origin_of(args, run_dir), field)
-    show(args, scene, field, run_dir, step)
+    show(args, scene, field, run_dir, restore_trained(origin_of(args, run_dir), field))
 
 
 def render_only(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -> None:

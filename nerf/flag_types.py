@@ -6,7 +6,9 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import configargparse
 import numpy as np
@@ -16,26 +18,26 @@ from nerf.runtime.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Flag:
-    """Flag of a data format or a kind of field. Entries of a registry can share it.
+    """Flag of the program. Entries of a registry can share it. A flag without type and choices is a switch."""
 
-    Args:
-        name: name without dashes.
-        help: one line with the unit and the reason.
-        options: type, default, choices or action, as of `add_argument`.
-        decides_data: a run with another value trains on other data.
-    """
+    name: str  # without dashes
+    help: str  # one line with the unit and the reason
+    type: Callable[[str], Any] | None = None  # converter of the text; None with choices: text
+    default: Any = None
+    choices: tuple | None = None
+    decides_data: bool = False  # a run with another value trains on other data
 
-    name: str
-    help: str
-    options: dict
-    decides_data: bool = False
+    def add_to(self, group, readers: str = '') -> None:
+        """Adds the flag to a group of a parser. Words about its readers follow its help."""
+        options = {'action': 'store_true'} if not (self.type or self.choices) else {
+            'type': self.type, 'choices': self.choices, 'default': self.default}
+        group.add_argument(f'--{self.name}', help=self.help + readers, **options)
 
 
 class FlagParser(configargparse.ArgumentParser):
     """Parser whose errors are one line, without the usage before it; exit code 2."""
 
     def error(self, message: str):
-        """Ends the program with a line on standard error."""
         self.exit(2, f'{self.prog}: error: {UserError(message)}\n')
 
 
@@ -47,7 +49,6 @@ class ConfigText(configargparse.DefaultConfigFileParser):
         self.values = {}  # text by key, of the newest config
 
     def parse(self, stream):
-        """Text by key of a config file."""
         values = {key: str(value) for key, value in super().parse(stream).items()}
         if (other := values.pop('config', None)) is not None:
             if os.path.abspath(other) == os.path.abspath(stream.name):
@@ -73,15 +74,15 @@ def whole(low: int, high: int = 2 ** 31 - 1):
 
 def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
     """Converter to finite numbers from `low` to `high`; with `above`, `low` itself is refused."""
+    allowed = f"{'above' if above else 'of at least'} {low:g}{f' and at most {high:g}' if high < 1e300 else ''}"
+
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float('nan')
         if not low <= value <= high or (above and value == low) or abs(value) == float('inf'):
-            most = f' and at most {high:g}' if high < 1e300 else ''
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {'above' if above else 'of at least'} {low:g}"
-                                             f'{most}')
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number {allowed}')
         return value
     return convert
 
@@ -110,13 +111,8 @@ def optional(convert):
 
 
 def matching(pattern: str, allowed: str, optional: bool = False):
-    """Converter to text that matches a pattern.
-
-    Args:
-        pattern: regular expression of the whole text.
-        allowed: the pattern in words, for the error.
-        optional: the texts None and '' mean no value.
-    """
+    """Converter to text that a pattern matches as a whole; the error has `allowed`, the pattern in words. With
+    `optional` the texts None and '' mean no value."""
     def convert(text: str) -> str | None:
         if optional and text in ('', 'None'):
             return None
@@ -127,4 +123,3 @@ def matching(pattern: str, allowed: str, optional: bool = False):
 
 
 PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
-SWITCH = {'action': 'store_true'}  # options of a flag without a value

@@ -7,7 +7,7 @@ import difflib
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,125 +18,6 @@ from nerf.fields.kinds import FIELDS
 from nerf.flag_types import PATH, ConfigText, Flag, FlagParser, corners, matching, number, optional, whole
 from nerf.formats import FORMATS, RAYS_THROUGH
 from nerf.runtime.errors import UserError
-
-
-def config_parser() -> FlagParser:
-    """Parser of every flag, with its type, bounds, default and one line of help."""
-    parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
-                        allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
-                        config_file_parser_class=ConfigText,
-                        formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
-    known = set()
-    for title, add, registry in (
-            ('run', _add_run, {}), ('scene', _add_scene, FORMATS), ('field', _add_field, FIELDS),
-            ('training', _add_training, {}), ('rendering', _add_rendering, {}), ('mesh', _add_mesh, {}),
-            ('viewer', _add_viewer, {}), ('logging', _add_logging, {})):
-        group = parser.add_argument_group(title)
-        add(group.add_argument)
-        add_flags(group, registry, known)
-    return parser
-
-
-def _add_run(flag: Callable) -> None:
-    flag('--config', is_config_file=True, help='flat .txt file of "key = value" lines; the command line wins over it')
-    flag('--expname', type=matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name', optional=True),
-         help='folder under basedir. Default: the name of the config file')
-    flag('--basedir', type=matching(*PATH), default='./logs/', help='folder of all runs')
-    flag('--N_iters', type=whole(1), default=200000, help='steps to train')
-    flag('--seed', type=whole(0), default=0, help='seed of every random draw')
-    flag('--device', type=matching(r'auto|cpu|cuda(:[0-9]{1,4})?', 'auto, cpu, cuda or cuda:N'), default='auto',
-         help='auto (CUDA if there is a GPU, else CPU), cpu, cuda or cuda:N')
-    flag('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default='auto',
-         help='precision of the MLP. auto: bf16 if the hardware multiplies it natively, else fp32; fp32 is never TF32; '
-              'fp16 is for CUDA')
-    flag('--no_reload', action='store_true', help='training starts afresh; an earlier run is set aside')
-    flag('--ft_path', type=matching(*PATH, optional=True),
-         help='initial weights of a run without a checkpoint: a .tar of ours or nerf-pytorch, or a Keras '
-              'model_NNNNNN.npy. Training starts at step 0')
-
-
-def _add_scene(flag: Callable) -> None:
-    flag('--datadir', type=matching(*PATH), default='./data/llff/fern', help='folder of the scene')
-    flag('--dataset_type', choices=tuple(FORMATS), default='llff', help=f'format of the scene. {described(FORMATS)}')
-    flag('--white_bkgd', action='store_true', help='background is white, as is usual for Blender scenes')
-    flag('--exposure', choices=('auto', 'on', 'off'), default='auto',
-         help='brightness of photographs. on: a gain per image and colour channel is learned, and test views are '
-              'measured on their right half, after the gain was fitted on the left; auto: on for '
-              f'{in_words(name for name, entry in FORMATS.items() if entry.exposure)}')
-    flag('--rays_through', choices=tuple(RAYS_THROUGH), default='corner',
-         help='place of a ray in its pixel. corner: the upper left one, as in nerf-pytorch; center: as pictures of '
-              'Blender scenes and photographs show them, sharper. Default: center for the grid, and for transforms, '
-              'colmap and photos')
-
-
-def _add_field(flag: Callable) -> None:
-    flag('--field', choices=tuple(FIELDS), default='mlp', help=f'field to train. {described(FIELDS)}')
-
-
-def _add_training(flag: Callable) -> None:
-    flag('--N_rand', type=whole(1), default=4096, help='rays per step')
-    flag('--lrate', type=number(0.0, 1.0, above=True), default=5e-4, help='initial learning rate of Adam')
-    flag('--lrate_decay', type=optional(whole(1)), default=250,
-         help='thousand steps in which the learning rate falls to a tenth. None: to a twentieth over the run, for the '
-              'grid')
-    flag('--chunk', type=whole(1), default=32768, help='most rays rendered at once; lower it if memory runs out')
-
-
-def _add_rendering(flag: Callable) -> None:
-    flag('--render_only', action='store_true', help='no training: the path is rendered from the newest checkpoint')
-    flag('--render_test', action='store_true', help='with render_only: the test views instead of the path')
-    flag('--render_path', type=matching(*PATH, optional=True),
-         help="with render_only: camera_path.json, saved by the viewer, instead of the scene's path")
-    flag('--render_factor', type=whole(0), default=0,
-         help='previews and videos at 1/N of the size; test sets in training stay at full size. 0: full size, but the '
-              'render path of captures has at most 640 pixels on a side')
-    flag('--supersample', type=whole(1, 8), default=1,
-         help='rays along the side of a pixel at edges of pictures. 1: one ray per pixel, as in the paper; 2: smooth '
-              'edges, in about twice the time')
-
-
-def _add_mesh(flag: Callable) -> None:
-    flag('--mesh_only', action='store_true', help='no training: a mesh is extracted from the newest checkpoint')
-    flag('--mesh_grid_size', type=whole(2), default=256, help='grid points along the longest side of the box')
-    flag('--mesh_method', choices=('auto', 'fused', 'density'), default='auto',
-         help='surface of the mesh. fused: seen by training cameras, from their depths; density: of one density; auto: '
-              'density if mesh_threshold is given, else fused')
-    flag('--mesh_threshold', type=optional(number(above=True)), default=None,
-         help='density at the surface, in 1/scene unit (in NDC: 1/NDC unit). Default: the density at which half of the '
-              'light of the training rays has stopped')
-    flag('--mesh_faces', type=whole(0), default=0,
-         help='most faces of the mesh; 0: as few as leave it within a quarter of a grid step of the surface')
-    flag('--mesh_texture', type=whole(0, 16384), default=0,
-         help='texels along a side of a texture, 2048 for example, in a .glb or .obj; 0: the vertices have colours')
-    flag('--mesh_file', type=matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb',
-                                      True),
-         help="file of the mesh. Default: mesh_NNNNNN.ply, with a texture .glb, in the run's folder")
-    flag('--mesh_bounds', type=optional(corners), default=None,
-         help="lowest and highest corner of a box in the scene's coordinates, '-1 -1 -1 1 1 1' for example, to which "
-              'the mesh is cut. Default: the box seen by the training cameras')
-
-
-def _add_viewer(flag: Callable) -> None:
-    flag('--view', action='store_true',
-         help='scene in the browser, while it trains and after that until Ctrl-C. Share of the time for drawing while '
-              'training: 1/40; handling messages costs extra. With render_only: the newest checkpoint, without '
-              'training or pictures')
-    flag('--view_host', type=matching(r'[0-9A-Za-z.:_-]+', 'an address'), default='127.0.0.1',
-         help='address of the viewer: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can reach it; there '
-              'is no password')
-    flag('--view_port', type=whole(0, 65535), default=8080,
-         help='port of the viewer, or the next free one; 0: any free one')
-
-
-def _add_logging(flag: Callable) -> None:
-    flag('--i_print', type=whole(1), default=100, help='steps between console and metric lines')
-    flag('--i_img', type=whole(1), default=500, help='steps between TensorBoard images')
-    flag('--i_weights', type=whole(1), default=10000, help='steps between checkpoints')
-    flag('--i_testset', type=whole(1), default=50000, help='steps between renders of the test set')
-    flag('--i_video', type=whole(1), default=50000, help='steps between videos of the render path')
-
-
-# Registries
 
 
 def in_words(names: Iterable[str], last: str = 'and') -> str:
@@ -154,6 +35,82 @@ def described(registry: dict[str, Any]) -> str:
     return '; '.join(one(*item) for item in registry.items())
 
 
+GROUPS = {  # flags that every run reads, by the title of their group
+    'run': (
+        Flag('expname', 'folder under basedir. Default: the name of the config file',
+             matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name', optional=True)),
+        Flag('basedir', 'folder of all runs', matching(*PATH), './logs/'),
+        Flag('N_iters', 'steps to train', whole(1), 200000),
+        Flag('seed', 'seed of every random draw', whole(0), 0),
+        Flag('device', 'auto (CUDA if there is a GPU, else CPU), cpu, cuda or cuda:N',
+             matching(r'auto|cpu|cuda(:[0-9]{1,4})?', 'auto, cpu, cuda or cuda:N'), 'auto'),
+        Flag('precision', 'precision of the MLP. auto: bf16 if the hardware multiplies it natively, else fp32; fp32 is '
+             'never TF32; fp16 is for CUDA', default='auto', choices=('auto', 'fp32', 'bf16', 'fp16')),
+        Flag('no_reload', 'training starts afresh; an earlier run is set aside'),
+        Flag('ft_path', 'initial weights of a run without a checkpoint: a .tar of ours or nerf-pytorch, or a Keras '
+             'model_NNNNNN.npy. Training starts at step 0', matching(*PATH, optional=True))),
+    'scene': (
+        Flag('datadir', 'folder of the scene', matching(*PATH), './data/llff/fern'),
+        Flag('white_bkgd', 'background is white, as is usual for Blender scenes'),
+        Flag('exposure', 'brightness of photographs. on: a gain per image and colour channel is learned, and test '
+             'views are measured on their right half, after the gain was fitted on the left; auto: on for '
+             f'{in_words(name for name, entry in FORMATS.items() if entry.exposure)}', default='auto',
+             choices=('auto', 'on', 'off')),
+        Flag('rays_through', 'place of a ray in its pixel. corner: the upper left one, as in nerf-pytorch; center: as '
+             'pictures of Blender scenes and photographs show them, sharper. Default: center for the grid, and for '
+             'transforms, colmap and photos', default='corner', choices=tuple(RAYS_THROUGH))),
+    'field': (),
+    'training': (
+        Flag('N_rand', 'rays per step', whole(1), 4096),
+        Flag('lrate', 'initial learning rate of Adam', number(0.0, 1.0, above=True), 5e-4),
+        Flag('lrate_decay', 'thousand steps in which the learning rate falls to a tenth. None: to a twentieth over the '
+             'run, for the grid', optional(whole(1)), 250),
+        Flag('chunk', 'most rays rendered at once; lower it if memory runs out', whole(1), 32768)),
+    'rendering': (
+        Flag('render_only', 'no training: the path is rendered from the newest checkpoint'),
+        Flag('render_test', 'with render_only: the test views instead of the path'),
+        Flag('render_path', "with render_only: camera_path.json, saved by the viewer, instead of the scene's path",
+             matching(*PATH, optional=True)),
+        Flag('render_factor', 'previews and videos at 1/N of the size; test sets in training stay at full size. 0: '
+             'full size, but the render path of captures has at most 640 pixels on a side', whole(0), 0),
+        Flag('supersample', 'rays along the side of a pixel at edges of pictures. 1: one ray per pixel, as in the '
+             'paper; 2: smooth edges, in about twice the time', whole(1, 8), 1)),
+    'mesh': (
+        Flag('mesh_only', 'no training: a mesh is extracted from the newest checkpoint'),
+        Flag('mesh_grid_size', 'grid points along the longest side of the box', whole(2), 256),
+        Flag('mesh_method', 'surface of the mesh. fused: seen by training cameras, from their depths; density: of one '
+             'density; auto: density if mesh_threshold is given, else fused', default='auto',
+             choices=('auto', 'fused', 'density')),
+        Flag('mesh_threshold', 'density at the surface, in 1/scene unit (in NDC: 1/NDC unit). Default: the density at '
+             'which half of the light of the training rays has stopped', optional(number(above=True))),
+        Flag('mesh_faces', 'most faces of the mesh; 0: as few as leave it within a quarter of a grid step of the '
+             'surface', whole(0), 0),
+        Flag('mesh_texture', 'texels along a side of a texture, 2048 for example, in a .glb or .obj; 0: the vertices '
+             'have colours', whole(0, 16384), 0),
+        Flag('mesh_file', "file of the mesh. Default: mesh_NNNNNN.ply, with a texture .glb, in the run's folder",
+             matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb', True)),
+        Flag('mesh_bounds', "lowest and highest corner of a box in the scene's coordinates, '-1 -1 -1 1 1 1' for "
+             'example, to which the mesh is cut. Default: the box seen by the training cameras', optional(corners))),
+    'viewer': (
+        Flag('view', 'scene in the browser, while it trains and after that until Ctrl-C. Share of the time for drawing '
+             'while training: 1/40; handling messages costs extra. With render_only: the newest checkpoint, without '
+             'training or pictures'),
+        Flag('view_host', 'address of the viewer: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can '
+             'reach it; there is no password', matching(r'[0-9A-Za-z.:_-]+', 'an address'), '127.0.0.1'),
+        Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080)),
+    'logging': (
+        Flag('i_print', 'steps between console and metric lines', whole(1), 100),
+        Flag('i_img', 'steps between TensorBoard images', whole(1), 500),
+        Flag('i_weights', 'steps between checkpoints', whole(1), 10000),
+        Flag('i_testset', 'steps between renders of the test set', whole(1), 50000),
+        Flag('i_video', 'steps between videos of the render path', whole(1), 50000)),
+}
+CHOICES = {  # flags that choose an entry of a registry, by the title of their group
+    'scene': ('dataset_type', 'llff', 'format of the scene', FORMATS),
+    'field': ('field', 'mlp', 'field to train', FIELDS),
+}
+
+
 def flags_of(registry: dict[str, Any]) -> dict[Flag, list[str]]:
     """Flags of the entries of a registry, each with the names of the entries that read it."""
     read_by = {}
@@ -163,29 +120,30 @@ def flags_of(registry: dict[str, Any]) -> dict[Flag, list[str]]:
     return read_by
 
 
-def add_flags(group, registry: dict[str, Any], known: set[Flag]) -> None:
-    """Adds the flags of a registry's entries to a group of the parser.
-
-    Args:
-        group: group of the parser.
-        registry: entries by name.
-        known: flags to leave out; the new ones are added to it.
-    """
-    for flag, names in flags_of(registry).items():
-        if flag not in known:
-            group.add_argument(f'--{flag.name}', help=f'{flag.help} ({in_words(names)})', **flag.options)
-            known.add(flag)
-
-
-# Parsing
+def config_parser() -> FlagParser:
+    """Parser of every flag, with its type, bounds, default and one line of help."""
+    parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
+                        allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
+                        config_file_parser_class=ConfigText,
+                        formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--config', is_config_file=True,
+                        help='flat .txt file of "key = value" lines; the command line wins over it')
+    known = set()
+    for title, flags in GROUPS.items():
+        group, readers = parser.add_argument_group(title), {}
+        if title in CHOICES:
+            choice, default, what, registry = CHOICES[title]
+            flags = (Flag(choice, f'{what}. {described(registry)}', None, default, tuple(registry)), *flags)
+            readers = flags_of(registry)
+        for flag in (*flags, *readers):
+            if flag not in known:
+                flag.add_to(group, f' ({in_words(readers[flag])})' if flag in readers else '')
+                known.add(flag)
+    return parser
 
 
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
-    """Values of all flags, from the command line and its config file. An error ends the program: one line, exit code 2.
-
-    Args:
-        argv: words of the command line; None: those of this process.
-    """
+    """Values of all flags, from words (None: the command line) and their config. Errors end the program with code 2."""
     parser = config_parser()
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -212,12 +170,7 @@ def set_defaults(args: argparse.Namespace, config: dict[str, str], argv: list[st
     """Sets flags without a value to the defaults of the data format and the kind of field.
 
     A config for another kind of field can hold a value that makes no sense for this kind. It is replaced too, and one
-    line names both values.
-
-    Args:
-        args: values of all flags, which change.
-        config: text of the config's values by key.
-        argv: words of the command line.
+    line names both values. `config` is the text of the config's values by key, `argv` the words of the command line.
     """
     command = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
     config = {key.removeprefix('--'): value for key, value in config.items()}
@@ -264,8 +217,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
     """Warnings about flags without effect in this run: one line for each reason."""
     ndc = args.dataset_type == 'llff' and not args.no_ndc
     idle = [([flag.name], getattr(args, choice) not in names, f'unless {choice} is {in_words(names, "or")}')
-            for choice, registry in (('dataset_type', FORMATS), ('field', FIELDS))
-            for flag, names in flags_of(registry).items()]
+            for choice, *_, registry in CHOICES.values() for flag, names in flags_of(registry).items()]
     idle += [(names.split(), without_effect, because) for names, without_effect, because in (
         ('precrop_iters precrop_frac', not args.no_batching, 'without no_batching'),
         ('contract lindisp', ndc, 'in normalised device coordinates; set no_ndc'),
@@ -288,10 +240,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
 
 
 def config_text(args: argparse.Namespace) -> str:
-    """Values of all flags as lines of a config that gives the same values again.
-
-    The line of the flag config itself is a comment, because configs do not nest.
-    """
+    """Values of all flags as lines of a config. The line of the flag config is a comment, as configs do not nest."""
     def quoted(value) -> str:
         return f'"{value}"' if isinstance(value, str) and re.search('[#;\'"]', value) else str(value)
     return ''.join(f'{"# " if key == "config" else ""}{key} = {quoted(value)}\n'

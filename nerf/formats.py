@@ -14,7 +14,7 @@ from typing import Any
 from load_photos import load_colmap, load_transforms
 from nerf.captures.estimation import estimate_cameras
 from nerf.fields.kinds import CONTRACT, FIELDS
-from nerf.flag_types import SWITCH, Flag, whole
+from nerf.flag_types import Flag, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 
@@ -25,41 +25,20 @@ SSIM_WINDOW = 11  # height and width in pixels
 
 @dataclass(frozen=True)
 class Format:
-    """Data format, as an entry of the registry.
+    """Data format, as an entry of the registry."""
 
-    Args:
-        name: value of the flag dataset_type.
-        help: the format in words.
-        load: function that reads the scene named by the flags. It raises UserError if the scene is missing or broken.
-        flags: flags that this format reads and others do not.
-        defaults: defaults of flags that differ from the flags' own.
-        contracts: with contract = auto the paper's networks see space without bounds.
-        exposure: with exposure = auto a gain is learned for each image.
-    """
-
-    name: str
-    help: str
-    load: Callable[[argparse.Namespace], Scene]
-    flags: tuple[Flag, ...] = ()
-    defaults: dict[str, Any] = field(default_factory=dict)
-    contracts: bool = True
-    exposure: bool = False
-
-
-FORMATS: dict[str, Format] = {}
-
-
-def register(entry: Format) -> None:
-    """Adds an entry to the registry."""
-    FORMATS[entry.name] = entry
+    name: str  # value of the flag dataset_type
+    help: str  # the format in words
+    load: Callable[[argparse.Namespace], Scene]  # reads the scene. UserError: the scene is missing or broken
+    flags: tuple[Flag, ...] = ()  # flags that this format reads and others do not
+    defaults: dict[str, Any] = field(default_factory=dict)  # defaults of flags that differ from the flags' own
+    contracts: bool = True  # with contract = auto the paper's networks see space without bounds
+    exposure: bool = False  # with exposure = auto a gain is learned for each image
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
-    """Scene named by the flags, with rays_through and exposure applied.
-
-    Raises:
-        UserError: the scene is missing or broken, its images are too small for SSIM, or render_factor is too large.
-    """
+    """Scene named by the flags, with rays_through and exposure applied. UserError: the scene is missing or broken, its
+    images are too small for SSIM, or render_factor is too large."""
     scene = FORMATS[args.dataset_type].load(args)
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
     height, width = scene.images.sizes.min(0)
@@ -83,32 +62,30 @@ def learns_exposure(args: argparse.Namespace) -> bool:
 
 
 def sees_beyond(args: argparse.Namespace) -> bool:
-    """Whether the space of photographs outside NDC has no bounds. For a kind of field that does not read the flag
-    contract it never has."""
+    """Whether photographs outside NDC have a space without bounds, as for each field that ignores the flag contract."""
     return not FIELDS[args.field].reads('contract') or args.contract == 'on' or (
         args.contract == 'auto' and FORMATS[args.dataset_type].contracts)
 
 
 # Flags of some formats
 
-HALF_RES = Flag('half_res', 'Blender images are loaded at half size: a quarter of the rays', SWITCH, decides_data=True)
-TESTSKIP = Flag('testskip', 'every Nth validation and test image is kept (0 or 1: all)',
-                {'type': whole(0), 'default': 8})
-SHAPE = Flag('shape', 'name of the DeepVoxels scene',
-             {'choices': ('armchair', 'cube', 'greek', 'vase'), 'default': 'greek'}, decides_data=True)
-FACTOR = Flag('factor', 'photographs are reduced to 1/N of their size. Default: 8 for llff, else 1',
-              {'type': whole(1), 'default': 8}, decides_data=True)
+HALF_RES = Flag('half_res', 'Blender images are loaded at half size: a quarter of the rays', decides_data=True)
+TESTSKIP = Flag('testskip', 'every Nth validation and test image is kept (0 or 1: all)', whole(0), 8)
+SHAPE = Flag('shape', 'name of the DeepVoxels scene', default='greek', choices=('armchair', 'cube', 'greek', 'vase'),
+             decides_data=True)
+FACTOR = Flag('factor', 'photographs are reduced to 1/N of their size. Default: 8 for llff, else 1', whole(1),
+              8, decides_data=True)
 LLFFHOLD = Flag('llffhold', 'every Nth photograph is a test image; 0: only the one nearest to the mean camera. A '
-                'transforms.json can name test images itself', {'type': whole(0), 'default': 8}, decides_data=True)
+                'transforms.json can name test images itself', whole(0), 8, decides_data=True)
 NO_NDC = Flag('no_ndc', 'photographs without normalised device coordinates, which are for forward-facing captures. '
-              'transforms, colmap and photos use them for no others', SWITCH, decides_data=True)
-SPHERIFY = Flag('spherify', 'LLFF capture all around an object', SWITCH, decides_data=True)
+              'transforms, colmap and photos use them for no others', decides_data=True)
+SPHERIFY = Flag('spherify', 'LLFF capture all around an object', decides_data=True)
 OUTSIDE_FILES = Flag('outside_files', 'transforms.json may name files outside datadir; set it only if you know who '
-                     'wrote the file', SWITCH)
-ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done', SWITCH)
+                     'wrote the file')
+ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done')
 MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of transforms.json or of the '
-                        'COLMAP model, for use with other results from them',
-                        {'choices': ('scene', 'capture'), 'default': 'scene'})
+                        'COLMAP model, for use with other results from them', default='scene',
+                        choices=('scene', 'capture'))
 OPEN = (FACTOR, LLFFHOLD, NO_NDC, CONTRACT)
 CAPTURE = (*OPEN, MESH_COORDINATES)
 OF_CAPTURES = {'factor': 1, 'rays_through': 'center'}
@@ -117,35 +94,8 @@ OF_CAPTURES = {'factor': 1, 'rays_through': 'center'}
 # Entries
 
 
-def _blender(args: argparse.Namespace) -> Scene:
-    return blender_scene(args.datadir, args.white_bkgd, args.half_res, args.testskip)
-
-
-def _llff(args: argparse.Namespace) -> Scene:
-    return llff_scene(args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, not args.no_ndc,
-                      sees_beyond(args))
-
-
-def _deepvoxels(args: argparse.Namespace) -> Scene:
-    return deepvoxels_scene(args.datadir, args.white_bkgd, args.shape, args.testskip)
-
-
-def _transforms(args: argparse.Namespace) -> Scene:
-    return _capture(args, load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files))
-
-
-def _colmap(args: argparse.Namespace) -> Scene:
-    return _capture(args, load_colmap(args.datadir, args.factor, args.llffhold))
-
-
-def _photos(args: argparse.Namespace) -> Scene:
-    estimate_cameras(args.datadir)
-    return _transforms(args)
-
-
 def _capture(args: argparse.Namespace, capture) -> Scene:
-    """Scene of a capture. Unless render_factor says otherwise, its render path has at most LONGEST_PREVIEW pixels on a
-    side."""
+    """Scene of a capture. Without render_factor, its render path has at most LONGEST_PREVIEW pixels on a side."""
     scene = photographs_scene(capture, args.white_bkgd, not args.no_ndc, sees_beyond(args))
     if args.render_factor:
         return scene
@@ -153,11 +103,26 @@ def _capture(args: argparse.Namespace, capture) -> Scene:
     return replace(scene, render_cameras=scene.render_cameras.scaled(factor))
 
 
-register(Format('llff', 'photographs and poses_bounds.npy', _llff, (*OPEN, SPHERIFY), contracts=False))
-register(Format('blender', "the NeRF paper's synthetic scenes", _blender, (HALF_RES, TESTSKIP)))
-register(Format('deepvoxels', 'synthetic scenes of the DeepVoxels paper', _deepvoxels, (SHAPE, TESTSKIP)))
-register(Format('transforms', 'one transforms.json, as nerfstudio and instant-ngp write it', _transforms,
-                (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES))
-register(Format('colmap', 'a model of COLMAP beside its images', _colmap, CAPTURE, OF_CAPTURES))
-register(Format('photos', 'a folder of photographs; their cameras are estimated once and kept as transforms.json',
-                _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY), OF_CAPTURES, exposure=True))
+def _transforms(args: argparse.Namespace) -> Scene:
+    return _capture(args, load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files))
+
+
+def _photos(args: argparse.Namespace) -> Scene:
+    estimate_cameras(args.datadir)
+    return _transforms(args)
+
+
+FORMATS = {entry.name: entry for entry in (
+    Format('llff', 'photographs and poses_bounds.npy', lambda args: llff_scene(
+        args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, not args.no_ndc, sees_beyond(args)),
+        (*OPEN, SPHERIFY), contracts=False),
+    Format('blender', "the NeRF paper's synthetic scenes", lambda args: blender_scene(
+        args.datadir, args.white_bkgd, args.half_res, args.testskip), (HALF_RES, TESTSKIP)),
+    Format('deepvoxels', 'synthetic scenes of the DeepVoxels paper', lambda args: deepvoxels_scene(
+        args.datadir, args.white_bkgd, args.shape, args.testskip), (SHAPE, TESTSKIP)),
+    Format('transforms', 'one transforms.json, as nerfstudio and instant-ngp write it', _transforms,
+           (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
+    Format('colmap', 'a model of COLMAP beside its images', lambda args: _capture(args, load_colmap(
+        args.datadir, args.factor, args.llffhold)), CAPTURE, OF_CAPTURES),
+    Format('photos', 'a folder of photographs; their cameras are estimated once and kept as transforms.json',
+           _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY), OF_CAPTURES, exposure=True))}

@@ -16,13 +16,12 @@ BROKEN_STEPS = 10  # skipped steps in a row that end a run
 
 
 class Optimiser:
-    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and what other optimisers a training has.
+    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and the further optimisers of a training.
 
     A step is skipped, and changes no weight, if a loss or the gradient is not finite. A flag on the device tells the
     fused Adam, so that nothing waits for the GPU.
 
     Args:
-        training: source of the parameter groups.
         ema_decay: decay per step of the exponential moving average of the weights; 0: no average.
         more_groups: groups of parameters outside the field, with 'params' and 'rate'.
     """
@@ -30,9 +29,8 @@ class Optimiser:
     def __init__(self, training: Training, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
         self.training, self.ema_decay, device = training, ema_decay, training.field.device
         groups = [*training.parameter_groups(), *more_groups]
-        self.multiples = [group.pop('rate') for group in groups]
-        self.rate = torch.zeros((), device=device)  # tensors: a captured step reads them
-        self.rates = [torch.zeros((), device=device) for _ in groups]
+        self.multiples = [1.0, *(group.pop('rate') for group in groups)]  # of the rate, for `more` and for groups
+        self.rates = [torch.zeros((), device=device) for _ in self.multiples]  # tensors: a captured step reads them
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True, capturable=device.type == 'cuda')
         self.more = training.more_optimisers()
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.field.dtype == torch.float16)
@@ -44,14 +42,8 @@ class Optimiser:
         return [parameter for group in self.adam.param_groups for parameter in group['params']]
 
     def prepare(self, step: int, rate: float) -> None:
-        """Sets the learning rate, and the share of the newest weights in the average. The share is larger in the first
-        steps, so that the average soon forgets the initial weights.
-
-        Args:
-            step: the step, counted from 1.
-            rate: learning rate, of which each group has a multiple.
-        """
-        self.rate.fill_(rate)
+        """Sets the learning rate of a step, counted from 1, and the share of the newest weights in the average. The
+        share is larger in the first steps, so that the average soon forgets the initial weights."""
         for tensor, multiple in zip(self.rates, self.multiples):
             tensor.fill_(rate * multiple)
         self.share.fill_(1.0 - min(self.ema_decay, step / (step + 9.0)))
@@ -70,18 +62,14 @@ class Optimiser:
         return [parameter.grad for parameter in self._parameters() if parameter.grad is not None]
 
     def step(self, losses: dict[str, Tensor]) -> None:
-        """Changes the weights by their gradient, or skips the step.
-
-        Args:
-            losses: scalars by name.
-        """
+        """Changes the weights by their gradient, or skips the step. Losses are scalars by name."""
         if not self.names:
             self.names = [*(f'the loss {name}' for name in losses), 'the gradient']
             self.broken = torch.zeros(len(self.names), device=self.broken.device)
         for optimiser in self.more:
             self.scaler.unscale_(optimiser)
-            optimiser.param_groups[0]['lr'] = self.rate
-        for group, rate in zip(self.adam.param_groups, self.rates):
+            optimiser.param_groups[0]['lr'] = self.rates[0]
+        for group, rate in zip(self.adam.param_groups, self.rates[1:]):
             group['lr'] = rate
         values = torch.stack([*losses.values()])
         size = torch.stack([*torch._foreach_norm(self.gradients()),
@@ -101,14 +89,7 @@ class Optimiser:
 
     def check(self, step: int) -> list[str]:
         """Line for the log if the last step was skipped, else none. On a GPU, for which this waits, one step in
-        BROKEN_STEPS is checked.
-
-        Args:
-            step: the step, counted from 1.
-
-        Raises:
-            UserError: BROKEN_STEPS steps in a row were skipped.
-        """
+        BROKEN_STEPS is checked. UserError: BROKEN_STEPS steps in a row were skipped."""
         if self.broken.device.type != 'cpu' and step % BROKEN_STEPS:
             return []
         count, name = max(zip(self.broken.tolist(), self.names), key=itemgetter(0))  # waits for the GPU
@@ -127,8 +108,6 @@ class Optimiser:
         if state:
             self.scaler.load_state_dict(state)
 
-    # The average
-
     @torch.no_grad()
     def averaged_field(self) -> nn.Module:
         """Copy of the field with averaged weights; without an average, the field itself."""
@@ -142,8 +121,7 @@ class Optimiser:
 
     @torch.no_grad()
     def load_average(self, checkpoint: dict) -> None:
-        """Takes the average of a checkpoint, the entry 'averaged'. Without that entry, the average starts from the
-        present weights."""
+        """Takes the average of a checkpoint, its entry 'averaged'; without it, the average starts from the weights."""
         if not self.averages:
             return
         field = copy.deepcopy(self.training.field)
@@ -151,8 +129,6 @@ class Optimiser:
             field.load_weights(averaged)
         theirs = dict(zip(map(id, self.training.field.parameters()), field.parameters()))
         self.averages = [theirs.get(id(parameter), parameter).detach().clone() for parameter in self._parameters()]
-
-    # Checkpoints
 
     def state_dict(self) -> dict:
         """Adam's state for a checkpoint. Learning rates are plain numbers, as the reference code reads them."""
@@ -162,13 +138,8 @@ class Optimiser:
         return state
 
     def load_state_dict(self, saved: dict) -> None:
-        """Takes Adam's running means from the result of `state_dict`.
-
-        Raises:
-            ValueError, LookupError, TypeError, ...: the state is broken or of other weights.
-        """
+        """Takes Adam's running means from a saved state. ValueError, LookupError, TypeError, ...: it is broken."""
         state, parameters = {}, self._parameters()
-        ours = self.adam.state_dict()['param_groups']
         keys = [key for group in saved['param_groups'] for key in group['params']]
         if len(keys) != len(parameters):
             raise ValueError(f'it has {len(keys)} parameters, not {len(parameters)}')
@@ -181,11 +152,9 @@ class Optimiser:
             if not 0 <= (step := float(step)) < 2 ** 31:
                 raise ValueError(f'parameter {i} has step {step}')
             state[i] = {'step': torch.tensor(step), 'exp_avg': mean, 'exp_avg_sq': square}
-        self.adam.load_state_dict({'state': state, 'param_groups': ours})
+        self.adam.load_state_dict({'state': state, 'param_groups': self.adam.state_dict()['param_groups']})
 
 
 def is_real(value) -> bool:
-    """Whether a value is a dense tensor of real numbers on the CPU. Fused Adam does not check this: it would overwrite
-    other memory."""
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided and (
-        value.device.type == 'cpu')
+    """Whether a value is a dense tensor of real numbers on the CPU, as fused Adam needs and does not check."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided and value.is_cpu

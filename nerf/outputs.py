@@ -14,7 +14,7 @@ from nerf.files import checkpoints
 from nerf.files.images import disparity_pictures, save_video
 from nerf.metrics import in_words, psnr
 from nerf.plots import draw_summary, error_map
-from nerf.rendering import View, render_path, render_view, save_metrics, view_rays
+from nerf.rendering import render_path, render_view, save_metrics, view_rays
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
@@ -26,21 +26,13 @@ HISTOGRAM_RAYS = 1000  # least number of rays behind the histograms of a held-ou
 
 @dataclass(frozen=True)
 class Intervals:
-    """Steps between outputs of each kind.
+    """Steps between outputs of each kind."""
 
-    Args:
-        view: steps between held-out views.
-        test_set: steps between test sets.
-        video: steps between videos.
-        n_iters: the last step. The summary is drawn there, and after each test set.
-        slim: slim weights are written at the last step.
-    """
-
-    view: int
+    view: int  # steps between held-out views
     test_set: int
     video: int
-    n_iters: int
-    slim: bool = False
+    n_iters: int  # the last step. The summary is drawn there, and after each test set
+    slim: bool = False  # slim weights are written at the last step
 
     def due(self, step: int) -> list[str]:
         """Names of the outputs due at a step, in the order in which they are made."""
@@ -50,14 +42,8 @@ class Intervals:
         return [name for name in due if due[name] and step > 0]
 
     def missing(self, run_dir: Path, step: int, viewed: int) -> list[str]:
-        """Names of the outputs due at a step that an interrupted run did not make.
-
-        Args:
-            run_dir: folder of the run.
-            step: number of steps done.
-            viewed: step of the newest held-out view in TensorBoard. It comes from the checkpoint, because a held-out
-                view leaves no file of its own.
-        """
+        """Names of the outputs due at a step that an interrupted run did not make. The checkpoint tells the step
+        `viewed` of the newest held-out view in TensorBoard, because such a view leaves no file of its own."""
         made = {'view': viewed >= step, 'slim': checkpoints.slim_path(run_dir, step).exists(),
                 'test_set': (test_folder(run_dir, step) / 'metrics.json').exists(),
                 'video': video_path(run_dir, step, 'disp').exists(), 'summary': (run_dir / 'summary.png').exists()}
@@ -75,14 +61,10 @@ def video_path(run_dir: Path, step: int, kind: str) -> Path:
 
 
 class Outputs:
-    """Outputs of one run.
+    """Outputs of one run. Time for them does not count as training time.
 
     Args:
-        scene: scene of the run.
         shown_field: function that gives the field to show: with averaged weights, if the run averages them.
-        run_dir: folder of the run; its name begins the names of videos.
-        log: log of the run. Time for outputs does not count as training time.
-        intervals: steps between the outputs.
         render_factor: videos have 1/N of the height and width; 0: the full size.
         viewed: step of the newest held-out view in TensorBoard.
         guided_test: test views are drawn by `Field.guided` instead of `Field.sampler`.
@@ -93,25 +75,18 @@ class Outputs:
         self.scene, self.shown_field, self.run_dir, self.log = scene, shown_field, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
         self.guided_test = guided_test
-        self.makers = {'view': self.view, 'slim': self.slim, 'test_set': self.test_set, 'video': self.video,
-                       'summary': self.summary}
 
     def make(self, names: Iterable[str], step: int) -> None:
-        """Makes outputs by name. An output that cannot be written is reported, and training goes on.
-
-        Processes of rank 1 and above help with test sets and videos only.
-
-        Args:
-            names: names of outputs, as in `Intervals.due`.
-            step: number of steps done.
-        """
-        names = [name for name in names if ranks.first() or name in ('test_set', 'video')]
-        if not names:
-            return
-        with self.log.paused():
-            field = self.shown_field()
-            for name in names:
-                attempt(self.log, self.makers[name], field, step)
+        """Makes outputs by their names in `Intervals.due`. An output that cannot be written is reported, and training
+        goes on. Processes of rank 1 and above help with test sets and videos only."""
+        makers = {'test_set': self.test_set, 'video': self.video}
+        if ranks.first():
+            makers |= {'view': self.view, 'slim': self.slim, 'summary': self.summary}
+        if names := [name for name in names if name in makers]:
+            with self.log.paused():
+                field = self.shown_field()
+                for name in names:
+                    attempt(self.log, makers[name], field, step)
 
     def view(self, field: Field, step: int) -> None:
         """Adds a held-out view to TensorBoard: pictures, PSNR and histograms. Validation views take turns."""
@@ -119,12 +94,11 @@ class Outputs:
         i = scene.i_val[step // self.intervals.view % len(scene.i_val)]
         camera = scene.cameras.take([i])
         view, target = render_view(sampler, scene.space, camera), scene.target(i)
-        rgb = to8b(view.rgb)
-        shown = rgb.astype(np.float32) / 255.0
-        pictures = {'rgb': rgb, 'disparity': _disparity(view), 'opacity': view.acc.clip(0.0, 1.0), 'target': target,
-                    'error': error_map(shown, target)}
-        for name, one in view.passes.items():
-            pictures |= {f'rgb_{name}': to8b(one.rgb), f'disparity_{name}': _disparity(one)}
+        shown = to8b(view.rgb).astype(np.float32) / 255.0
+        pictures = {'opacity': view.acc.clip(0.0, 1.0), 'target': target, 'error': error_map(shown, target)}
+        for ending, one in {'': view, **{f'_{name}': one for name, one in view.passes.items()}}.items():
+            pictures[f'rgb{ending}'] = to8b(one.rgb)
+            pictures[f'disparity{ending}'] = disparity_pictures([one.disp], [one.acc])[0]
         if view.passes:
             pictures['z_std'] = view.spread / max(view.spread.max(), 1e-10)
         for name, picture in pictures.items():
@@ -143,15 +117,13 @@ class Outputs:
                                     {'global_step': step, **field.slim_weights()})
 
     def test_set(self, field: Field, step: int) -> None:
-        """Renders and measures the test views at full size. Their rays are sampled as the flags say, so that an edit of
-        the sampling shows in the metrics."""
+        """Renders and measures the test views at full size. The flags' sampler shows edits of the sampling."""
         folder, scene = test_folder(self.run_dir, step), self.scene
         sampler = field.guided(scene.seen_box()) if self.guided_test else field.sampler()
         rgbs = render_path(sampler, scene.space, scene.cameras.take(scene.i_test), savedir=folder).rgbs
         if not ranks.first():
             return
-        mean = save_metrics(folder, step, sampler, scene, rgbs)
-        for name, value in mean.items():
+        for name, value in (mean := save_metrics(folder, step, sampler, scene, rgbs)).items():
             self.log.scalar(f'test/{name}', value, step)
         self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
 
@@ -169,22 +141,8 @@ class Outputs:
         draw_summary(self.run_dir, step, len(i_test), lambda n: self.scene.target(i_test[n]))
 
 
-def _disparity(view: View) -> np.ndarray:
-    """Disparity of a view as a picture [H, W] uint8."""
-    return disparity_pictures([view.disp], [view.acc])[0]
-
-
 def attempt(log: TrainLog, job: Callable, *args) -> bool:
-    """Does a job that writes files. An error goes to the log, so that training goes on while a disk is full.
-
-    Args:
-        log: log of the run.
-        job: function that writes files.
-        args: arguments of the function.
-
-    Returns:
-        whether the job was done.
-    """
+    """Does a job that writes files; returns whether it was done. An error goes to the log: a disk may be full."""
     try:
         job(*args)
     except (UserError, OSError) as error:

@@ -31,7 +31,6 @@ EDGE = 0.05  # difference of a colour from a neighbour's from which on a pixel i
 
 class Picture(NamedTuple):
     """View of N rays while it is drawn, row by row. Its tensors change in place until the last tile is done."""
-
     rgb: Tensor  # [N, 3]
     depth: Tensor  # [N] expected depth, not divided by opacity
     acc: Tensor  # [N] opacity
@@ -54,7 +53,6 @@ class Picture(NamedTuple):
 
 class View(NamedTuple):
     """Picture as arrays, [H, W] or [H, W, 3] float32."""
-
     rgb: np.ndarray
     disp: np.ndarray  # 1 / depth in the world
     acc: np.ndarray  # opacity
@@ -70,10 +68,7 @@ def view_rays(sampler: Sampler, space: Space, camera: Cameras) -> Rays:
 
 @torch.inference_mode()
 def draw(sampler: Sampler, rays: Rays) -> Iterator[Picture]:
-    """Draws N rays and yields the picture after each tile. The last picture is whole.
-
-    Drawing can be stopped after any tile, and `as_view` copies an unfinished picture.
-    """
+    """Draws N rays and yields the picture after each tile. The last picture is whole; `as_view` copies any of them."""
     picture = Picture.background(len(rays.near), sampler, sampler.passes)
     for tile in pieces(len(rays.near), sampler.tile):
         shown = sampler.render(rays.part(tile))
@@ -96,7 +91,7 @@ def as_view(picture: Picture, space: Space, height: int, width: int) -> View:
 
 def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | None = None) -> View:
     """View of one camera, with smooth edges if the sampler supersamples. `bar` counts its pixels."""
-    done, (height, width) = 0, camera.size(0)
+    done = 0
     for picture in draw(sampler, view_rays(sampler, space, camera)):
         if bar is not None and not bar.disable:
             now = int(picture.final.sum())  # waits for the GPU
@@ -104,23 +99,15 @@ def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | Non
             done = now
     for _ in smooth_edges(sampler, space, camera, picture):
         pass
-    return as_view(picture, space, height, width)
-
-
-# Single pixels, in any order
+    return as_view(picture, space, *camera.size(0))
 
 
 @torch.inference_mode()
 def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Picture, index: Tensor, side: int = 1) -> int:
-    """Draws some pixels of one camera's picture. Pixels without a ray in the space stay as they are.
+    """Draws some pixels [N], counted row by row, into one camera's picture; returns the number of rays.
 
-    Args:
-        picture: the camera's picture, changed in place.
-        index: [N] pixels, counted row by row.
-        side: each pixel is the mean of side x side rays, spread evenly over its size around its own ray.
-
-    Returns:
-        the number of rays.
+    Each pixel is the mean of side x side rays, spread evenly over its size around its own ray. Pixels without a ray in
+    the space stay as they are.
     """
     width, camera = camera.size(0)[1], camera.to(sampler.device)
     steps = (torch.arange(side, device=sampler.device) + 0.5) / side - 0.5
@@ -140,10 +127,7 @@ def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Pictur
 
 
 def edges(picture: Picture, height: int, width: int) -> Tensor:
-    """Pixels [N] at edges, counted row by row: a colour channel differs from a neighbour's by more than EDGE.
-
-    It waits for the device.
-    """
+    """Pixels [N] at edges, counted row by row: a colour channel differs from a neighbour's by more than EDGE."""
     rgb = picture.rgb.view(height, width, 3)
     is_edge = torch.zeros(height, width, dtype=torch.bool, device=rgb.device)
     for axis in (0, 1):
@@ -151,27 +135,20 @@ def edges(picture: Picture, height: int, width: int) -> Tensor:
         change = ((rgb.narrow(axis, 1, size) - rgb.narrow(axis, 0, size)).abs() > EDGE).any(-1)
         is_edge.narrow(axis, 0, size).logical_or_(change)
         is_edge.narrow(axis, 1, size).logical_or_(change)
-    return is_edge.flatten().nonzero()[:, 0]
+    return is_edge.flatten().nonzero()[:, 0]  # waits for the GPU
 
 
 def smooth_edges(sampler: Sampler, space: Space, camera: Cameras, picture: Picture) -> Iterator[int]:
-    """Draws the pixels at edges of a whole picture again, with `supersample` x `supersample` rays each.
-
-    Yields:
-        the number of rays of each tile. A sampler with supersample 1 has none.
-    """
+    """Draws the pixels at edges of a whole picture again, with `supersample` x `supersample` rays each, and yields the
+    number of rays of each tile. A sampler with supersample 1 has none."""
     if (side := sampler.supersample) > 1:
         index = edges(picture, *camera.size(0))
         for tile in pieces(len(index), max(sampler.tile // side ** 2, 1)):
             yield draw_pixels(sampler, space, camera, picture, index[tile], side)
 
 
-# Paths of views
-
-
 class Rendered(NamedTuple):
     """Views of several cameras, for files."""
-
     rgbs: list[np.ndarray]  # [H, W, 3] uint8 each
     disps: list[np.ndarray]  # [H, W] float32 each
     accs: list[np.ndarray]  # [H, W] float32 each
@@ -184,20 +161,18 @@ def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path 
     Several processes share the views. All of them get all views, and rank 0 writes.
 
     Args:
-        sampler: shows the field.
-        space: space of the scene.
-        cameras: cameras of one size if `video` is given.
         savedir: folder of the pictures 000.png, 001.png, .... Pictures of an earlier render are removed.
-        video: file of the video.
+        video: file of the video, for cameras of one size.
     """
     rendered, written, append = Rendered([], [], []), [], None
 
     def write(i: int) -> None:
         nonlocal append
-        if i == 0:
-            append = opened.enter_context(video_file(video)) if video else None
-            if savedir:
-                _remove_earlier(savedir)
+        if i == 0 and video:
+            append = opened.enter_context(video_file(video))
+        if i == 0 and savedir:  # a shorter render would leave some files of an earlier one
+            for path in (path for pattern in ('*.png', '*.mp4', 'metrics.json') for path in savedir.glob(pattern)):
+                path.unlink()
         if savedir:
             save_png(savedir / f'{i:03d}.png', rendered.rgbs[i])
         if append:
@@ -225,24 +200,12 @@ def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path 
 
 
 def _from_all(view: View, sizes: list[list[int]]) -> list[np.ndarray]:
-    """Views of all processes, in the order of their ranks: [H, W, 5] colour, disparity and opacity.
-
-    Args:
-        view: this process's view.
-        sizes: height and width of each view.
-    """
+    """Views of all processes, in the order of ranks, from their sizes: [H, W, 5] colour, disparity and opacity."""
     mine = torch.from_numpy(np.dstack([view.rgb, view.disp, view.acc]).reshape(-1, 5))
     longest = max([len(mine), *(height * width for height, width in sizes)])
     padded = torch.nn.functional.pad(mine, (0, 0, 0, longest - len(mine)))
     return [part[:height * width].reshape(height, width, 5).numpy()
             for part, (height, width) in zip(ranks.gathered(padded), sizes)]
-
-
-def _remove_earlier(folder: Path) -> None:
-    """Removes the files of an earlier render, because a shorter one would leave some of them."""
-    for pattern in ('*.png', '*.mp4', 'metrics.json'):
-        for path in folder.glob(pattern):
-            path.unlink()
 
 
 def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:

@@ -22,27 +22,15 @@ FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_por
 
 @dataclass(frozen=True)
 class Origin:
-    """Folder and flags of a run that starts.
-
-    Args:
-        run_dir: folder of the run.
-        flags: all flags by name; checkpoints hold them.
-        data_flags: names of flags that decide what a run trains on.
-        trains: the run trains; else it renders or meshes.
-    """
+    """Folder and flags of a run that starts."""
 
     run_dir: Path
-    flags: dict[str, Any]
-    data_flags: frozenset[str]
-    trains: bool
+    flags: dict[str, Any]  # all flags by name; checkpoints hold them
+    data_flags: frozenset[str]  # names of flags that decide what a run trains on
+    trains: bool  # the run trains; else it renders or meshes
 
     def changed(self, checkpoint: dict, names: Iterable[str]) -> str:
-        """Flags that have changed since a checkpoint was saved, as 'name old -> new, ...'.
-
-        Args:
-            checkpoint: content of the checkpoint.
-            names: names of the flags to compare.
-        """
+        """Flags of some names that have changed since a checkpoint was saved, as 'name old -> new, ...'."""
         state = checkpoint.get('run_state')
         before = state.get('flags') if isinstance(state, dict) else None
         if not isinstance(before, dict):
@@ -53,20 +41,11 @@ class Origin:
 
 
 def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | None]:
-    """Loads the initial weights of a field: of the run's newest checkpoint, else of ft_path, else none.
+    """Loads the initial weights of a field: of the run's newest checkpoint, else of ft_path, else none. Returns the
+    step of the weights, and the content of the run's own checkpoint; None for each that is missing.
 
     Rendering and meshing also take a slim file of the run. Averaged weights of a checkpoint are preferred, except where
-    training goes on.
-
-    Args:
-        origin: folder and flags of the run.
-        field: the field to load.
-
-    Returns:
-        the step of the weights (None: none were loaded), and the content of the run's own checkpoint (None: none).
-
-    Raises:
-        UserError: the weights do not fit the flags; the message names changed flags.
+    training goes on. UserError: the weights do not fit the flags; the message names changed flags.
     """
     run_dir, ft_path, afresh = origin.run_dir, origin.flags['ft_path'], origin.flags['no_reload'] and origin.trains
     own = None if afresh else checkpoints.read_newest(run_dir)
@@ -89,11 +68,7 @@ def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | No
 
 
 def restore_trained(origin: Origin, field: Field) -> int:
-    """Loads weights by `restore_weights`; returns their step.
-
-    Raises:
-        UserError: the run has no weights.
-    """
+    """Loads weights by `restore_weights`; returns their step. UserError: the run has no weights."""
     step, _ = restore_weights(origin, field)
     if step is None:
         raise UserError(f'{origin.run_dir} has no checkpoint; train first (the same command without render_only or '
@@ -102,20 +77,9 @@ def restore_trained(origin: Origin, field: Field) -> int:
 
 
 def resume(origin: Origin, scene: Scene, trainer: Trainer, checkpoint: dict | None) -> tuple[int, int]:
-    """Restores a training apart from its weights. With no_reload it first sets an earlier run aside.
-
-    Args:
-        origin: folder and flags of the run.
-        scene: scene of the run.
-        trainer: the training to restore.
-        checkpoint: content of the run's checkpoint; None: training starts at step 0.
-
-    Returns:
-        the number of steps done, and the step of the newest held-out view in TensorBoard.
-
-    Raises:
-        UserError: the checkpoint is broken or of another scene, or differs between processes.
-    """
+    """Restores a training, apart from its weights, from the run's checkpoint; None: training starts at step 0, and with
+    no_reload an earlier run is set aside. Returns the number of steps done, and the step of the newest held-out view in
+    TensorBoard. UserError: the checkpoint is broken or of another scene, or differs between processes."""
     run_dir = origin.run_dir
     if origin.flags['no_reload'] and ranks.first() and (aside := set_aside(run_dir)):
         print(f'the earlier run in {run_dir} is now in {aside}')
@@ -174,10 +138,7 @@ def errors_of(path: Path, origin: Origin, field: Field, checkpoint: dict):
 
 
 def checkpoint_writer(origin: Origin, scene: Scene, trainer: Trainer) -> Callable[[int, int], None]:
-    """Function that writes the checkpoint of a step, on rank 0 alone.
-
-    Its arguments are the step, and the step of the newest held-out view in TensorBoard.
-    """
+    """Function that writes, on rank 0, the checkpoint of a step, with the step of the newest view in TensorBoard."""
     fingerprint = scene.fingerprint()
 
     def save(step: int, viewed: int) -> None:

@@ -1,9 +1,8 @@
 """Kinds of space of a scene: between two bounds, in normalised device coordinates (NDC), or without bounds.
 
-Space defines how a camera's rays look, the coordinates of a field, disparity, boxes, and how density scales. A further
-kind of space is a further class. Three coordinate systems occur: world coordinates of the scene's cameras; ray
-coordinates of `Rays` (world coordinates, or NDC); field coordinates (ray coordinates, or contracted ones without
-bounds). A grid divides field coordinates by the shape of a voxel.
+Coordinate systems are three: world coordinates of the scene's cameras; ray coordinates of `Rays` (world coordinates, or
+NDC); field coordinates (ray coordinates, or contracted ones without bounds). A grid divides field coordinates by the
+shape of a voxel. A further kind of space is a further class.
 """
 
 from __future__ import annotations
@@ -47,8 +46,6 @@ class Space:
     depth_measure = ((1.0, 0.0), (0.0, 1.0))  # see `projection`
     horizon = 0.0  # near bounds to the last of samples even in disparity; 0: samples end at the far bound
 
-    # Rays and points
-
     def rays(self, origins: Tensor, directions: Tensor, bounds: Tensor | None = None) -> Rays:
         """Rays of world origins and directions [..., 3], with near and far bounds [..., 2]; None: the space's."""
         if bounds is None:
@@ -69,11 +66,9 @@ class Space:
         return points
 
     def projection(self) -> np.ndarray:
-        """Matrix [4, 4] from ray coordinates to the world: (x, y, z, 1) becomes (q X, q Y, q Z, q).
-
-        Depth d along a camera's axis, as (q d, q) times `depth_measure` [2, 2], becomes (r D, r). Measured depth D
-        rises with d, and its steps are even in ray coordinates.
-        """
+        """Matrix [4, 4] from ray coordinates to the world: (x, y, z, 1) becomes (q X, q Y, q Z, q). Depth d along a
+        camera's axis, as (q d, q) times `depth_measure` [2, 2], becomes (r D, r). Measured depth D rises with d, and
+        its steps are even in ray coordinates."""
         return np.eye(4)
 
     def to_field(self, points: Tensor) -> Tensor:
@@ -94,7 +89,7 @@ class Space:
 
     def grid_rays(self, rays: Rays, voxel: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Straight rays for marching a grid: origins and directions [R, 3] in grid coordinates before contraction, near
-        and far bounds [R]. The voxel's edge, in grid units, decides where rays to infinity end."""
+        and far bounds [R]. Rays to infinity end by the voxel's edge, in grid units."""
         return self._as_cubes(rays.origins), self._as_cubes(rays.directions), rays.near[:, 0], rays.far[:, 0]
 
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
@@ -147,19 +142,13 @@ class Space:
         return self.box(cameras) / self.voxel_shape
 
     def box_within(self, bounds: np.ndarray, cameras: Cameras) -> np.ndarray:
-        """Box [2, 3] of the world in ray coordinates, cut to the views of cameras.
-
-        Raises:
-            UserError: the box is in no view.
-        """
+        """Box [2, 3] of the world in ray coordinates, cut to the views of cameras. UserError: it is in no view."""
         return bounds
 
     def pixel_sides(self, cameras: Cameras) -> Tensor:
         """Side of a pixel [V] float64 in ray coordinates: at the origin if cameras surround it, else at far."""
         distance = cameras.poses[:, :, 3].double().norm(dim=-1) if self.surrounded else self.far
         return distance / cameras.intrinsics[:, :2].mean(1)
-
-    # Files and text
 
     def describe(self) -> str:
         """Bounds in words."""
@@ -170,11 +159,7 @@ class Space:
         return None
 
     def with_ball(self, numbers: list[float] | None) -> Space:
-        """Space of a checkpoint with these `ball_numbers`.
-
-        Raises:
-            TypeError, ValueError: the numbers are broken, or of another kind of space.
-        """
+        """Space of a checkpoint with these `ball_numbers`. TypeError, ValueError: they do not fit."""
         if numbers is not None:
             raise ValueError('a contraction, which this space does not have')
         return self
@@ -205,10 +190,8 @@ class Bounded(Space):
 
 @dataclass(frozen=True)
 class NDC(Space):
-    """Normalised device coordinates of a forward-facing scene (appendix C), with the near plane at depth 1.
-
-    Rays reach infinity, and every ray ends on something. Voxels are longer along depth, because pixels tell less of it.
-    """
+    """Normalised device coordinates of a forward-facing scene (appendix C), with the near plane at depth 1. Rays reach
+    infinity. Voxels are longer along depth, because pixels tell less of it."""
 
     near: float = 0.0
     far: float = 1.0
@@ -291,11 +274,9 @@ class NDC(Space):
 
 @dataclass(frozen=True)
 class Unbounded(Space):
-    """Space without bounds. Fields see it contracted into a ball, as in mip-NeRF 360 (arXiv:2111.12077).
-
-    A point x, in radii of a unit ball from its centre, stays in place inside that ball. Outside it becomes
-    (2 - 1/|x|) x/|x| (equation 10), so infinity is at distance 2.
-    """
+    """Space without bounds. Fields see it contracted into a ball, as in mip-NeRF 360 (arXiv:2111.12077): a point x, in
+    radii of a unit ball from its centre, stays in place inside that ball; outside it becomes (2 - 1/|x|) x/|x|
+    (equation 10), so infinity is at distance 2."""
 
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # centre of the unit ball in scene units
     radius: float = 1.0  # radius of the unit ball in scene units
@@ -384,10 +365,8 @@ def contracted(x: Tensor) -> Tensor:
 
 
 def shrinkage(x: Tensor, directions: Tensor) -> Tensor:
-    """Factor |J d| / |d| [...] by which the contraction shortens a small step from points x along d [..., 3].
-
-    The Jacobian J shortens by 1/u^2 away from the centre and by (2 - 1/u)/u across, with u = |x|.
-    """
+    """Factor |J d| / |d| [...] by which the contraction shortens a small step from points x along d [..., 3]. Its
+    Jacobian J shortens by 1/u^2 away from the centre and by (2 - 1/u)/u across, with u = |x|."""
     along = (x * directions).sum(-1) ** 2 / ((x ** 2).sum(-1) * (directions ** 2).sum(-1)).clamp(min=1e-30)
     return _shrinkage(_over_distance(x)[..., 0], along.clamp(max=1.0))
 
@@ -399,15 +378,11 @@ def _shrinkage(over: Tensor, along: Tensor) -> Tensor:
 
 
 def even_depths(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, lengths: Tensor) -> Tensor:
-    """Depths [R, S] on straight rays at which their contracted lengths, from near on, are `lengths` [R, S].
+    """Depths [R, S] at which rays have ascending contracted lengths [R, S] from near on. Origins and directions [R, 3]
+    are in radii from the centre, bounds [R] finite. Lengths beyond the ray's give far.
 
     Contracted length is summed over S points of a ray, even in w: w = x for |x| < 1, else 2 - 1/|x| with the sign of x,
-    where x is the distance from the point nearest to the centre. Lengths beyond the ray's give far.
-
-    Args:
-        origins, directions: [R, 3] in radii from the centre.
-        near, far: [R] finite bounds.
-        lengths: [R, S] ascending.
+    where x is the distance from the point nearest to the centre.
     """
     speed = directions.norm(dim=-1, keepdim=True)
     nearest = (origins * directions).sum(-1, keepdim=True) / speed

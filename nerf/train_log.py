@@ -30,7 +30,6 @@ class TrainLog:
         start: number of steps done. Lines of later steps, left by an interrupted run, are dropped.
         n_iters: the last step.
         i_print: steps between lines.
-        device: device of the training.
         scalars: function that gives further numbers, by name, for each line.
         clock: function that gives the time in seconds.
     """
@@ -53,14 +52,8 @@ class TrainLog:
         self.mark, self.shown, self.since = clock(), -math.inf, None
 
     def step(self, step: int, losses: dict[str, torch.Tensor], lr: float, n_rays: int) -> None:
-        """Counts a step, and logs it every i_print steps.
-
-        Args:
-            step: the step, counted from 1.
-            losses: scalars by name. 'mse' is logged as psnr, 'mse0' as psnr0, any other by its name.
-            lr: learning rate.
-            n_rays: number of rays in the step.
-        """
+        """Counts a step, from 1, and logs it every i_print steps. Losses are scalars by name: 'mse' is logged as psnr,
+        'mse0' as psnr0, any other by its name."""
         self.bar.update()
         self.latest, self.has_mse = step, 'mse' in losses
         self.rays += n_rays
@@ -100,9 +93,8 @@ class TrainLog:
         self.scalar('memory/peak_mb', peak_memory(self.device), step)
         fits = f"psnr {psnrs['psnr']:.2f} dB" if 'psnr' in psnrs else ''
         fits += f" (coarse {psnrs['psnr0']:.2f})" if 'psnr0' in psnrs else ''
-        parts = [f'step {step}/{self.n_iters}', f'loss {loss:.5f}', fits, f'lr {lr:.2e}', f'{speed:.0f} rays/s',
-                 f'{self.seconds:.0f} s']
-        self.say('  '.join(filter(None, parts)))
+        self.say('  '.join(filter(None, [f'step {step}/{self.n_iters}', f'loss {loss:.5f}', fits, f'lr {lr:.2e}',
+                                         f'{speed:.0f} rays/s', f'{self.seconds:.0f} s'])))
         self.rays, self.mark = 0, self.clock()
 
     @contextmanager
@@ -115,12 +107,9 @@ class TrainLog:
     def status(self) -> str:
         """Line about the newest step, for the viewer; this waits for the GPU."""
         elapsed = (self.clock() if self.since is None else self.since) - self.mark
-        parts = [f'step {self.latest} of {self.n_iters}']
-        if self.smooth is not None:
-            parts.append(self._quality())
-        if self.rays:
-            parts.append(f'{self.rays / elapsed:,.0f} rays/s')
-        return ', '.join([*parts, f'{self.seconds + elapsed:.0f} s'])
+        return ', '.join(filter(None, [
+            f'step {self.latest} of {self.n_iters}', self.smooth is not None and self._quality(),
+            self.rays and f'{self.rays / elapsed:,.0f} rays/s', f'{self.seconds + elapsed:.0f} s']))
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Adds a number to TensorBoard."""
@@ -128,8 +117,7 @@ class TrainLog:
 
     def picture(self, tag: str, picture, step: int) -> None:
         """Adds a picture [H, W] or [H, W, 3], uint8 or float in [0, 1], to TensorBoard."""
-        layout = 'HWC' if picture.ndim == 3 else 'HW'
-        self._to_board(lambda board: board.add_image(tag, picture, step, dataformats=layout))
+        self._to_board(lambda board: board.add_image(tag, picture, step, dataformats='HWC'[:picture.ndim]))
 
     def histogram(self, tag: str, values: torch.Tensor, step: int) -> None:
         """Adds a histogram of the finite values of a tensor to TensorBoard."""
@@ -139,16 +127,14 @@ class TrainLog:
 
     def table(self, tag: str, rows: dict) -> None:
         """Adds names and values to TensorBoard, as a markdown table at the first step of this start."""
-        lines = [f'| {name} | {value} |' for name, value in rows.items()]
-        text = '\n'.join(['| flag | value |', '| --- | --- |', *lines])
-        self._to_board(lambda board: board.add_text(tag, text, self.start))
+        lines = ['| flag | value |', '| --- | --- |', *(f'| {name} | {value} |' for name, value in rows.items())]
+        self._to_board(lambda board: board.add_text(tag, '\n'.join(lines), self.start))
 
     def say(self, message: str) -> None:
         """Prints a line without breaking the progress bar."""
-        if self.metrics_path is None:
-            return
-        self.bar.write(message, file=sys.stdout)
-        sys.stdout.flush()
+        if self.metrics_path is not None:
+            self.bar.write(message, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Ends the progress bar and writes the last of TensorBoard's data."""
@@ -160,23 +146,19 @@ class TrainLog:
         if self.metrics_path is None:
             return
         try:
-            self._write_line(line)
+            with open(self.metrics_path, 'ab', buffering=0) as file:
+                size = file.tell()
+                if file.write(line.encode()) < len(line):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.say(f'warning: {self.metrics_path} cannot be written ({error}); training goes on')
 
-    def _write_line(self, line: str) -> None:
-        with open(self.metrics_path, 'ab', buffering=0) as file:
-            size = file.tell()
-            if file.write(line.encode()) < len(line):
-                file.truncate(size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def _to_board(self, write: Callable) -> None:
         """Calls `write` with TensorBoard's writer, up to the writer's first error."""
-        if self.board is None:
-            return
         try:
-            write(self.board)
+            if self.board is not None:
+                write(self.board)
         except OSError as error:
             self.board = None
             self.say(f'warning: TensorBoard cannot be written to any more ({error}); training goes on')
@@ -217,8 +199,7 @@ def log_mesh(run_dir: Path, mesh, step: int) -> None:
     """Adds a trimesh.Trimesh with vertex colours to the TensorBoard data of a run."""
     from torch.utils.tensorboard import SummaryWriter
 
+    vertices, colours, faces = (torch.from_numpy(np.array(part)[None]) for part in (
+        mesh.vertices, mesh.visual.vertex_colors[:, :3], mesh.faces))
     with SummaryWriter(run_dir) as board:
-        vertices, colours, faces = (np.array(part)[None] for part in (
-            mesh.vertices, mesh.visual.vertex_colors[:, :3], mesh.faces))
-        board.add_mesh('mesh', torch.from_numpy(vertices).float(), torch.from_numpy(colours),
-                       torch.from_numpy(faces).int(), global_step=step)
+        board.add_mesh('mesh', vertices.float(), colours, faces.int(), global_step=step)

@@ -20,7 +20,6 @@ class Trainer:
     """Training of a field on the rays of a batcher.
 
     Args:
-        training: losses and schedule of the field.
         batcher: source of each step's pixels; its generator draws the training's random numbers too.
         lrate: initial learning rate.
         lrate_decay: thousand steps in which the learning rate falls to a tenth; None: `training.lrate_decay`.
@@ -30,9 +29,7 @@ class Trainer:
     def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
                  ema_decay: float = 0.0):
         self.training, self.batcher, self.lrate = training, batcher, lrate
-        self.lrate_decay = lrate_decay or training.lrate_decay
-        self.field = training.field
-        # Gains of the training images; None: the images of the scene have one brightness.
+        self.lrate_decay, self.field = lrate_decay or training.lrate_decay, training.field
         self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
         self.optimiser = Optimiser(training, ema_decay, [self.exposure.parameter_group()] if self.exposure else [])
         self._capture()
@@ -75,23 +72,17 @@ class Trainer:
                         for kind in (LOSS, NOTE)))
 
     def _update(self, image: Tensor, row: Tensor, column: Tensor, *numbers: Tensor | None) -> dict[str, Tensor]:
-        """Changes the weights; returns losses and notes by prefixed name.
-
-        Args:
-            image, row, column: pixels [R] int64.
-            numbers: random numbers of the training, a row for each ray.
-        """
-        share = ranks.share(len(image))
-        mine = image[share]
-        rays, target = self.batcher.rays(mine, row[share], column[share])
-        numbers = rows_of(numbers, share)
+        """Changes the weights by pixels [R] int64 and numbers [R, ...]; returns losses and notes by prefixed name."""
+        n_rays = len(image)
+        image, row, column, *numbers = rows_of((image, row, column, *numbers), ranks.share(n_rays))
+        rays, target = self.batcher.rays(image, row, column)
         self.optimiser.zero_grad()
         losses, notes = Counter(), Counter()
-        for tile in self.training.tiles(len(mine)):  # gradients of the tiles add up
-            gains = self.exposure.gains(mine[tile]) if self.exposure else None
+        for tile in self.training.tiles(len(image)):  # gradients of the tiles add up
+            gains = self.exposure.gains(image[tile]) if self.exposure else None
             terms, noted = self.training.losses(rays.part(tile), rows_of(numbers, tile),
                                                 target.part(tile)._replace(gains=gains))
-            terms = {name: loss * ((tile.stop - tile.start) / len(image)) for name, loss in terms.items()}
+            terms = {name: loss * ((tile.stop - tile.start) / n_rays) for name, loss in terms.items()}
             self.optimiser.backward(sum(terms.values()))
             for total, parts in ((losses, terms), (notes, noted)):
                 for name, part in parts.items():
@@ -101,15 +92,7 @@ class Trainer:
         return {LOSS + name: loss for name, loss in losses.items()} | {NOTE + name: x for name, x in notes.items()}
 
     def after_step(self, step: int, losses: Losses) -> list[str]:
-        """Changes the field as its training demands after a step; returns lines for the log.
-
-        Args:
-            step: the step, counted from 1.
-            losses: result of the step.
-
-        Raises:
-            UserError: training cannot go on.
-        """
+        """Changes the field after a step, counted from 1; returns lines for the log. UserError: training must end."""
         lines, changes = self.optimiser.check(step), self.training.after_step(step, losses.notes)
         if changes.replaced:
             self._capture()
@@ -131,11 +114,7 @@ class Trainer:
         return checkpoint
 
     def load_state(self, state: dict, step: int) -> None:
-        """Takes the 'run_state' of a checkpoint of a step.
-
-        Raises:
-            ValueError, LookupError, TypeError, ...: the state is broken.
-        """
+        """Takes the 'run_state' of a checkpoint of a step. ValueError, LookupError, TypeError, ...: it is broken."""
         if state['scaler']:  # empty unless the run was in fp16
             self.optimiser.scaler.load_state_dict(state['scaler'])
         self.batcher.load_state_dict(state['batcher'], step)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
+from nerf.fields.grid.schedule import GridSchedule
 from nerf.flag_types import box_of
 from nerf.flags import config_parser, config_text, parse_flags
 
@@ -84,6 +86,8 @@ FLAGS = {  # name: (type, default, another value)
     'view': (bool, False, True),
     'view_host': (str, '127.0.0.1', '0.0.0.0'),
     'view_port': (int, 8080, 9000),
+    'kernels': (str, 'auto', 'torch'),
+    **{f'grid_{part.name}': (type(part.default), None, part.default) for part in fields(GridSchedule)},
 }
 GRID = {  # defaults of field grid
     'N_iters': 4500, 'N_rand': 9000, 'lrate': 5e-3, 'lrate_decay': None, 'i_print': 250, 'i_img': 1000,

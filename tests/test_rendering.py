@@ -434,7 +434,7 @@ def test_the_reference_codes_checkpoint_renders_as_it_does_there(shared):
         rays_o, rays_d = get_rays(50, 50, reference['K'], torch.from_numpy(reference['c2w']))
         rays = bundle_rays(rays_o, rays_d, 2.0, 6.0)
         with torch.no_grad():
-            result = render_rays(rays, field.coarse, field.fine, field.sampling)
+            result = render_rays(rays, field.coarse.raw, field.fine.raw, field.sampling)
             shown = field.sampler().render(rays).final
             points, viewdirs = (torch.from_numpy(reference[key]) for key in ('pts', 'viewdirs'))
             raws = [part.raw(points[:, None], viewdirs)[:, 0] for part in (field.coarse, field.fine)]

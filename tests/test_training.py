@@ -33,7 +33,7 @@ def test_a_step_is_adam_on_the_gradient_of_the_summed_errors_of_both_passes(flag
 
     (rays, target), field = plain.batcher.next(1), plain.field
     draws = draw(len(target.rgb), field.sampling, plain.batcher.generator)
-    result = render_rays(rays, field.coarse, field.fine, field.sampling, draws)
+    result = render_rays(rays, field.coarse.raw, field.fine.raw, field.sampling, draws)
     errors = {'mse0': img2mse(result.coarse.rgb, target.rgb), 'mse': img2mse(result.final.rgb, target.rgb)}
     sum(errors.values()).backward()
     assert list(losses.terms) == list(errors)

@@ -26,10 +26,9 @@ from run_nerf_helpers import Composite, Rays, RenderResult
 
 DEPTH = 4.0  # of the wall of one colour that every ray hits
 
-HELD_OUT = Flag('held_out', 'images at the end of the file that are test images', {'type': whole(1), 'default': 2},
-                decides_data=True)
-PLAIN_START = Flag('plain_start', 'grey level in which the field begins', {'type': number(0.0, 1.0), 'default': 0.5})
-PLAIN_BREAKS = Flag('plain_breaks', 'step after which the loss is NaN', {'type': whole(0), 'default': 10 ** 6})
+HELD_OUT = Flag('held_out', 'images at the end of the file that are test images', whole(1), 2, decides_data=True)
+PLAIN_START = Flag('plain_start', 'grey level in which the field begins', number(0.0, 1.0), 0.5)
+PLAIN_BREAKS = Flag('plain_breaks', 'step after which the loss is NaN', whole(0), 10 ** 6)
 BLUE = (0.1, 0.3, 0.9)  # colour of all images of `write_scene`
 
 
@@ -145,8 +144,7 @@ KIND = kinds.FieldKind(
 
 def register() -> None:
     """Adds both entries to the registries."""
-    formats.register(FORMAT)
-    kinds.register(KIND)
+    formats.FORMATS[FORMAT.name], kinds.FIELDS[KIND.name] = FORMAT, KIND
 
 
 if __name__ == '__main__':

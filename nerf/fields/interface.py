@@ -1,4 +1,4 @@
-"""Interface of a field: `Field` has density and colour at points, `Sampler` shows it along rays, `Training` trains it.
+"""Interface of a field: `Field` has density and colour, `Sampler` shows it along rays, `Training` trains it.
 
 Renderer, viewer, meshes, trainer, logs and checkpoints know no more of a field than these three classes.
 """
@@ -19,7 +19,6 @@ Numbers = tuple[Tensor | None, ...]  # random numbers, each [R, ...]: a row for 
 
 class Target(NamedTuple):
     """Colours that R rays should show."""
-
     rgb: Tensor  # [R, 3] colours of the pixels, on the scene's background
     coverage: Tensor | None = None  # [R] share of a pixel that the scene covers; below 0: unknown. None: all unknown
     gains: Tensor | None = None  # [R, 3] exposure of the photographs: factors of the field's colours. None: 1
@@ -31,14 +30,12 @@ class Target(NamedTuple):
 
 class Losses(NamedTuple):
     """Losses of a training step."""
-
     terms: dict[str, Tensor]  # scalars by name. Training minimises their sum. 'mse' is the error of the final pass
     notes: dict[str, Tensor]  # further numbers by name, for `Training.after_step`
 
 
 class Changes(NamedTuple):
     """Changes of a field after a step."""
-
     lines: list[str]  # text for the log
     replaced: bool = False  # tensors of the field were replaced, so a captured step must be captured again
 
@@ -56,14 +53,8 @@ class Field(nn.Module):
         return next(self.parameters()).device
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
-        """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit.
-
-        Colours at points without density have no meaning.
-
-        Args:
-            points: [R, S, 3] in ray coordinates.
-            viewdirs: [R, 3] unit directions of the rays, in world coordinates.
-        """
+        """Colour [R, S, 3] in [0, 1] and density [R, S] in 1/scene unit at points [R, S, 3] in ray coordinates, seen
+        along unit directions [R, 3] in world coordinates. Colours without density have no meaning."""
         raise NotImplementedError
 
     def density(self, points: Tensor) -> Tensor:
@@ -76,26 +67,18 @@ class Field(nn.Module):
         parts = torch.from_numpy(points).to(self.device).split(2 ** 18)
         return torch.cat([self.density(part) for part in parts]).cpu().numpy()
 
-    # Samplers
-
     def sampler(self) -> Sampler:
         """Sampler that the flags describe. Training and test views go through it."""
         raise NotImplementedError
 
     def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
-        """Fastest sampler for many pictures, or a mesh, while the weights do not change.
-
-        Args:
-            box: [2, 3] corners, in ray coordinates, of the part of space that will be shown.
-            cache: file that keeps facts about these weights between runs. It may be missing or not writable.
-        """
+        """Fastest sampler for many pictures, or a mesh, of a box [2, 3] in ray coordinates, while the weights do not
+        change. `cache` keeps facts about these weights between runs; the file may be missing or not writable."""
         return self.sampler()
 
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
         """Values [...] by name, along some rays of a view, for the histograms of a log."""
         return {}
-
-    # Checkpoints
 
     def weights(self) -> dict:
         """Entries of the field at the top level of a checkpoint. At least one name ends in '_state_dict', because files
@@ -104,11 +87,7 @@ class Field(nn.Module):
 
     def load_weights(self, checkpoint: dict) -> None:
         """Takes the weights of a checkpoint with the entries of `weights`. Parameters may be replaced by parameters of
-        another shape, because the optimiser is made later.
-
-        Raises:
-            UserError: weights are missing or have other shapes; the message names the first difference.
-        """
+        another shape, because the optimiser is made later. UserError: the first missing weight, or wrong shape."""
         raise NotImplementedError
 
     def slim_weights(self) -> dict:
@@ -124,7 +103,6 @@ class Sampler:
     """Places of samples along rays, and the colours that the rays show.
 
     Args:
-        field: the field to show.
         tile: most rays of a picture that are rendered at once.
         supersample: rays along the side of a pixel at edges of a picture.
     """
@@ -153,11 +131,7 @@ class Sampler:
 
 
 class Training:
-    """Losses of a field, its schedule, and its changes between steps.
-
-    Args:
-        field: the field to train.
-    """
+    """Losses of a field, its schedule, and its changes between steps."""
 
     captured: bool = True  # a step on a GPU can run as a captured CUDA graph, because it never waits for the GPU
     chunk: int = 2 ** 31  # most rays through the field at once
@@ -179,13 +153,7 @@ class Training:
         raise NotImplementedError
 
     def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
-        """Losses of R rays.
-
-        Args:
-            rays: R rays.
-            numbers: rows of `random_numbers` for these rays.
-            target: colours that these rays should show.
-        """
+        """Losses of R rays, with their rows of `random_numbers` and the colours that they should show."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict]:
@@ -193,27 +161,17 @@ class Training:
         return [{'params': list(self.field.parameters()), 'rate': 1.0}]
 
     def more_optimisers(self) -> list[torch.optim.Optimizer]:
-        """Optimisers beside Adam, for parameters in no group.
-
-        Each reads the learning rate from 'lr' of its group, a scalar tensor, and skips a step if its attribute
-        `found_inf`, a scalar tensor, is not 0. Before each step `complete_gradients()` is called: it may add to the
-        gradients, and returns a scalar that is finite if they are.
-        """
+        """Optimisers beside Adam, for parameters in no group. Each reads the learning rate from 'lr' of its group, and
+        skips a step if its `found_inf` is not 0; both are scalar tensors. `complete_gradients()` is called before each
+        step. It may add to the gradients, and returns a scalar that is finite if they are."""
         return []
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
-        """Prunes, grows or checks the field after step `step`, counted from 1.
-
-        Args:
-            notes: notes of the step's `Losses`, summed over its tiles.
-
-        Raises:
-            UserError: training cannot go on.
-        """
+        """Prunes, grows or checks the field after a step, from 1, by its summed notes. UserError: training must end."""
         return Changes([])
 
     def scalars(self) -> dict[str, float]:
-        """Numbers by name, of the last step or of the field, that a log shows every i_print steps."""
+        """Numbers by name, of the last step or of the field, for a log every i_print steps."""
         return {}
 
     def state(self) -> dict:
@@ -221,11 +179,7 @@ class Training:
         return {}
 
     def load_state(self, state: dict) -> None:
-        """Takes a state that `state` returned.
-
-        Raises:
-            ValueError, LookupError, TypeError: the state is broken.
-        """
+        """Takes a state that `state` returned. ValueError, LookupError or TypeError: the state is broken."""
 
 
 def exposed(rgb: Tensor, background: Tensor, gains: Tensor | None) -> Tensor:

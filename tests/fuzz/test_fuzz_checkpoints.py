@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_checkpoints import keras_arrays, network, save_keras, saved, tiny_trainer
 
-import run_nerf
 from nerf.files import checkpoints
+from nerf.resume import broken
 
 pytestmark = pytest.mark.fuzz
 
@@ -37,7 +37,7 @@ def use(path: Path) -> None:
         trainer = tiny_trainer('--ema_decay', '0.9')
         trainer.field.load_weights(content)
         if path.suffix == '.tar':
-            with run_nerf.broken('optimiser does not fit the flags'):
+            with broken('optimiser does not fit the flags'):
                 trainer.optimiser.load_state_dict(content['optimizer_state_dict'])
             trainer.optimiser.load_average(content)
         return trainer
@@ -130,6 +130,6 @@ def test_running_means_of_another_shape_are_refused(checkpoint, name, shape):
     optimiser = tiny_trainer().optimiser
 
     def load():
-        with run_nerf.broken('optimiser does not fit the flags'):
+        with broken('optimiser does not fit the flags'):
             optimiser.load_state_dict(content['optimizer_state_dict'])
     assert_refused(checkpoint.parent, load, 'does not fit the flags', 'parameter 0 is not of shape (8, 9)')

@@ -55,8 +55,8 @@ class HierarchicalSampler(Sampler):
 
 
 def front_to_back(field: Callable) -> Callable:
-    """Field, as a function (see `render_rays`), without density at samples behind an optical depth of HIDDEN. Colours of
-    rays change by at most 1e-4. With noise, as in training, the field gets all samples."""
+    """Field, as a function (see `render_rays`), without density at samples behind an optical depth of HIDDEN. Colours
+    of rays change by at most 1e-4. With noise, as in training, the field gets all samples."""
     def raw(points: Tensor, viewdirs: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is not None:
             return field(points, viewdirs, noise)

@@ -66,6 +66,11 @@ class MLPField(nn.Module):
         """Encoding [N, C] of points [N, 3]."""
         return self.embed_points(points if self.space is None else self.space.to_field(points))
 
+    def alarm(self, points: Tensor) -> Tensor:
+        """Alarm [...]: NaN if a point [..., 3] or any weight is not finite, else 0. A fused ReLU would make NaN a 0."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
+        return 0.0 * (points.detach().sum(-1) + torch.stack(norms).sum())
+
 
 class FastMLPField(MLPField):
     """`MLPField` on a CPU, with forward and backward pass by hand.
@@ -78,7 +83,7 @@ class FastMLPField(MLPField):
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         weights, terms, keep = self._weights(), self._ray_terms(viewdirs), torch.is_grad_enabled()
         depth, flat, n_samples, parts = len(self.network.pts_linears), points.reshape(-1, 3), points.shape[-2], []
-        alarm, noise = _alarm(flat, weights), None if noise is None else noise.flatten()
+        alarm, noise = self.alarm(flat), None if noise is None else noise.flatten()
         for part in pieces(len(flat), self.netchunk):
             ray = torch.arange(part.start, part.stop, device=points.device) // n_samples
             parts.append(_MLP.apply(self._encoded(flat[part]), alarm[part], None if noise is None else noise[part],
@@ -92,7 +97,7 @@ class FastMLPField(MLPField):
         for part in points.split(self.netchunk):
             _, h = _trunk(self._encoded(part), weights[:2 * depth], self.network.skips, False)
             parts.append(F.linear(h, *weights[2 * depth:2 * depth + 2])[:, density])
-        return raw2density(torch.cat(parts).float() + _alarm(points, weights))
+        return raw2density(torch.cat(parts).float() + self.alarm(points))
 
     def _encoded(self, points: Tensor) -> Tensor:
         """Input [N, C] of the trunk for points [N, 3]: the encoding, padded to a multiple of ALIGN."""
@@ -186,11 +191,6 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
     return inputs, h
 
 
-def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
-    """Alarm [N]: NaN if a point [N, 3] or any weight is not finite, else 0. oneDNN's ReLU alone would make NaN a 0."""
-    return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
-
-
 class _MLP(torch.autograd.Function):
     """Encoded points to raw colour and density, with the backward pass written out.
 
@@ -200,7 +200,7 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, alarm: Tensor, noise: Tensor | None, terms: Tensor | None, ray: Tensor,
                 skips: list[int], depth: int, keep: bool, *weights: Tensor) -> Tensor:
-        """Raw output [N, 4 or 5] of encoded points x [N, C] with `_alarm` [N], the compositor's noise [N], `_ray_terms`
+        """Raw output [N, 4 or 5] of encoded points x [N, C] with `alarm` [N], the compositor's noise [N], `_ray_terms`
         [R, W / 2], each point's ray [N] int64 and `_weights`; keep: a backward pass follows."""
         heads = weights[2 * depth:]
         inputs, h = _trunk(x, weights[:2 * depth], skips, keep)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nerf.fields.interface import pieces
 from nerf.fields.paper.mlp import ALIGN, MLPField, padded_channels, split_views_weight, through_relu, trunk_layers
 from run_nerf_helpers import raw2density
 
@@ -25,12 +26,11 @@ class GpuMLPField(MLPField):
         n_rays, n_samples = points.shape[:2]
         at_once = max(n_rays if torch.is_grad_enabled() else self.netchunk // n_samples, 1)
         n_outputs = 4 if self.network.use_viewdirs else self.network.output_linear.out_features
-        depth, weights, alarm, dirs = len(self.network.pts_linears), self._layers(), self._alarm(points), None
+        depth, weights, alarm, dirs = len(self.network.pts_linears), self._layers(), self.alarm(points), None
         if self.embed_dirs is not None:
             alarm, dirs = alarm + 0.0 * viewdirs.detach().sum(-1)[:, None], self.embed_dirs(viewdirs)
         parts = []
-        for start in range(0, n_rays, at_once):
-            rows = slice(start, start + at_once)
+        for rows in pieces(n_rays, at_once):
             x, some = self.embedded(points[rows].flatten(0, 1)), None if dirs is None else dirs[rows]
             parts.append(_DenseMLP.apply(x, some, alarm[rows].flatten(), n_samples, n_outputs, self.network.skips,
                                          depth, self.dtype, *weights))
@@ -38,18 +38,13 @@ class GpuMLPField(MLPField):
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        weights, alarm, parts = _cast(self._layers(), self.dtype), self._alarm(points), []
+        weights, alarm, parts = _cast(self._layers(), self.dtype), self.alarm(points), []
         trunk = weights[:2 * len(self.network.pts_linears)]
         for part in points.split(self.netchunk):
             x = _padded_to(self.embedded(part), weights[0].shape[1], self.dtype)
             h = _trunk(x, trunk, self.network.skips)[1][-1]
             parts.append(F.linear(h, *weights[-2:])[:, 3])
         return raw2density(torch.cat(parts).float() + alarm)
-
-    def _alarm(self, points: Tensor) -> Tensor:
-        """Alarm [...]: NaN if a point [..., 3] or any weight is not finite, else 0. A fused ReLU would make NaN a 0."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
-        return 0.0 * (points.detach().sum(-1) + torch.stack(norms).sum())
 
     def _layers(self) -> list[Tensor]:
         """Float32 weights and biases, with channels padded to multiples of ALIGN: the trunk's; with directions those of
@@ -100,7 +95,7 @@ class _DenseMLP(torch.autograd.Function):
     def forward(ctx, x: Tensor, dirs: Tensor | None, alarm: Tensor, n_samples: int, n_outputs: int, skips: list[int],
                 depth: int, dtype: torch.dtype, *weights: Tensor) -> Tensor:
         """Raw output [N, n_outputs] of encoded points x [N, C] of rays with n_samples points each, encoded directions
-        [R, D] of the rays, `_alarm` [N] and `_layers`, by products in `dtype`."""
+        [R, D] of the rays, `alarm` [N] and `_layers`, by products in `dtype`."""
         layers = _cast(weights, dtype)
         inputs, outputs = _trunk(_padded_to(x, layers[0].shape[1], dtype), layers[:2 * depth], skips)
         h, joined, hidden = outputs[-1], None, None

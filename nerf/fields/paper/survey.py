@@ -102,16 +102,11 @@ def survey(density: Density, box: np.ndarray, device: torch.device, numbers: Sur
             break
         voxel = 0.5 * voxel
         asked = kept.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    part, first = _around_set_cells(kept)
+    places = kept.nonzero() if kept.any() else torch.zeros(1, 3, dtype=torch.int64)  # no cell: the first one
+    first, last = places.amin(0).cpu(), places.amax(0).cpu()
+    part = tuple(slice(start, end + 1) for start, end in zip(first.tolist(), last.tolist()))
     return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), torch.from_numpy(box).double(),
                        means[part].contiguous(), numbers.thin)
-
-
-def _around_set_cells(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:
-    """Part of a mask [X, Y, Z] around all set cells (none is set: the first cell), and the part's start [3]."""
-    sides = [cells.any(2).any(1), cells.any(2).any(0), cells.any(1).any(0)]
-    ends = [(int(side.nonzero()[0]), int(side.nonzero()[-1]) + 1) if side.any() else (0, 1) for side in sides]
-    return tuple(slice(*end) for end in ends), torch.tensor([start for start, _ in ends])
 
 
 def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers: Survey) -> tuple[Tensor, Tensor]:

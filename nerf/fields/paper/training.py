@@ -10,7 +10,7 @@ from torch import Tensor
 from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed
 from nerf.fields.paper.field import PaperField
 from nerf.runtime import ranks
-from run_nerf_helpers import Composite, Draws, Rays, draw, img2mse
+from run_nerf_helpers import Draws, Rays, draw, img2mse
 
 CHECK_STEPS = 25  # steps between two checks for dead networks
 ONE_COLOUR = 1e-3  # colours whose squared differences from their mean sum up to less than its square are one colour
@@ -44,14 +44,12 @@ class PaperTraining(Training):
         *draws, seeds = numbers
         generator = None if seeds is None else torch.Generator(seeds.device).manual_seed(int(seeds[0]))
         shown = self.sampler.render(rays, Draws(*draws), generator)
-        passes = [shown.final] if shown.coarse is None else [shown.coarse, shown.final]
-        errors = [self._error(each, target) for each in passes]
-        return Losses(dict(zip(('mse',) if shown.coarse is None else ('mse0', 'mse'), errors)),
-                      {'seen': seen([*(each.rgb for each in passes), target.rgb])})
-
-    def _error(self, shown: Composite, target: Target) -> Tensor:
-        background = float(self.field.white_bkgd) * (1.0 - shown.acc[:, None])
-        return img2mse(exposed(shown.rgb, background, target.gains), target.rgb)
+        passes = {'mse': shown.final} if shown.coarse is None else {'mse0': shown.coarse, 'mse': shown.final}
+        white, terms = float(self.field.white_bkgd), {}
+        for name, each in passes.items():
+            background = white * (1.0 - each.acc[:, None])
+            terms[name] = img2mse(exposed(each.rgb, background, target.gains), target.rgb)
+        return Losses(terms, {'seen': seen([*(each.rgb for each in passes.values()), target.rgb])})
 
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
         return Changes(self.dead_networks.watch(step, notes['seen']))

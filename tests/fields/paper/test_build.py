@@ -1,4 +1,4 @@
-"""build.py: fresh networks from plain settings, sizes of tiles, and edits that the comparison with faster twins finds."""
+"""build.py: fresh networks from plain settings, sizes of tiles, and edits found by the comparison with faster twins."""
 
 from __future__ import annotations
 

@@ -30,10 +30,6 @@ class Survey:
     thin: float = 1e-3  # optical depth of a cell; a thinner cell is empty
     asked: tuple[float, ...] = (0.25, 0.75)  # places of the asked points on a cell's diagonal
 
-    def __str__(self) -> str:
-        """Numbers for a fingerprint: a file of a survey with other numbers does not fit."""
-        return f'{self.first_cells} {self.halvings} {self.most_asked} {self.thin} {self.asked}'
-
 
 SURVEY = Survey()
 

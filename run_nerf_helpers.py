@@ -2,8 +2,8 @@
 
 Training and pictures run the functions of this file, so an edit to `raw2outputs`, `get_rays`, `get_rays_np`,
 `pixel_rays`, `sample_pdf`, `render_rays` or `NeRF.forward` changes the program. Some functions have a faster twin: a
-fused network, skipped samples, random numbers drawn ahead. A run compares both at its start. Where they differ, the run
-says so in one line and goes through the function of this file.
+fused network, skipped samples, random numbers drawn ahead. A run compares both at its start. If they differ, the run
+says so in one line and uses the function of this file.
 
 Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1].
 """
@@ -39,21 +39,15 @@ def to8b(x: np.ndarray | Tensor) -> np.ndarray:
 
 
 class Embedder:
-    """Encoding gamma(p) of equation 4 with the input itself in front: (p, sin p, cos p, sin 2p, cos 2p, sin 4p, ...).
+    """Encoding gamma(p) of equation 4 with n_freqs frequencies, the input itself in front: (p, sin p, cos p, sin 2p,
+    cos 2p, sin 4p, ...). As in the authors' code, angles have no factor pi, and each sine or cosine is of the three
+    coordinates together."""
 
-    As in the authors' code, angles have no factor pi, and each sine or cosine is of the three coordinates together.
-
-    Args:
-        n_freqs: number of frequencies, each twice the one before.
-        input_dims: number of coordinates.
-    """
-
-    def __init__(self, n_freqs: int, input_dims: int = 3):
-        self.n_freqs = n_freqs
-        self.out_dim = input_dims * (1 + 2 * n_freqs)
+    def __init__(self, n_freqs: int):
+        self.n_freqs, self.out_dim = n_freqs, 3 * (1 + 2 * n_freqs)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The encoding [..., 3 * (1 + 2 * n_freqs)] of x [..., 3]: float32, whatever the network's precision is."""
+        """Encoding [..., 3 * (1 + 2 * n_freqs)] of x [..., 3], float32 in any precision of the network."""
         x = x.float()
         freqs = 2.0 ** torch.arange(self.n_freqs, dtype=x.dtype, device=x.device)
         angles = x[..., None, :] * freqs[:, None]  # [..., L, 3]
@@ -62,7 +56,7 @@ class Embedder:
 
 
 def get_embedder(multires: int, i: int = 0) -> tuple[nn.Module | Embedder, int]:
-    """The encoding with `multires` frequencies, and its number of channels; i = -1: no encoding."""
+    """Encoding with `multires` frequencies, and its number of channels; i = -1: no encoding."""
     if i == -1:
         return nn.Identity(), 3
     embedder = Embedder(multires)
@@ -73,7 +67,7 @@ def get_embedder(multires: int, i: int = 0) -> tuple[nn.Module | Embedder, int]:
 
 
 class NeRF(nn.Module):
-    """The MLP: raw colour and raw density from an encoded point and an encoded viewing direction.
+    """MLP from an encoded point and an encoded viewing direction to raw colour and raw density.
 
     Parameters have the names and the order of the reference code, so checkpoints fit both programs.
 
@@ -82,7 +76,7 @@ class NeRF(nn.Module):
         W: channels of each layer.
         input_ch: channels of an encoded point.
         input_ch_views: channels of an encoded direction.
-        output_ch: output channels without viewing directions: three of colour, one of density, more without use.
+        output_ch: output channels without viewing directions: three of colour, one of density, the rest unused.
         skips: layers of the trunk whose output gets the encoded point appended.
         use_viewdirs: whether colour depends on the viewing direction. Density never does.
         generator: source of the initial weights; None: torch's global generator.
@@ -109,8 +103,7 @@ class NeRF(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws all weights as nn.Linear does, but from `generator`, a generator on the CPU: weights are then the same
-        on every device."""
+        """Draws all weights as nn.Linear does, but from a generator on the CPU: all devices get the same weights."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = layer.in_features ** -0.5
@@ -125,17 +118,9 @@ class NeRF(nn.Module):
         density_bias += by
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw colour and raw density of encoded points and directions.
-
-        nerf/fields/paper/mlp.py computes the same faster. A run uses it as long as both give the same.
-
-        Args:
-            x: [..., input_ch + input_ch_views]. Without viewing directions, channels behind `input_ch` are ignored and
-                may be absent.
-
-        Returns:
-            [..., 4 or output_ch]: colour before its sigmoid, density before its ReLU.
-        """
+        """Colour before its sigmoid and density before its ReLU, [..., 4 or output_ch], of encoded points and
+        directions x [..., input_ch + input_ch_views]. Without viewing directions, channels behind input_ch are ignored
+        and may be absent. A run uses nerf/fields/paper/mlp.py instead, which is faster, while both give the same."""
         points = h = x[..., :self.input_ch]
         for i, layer in enumerate(self.pts_linears):
             h = layer(h).relu_()
@@ -163,32 +148,26 @@ class Rays(NamedTuple):
     far: Tensor  # [R, 1]
 
     def part(self, rows: slice | Tensor) -> Rays:
-        """The rays of some rows."""
+        """Rays of some rows."""
         return Rays(*(each[rows] for each in self))
 
 
 def to_world(dirs: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
-    """World rays, origins and directions [..., 3], from directions [..., 3] in the axes of cameras.
-
-    Args:
-        dirs: [..., 3] directions: x right, y up, z backward.
-        c2w: [..., 3 or 4, 4] camera-to-world.
-    """
+    """World rays, origins and directions [..., 3], from directions [..., 3] in the axes of cameras (x right, y up, z
+    backward), by camera-to-world matrices [..., 3 or 4, 4]."""
     dirs = dirs.to(c2w.dtype)
     directions = (c2w[..., :3, :3] * dirs[..., None, :]).sum(-1)
     return c2w[..., :3, 3].expand_as(directions), directions
 
 
 def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
-    """World rays through single pixels. Training gets its rays here.
+    """World rays through single pixels, for training: origins and directions [..., 3], the latter with length 1 along
+    the camera's axis.
 
     Args:
         rows, columns: [...] places in pixels, counted from the top left; fractions lie between pixels.
         K: [3, 3] or [..., 3, 3] intrinsics in pixels, of one camera or of each pixel's.
         c2w: [3 or 4, 4] or [..., 3 or 4, 4] camera-to-world, OpenGL axes (x right, y up, looking along -z).
-
-    Returns:
-        origins and directions, [..., 3] each. Directions have length 1 along the camera's axis.
     """
     x = (columns - K[..., 0, 2]) / K[..., 0, 0]
     y = -(rows - K[..., 1, 2]) / K[..., 1, 1]
@@ -196,7 +175,7 @@ def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[T
 
 
 def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tensor, Tensor]:
-    """World rays through all pixels of a picture: origins and directions, [H, W, 3] each. Pictures get theirs here.
+    """World rays through all pixels of a picture: origins and directions, [H, W, 3] each.
 
     Args:
         H, W: height and width in pixels.
@@ -210,10 +189,8 @@ def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tenso
 
 
 def get_rays_np(H: int, W: int, K: np.ndarray, c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`get_rays` with arrays: float32 origins and directions, [H, W, 3] each.
-
-    Training looks its rays up in these arrays where they differ from `pixel_rays`, as after an edit.
-    """
+    """`get_rays` with arrays: float32 origins and directions, [H, W, 3] each. If an edit makes them differ from
+    `pixel_rays`, training looks its rays up in these arrays."""
     origins, directions = get_rays(H, W, K, torch.as_tensor(np.asarray(c2w), dtype=torch.float32))
     return origins.numpy(), directions.numpy()
 
@@ -222,17 +199,13 @@ def get_rays_np(H: int, W: int, K: np.ndarray, c2w: np.ndarray) -> tuple[np.ndar
 
 
 def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: Tensor) -> tuple[Tensor, Tensor]:
-    """World rays of a forward-facing scene in normalised device coordinates (NDC, equations 25 and 26).
-
-    Origins first move to the plane z = -near, so that plane is at depth t = 0 and infinity at t = 1.
+    """Origins and directions [..., 3] in normalised device coordinates (NDC, equations 25 and 26) of world rays of a
+    forward-facing scene. Origins first move to the plane z = -near: it is at depth t = 0, and infinity at t = 1.
 
     Args:
         H, W, focal: height, width and focal length of the picture in pixels.
         near: distance of the near plane.
         rays_o, rays_d: [..., 3] origins and directions. No direction may lie in the near plane.
-
-    Returns:
-        origins and directions in NDC, [..., 3] each.
     """
     t = -(near + rays_o[..., 2]) / rays_d[..., 2]
     ox, oy, oz = (rays_o + t[..., None] * rays_d).unbind(-1)
@@ -244,18 +217,15 @@ def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: 
 
 
 def ndc_points(H: int, W: int, focal: float, near: float, points: Tensor) -> Tensor:
-    """World points [..., 3] in front of the camera, z < 0, in NDC (equation 24): ax x / z, ay y / z and 1 + 2 near / z
+    """NDC (equation 24) of world points [..., 3] in front of the camera, z < 0: ax x / z, ay y / z and 1 + 2 near / z,
     with ax = -2 focal / W and ay = -2 focal / H."""
     x, y, z = points.unbind(-1)
     return torch.stack([-2.0 * focal / W * x / z, -2.0 * focal / H * y / z, 1.0 + 2.0 * near / z], -1)
 
 
 def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> Tensor:
-    """NDC points [..., 3] with z' < 1 in the world: the exact inverse of `ndc_points`.
-
-    z' = 1 + 2 near / z gives z = 2 near / (z' - 1). Then x' = -2 focal / W * x / z gives x = -x' z W / (2 focal), and
-    y' gives y with H in place of W.
-    """
+    """World points of NDC points [..., 3] with z' < 1, by the inverse of `ndc_points`: z = 2 near / (z' - 1),
+    x = -x' z W / (2 focal) and y = -y' z H / (2 focal)."""
     x, y, z = points.unbind(-1)
     z = 2.0 * near / (z - 1.0)
     return torch.stack([-0.5 * W / focal * x * z, -0.5 * H / focal * y * z, z], -1)
@@ -263,13 +233,13 @@ def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> T
 
 def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: float | Tensor,
                 viewdirs: Tensor | None = None) -> Rays:
-    """Origins and directions [..., 3] as `Rays`.
+    """Rays from origins and directions [..., 3].
 
     Args:
         near, far: bounds of all rays, or of each, [R, 1].
         viewdirs: [..., 3] unit directions in world coordinates; None: those of `directions`.
     """
-    viewdirs = torch.nn.functional.normalize(directions, dim=-1) if viewdirs is None else viewdirs
+    viewdirs = nn.functional.normalize(directions, dim=-1) if viewdirs is None else viewdirs
     origins, directions, viewdirs = (x.reshape(-1, 3) for x in (origins, directions, viewdirs))
     bound = torch.ones_like(origins[:, :1])
     return Rays(origins, directions, viewdirs, near * bound, far * bound)
@@ -279,10 +249,10 @@ def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: 
 
 
 class Sampling(NamedTuple):
-    """How rays are sampled and composited."""
+    """Settings for the sampling and the compositing of rays."""
 
     N_samples: int  # coarse samples of a ray
-    N_importance: int = 0  # further samples of the fine pass; 0: there is no fine pass
+    N_importance: int = 0  # further samples of the fine pass; 0: no fine pass
     perturb: bool = False  # whether training jitters samples
     lindisp: bool = False  # whether coarse samples lie evenly in disparity instead of depth
     raw_noise_std: float = 0.0  # standard deviation of the noise on raw density in training, in 1/scene unit
@@ -291,7 +261,7 @@ class Sampling(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Random numbers of one training step. They are drawn ahead for all rays, so the tiling of rays changes nothing."""
+    """Random numbers of one training step. They are drawn ahead for all rays, so tiles of rays change nothing."""
 
     jitter: Tensor | None  # [R, N_samples] in [0, 1): place of each coarse sample in its bin
     u: Tensor | None  # [R, N_importance] in [0, 1): values of the coarse pass's CDF at the fine samples
@@ -303,7 +273,7 @@ NO_DRAWS = Draws(None, None, None, None)  # nothing is random: pictures
 
 
 def draw(n_rays: int, sampling: Sampling, generator: torch.Generator) -> Draws:
-    """The random numbers of n_rays training rays, on the generator's device."""
+    """Random numbers of n_rays training rays, on the generator's device."""
     n_coarse, n_fine = sampling.N_samples, sampling.N_importance
     noisy, where = sampling.raw_noise_std > 0, {'generator': generator, 'device': generator.device}
     return Draws(
@@ -319,7 +289,6 @@ def stratified_z(near: Tensor, far: Tensor, N_samples: int, lindisp: bool = Fals
 
     Args:
         near, far: [R, 1] bounds, both included.
-        N_samples: samples of each ray.
         lindisp: whether samples lie evenly in 1 / depth.
         jitter: [R, N_samples] in [0, 1), the place of each sample in its bin; None: samples stay where they are.
     """
@@ -333,11 +302,8 @@ def stratified_z(near: Tensor, far: Tensor, N_samples: int, lindisp: bool = Fals
 
 
 def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) -> Tensor:
-    """Depths [R, N_samples] of the coarse pass; jitter as for `stratified_z`.
-
-    Samples up to a horizon lie evenly in the normalised distance of mip-NeRF 360 (arXiv:2111.12077, equation 11), which
-    is linear in disparity; their bins are bins of disparity too.
-    """
+    """Depths [R, N_samples] of the coarse pass; jitter as for `stratified_z`. Up to a horizon, samples and their bins
+    lie evenly in the normalised distance of mip-NeRF 360 (arXiv:2111.12077, equation 11): in disparity."""
     if sampling.horizon:
         return 1.0 / stratified_z(1.0 / rays.near, 1.0 / (sampling.horizon * rays.near), sampling.N_samples,
                                   jitter=jitter)
@@ -346,18 +312,15 @@ def coarse_depths(rays: Rays, sampling: Sampling, jitter: Tensor | None = None) 
 
 def sample_pdf(bins: Tensor, weights: Tensor, N_samples: int, det: bool = False,
                generator: torch.Generator | None = None, u: Tensor | None = None) -> Tensor:
-    """Places from a histogram, by inverse transform sampling: where its piecewise linear CDF reaches u (section 5.2).
+    """Places [R, N_samples], in the order of u, at which the piecewise linear CDF of a histogram reaches u: inverse
+    transform sampling (section 5.2).
 
     Args:
         bins: [R, B + 1] edges of the bins, ascending.
         weights: [R, B] heights, not negative; all zero stands for a uniform distribution.
-        N_samples: places of each ray.
         det: u is spread evenly over [0, 1], ends included; else it is random.
         generator: source of random u.
         u: [R, N_samples] in [0, 1] that were drawn ahead; None: as `det` says.
-
-    Returns:
-        [R, N_samples] places between the first and the last edge, in the order of u.
     """
     if u is None:
         shape = (*weights.shape[:-1], N_samples)
@@ -379,12 +342,11 @@ def sample_pdf(bins: Tensor, weights: Tensor, N_samples: int, det: bool = False,
 
 def fine_depths(z: Tensor, weights: Tensor, sampling: Sampling, u: Tensor | None = None,
                 generator: torch.Generator | None = None) -> Tensor:
-    """Depths [R, N_importance] where the coarse pass saw something. Up to a horizon, bins are bins of disparity.
+    """Depths [R, N_importance] by the weights of the coarse pass. Up to a horizon, bins are bins of disparity.
 
     Args:
         z, weights: [R, N_samples] depths and weights of the coarse pass.
-        u: as for `sample_pdf`; without u and generator the samples lie evenly in the CDF.
-        generator: source of u, in place of u itself.
+        u, generator: as for `sample_pdf`. Without both, u is spread evenly.
     """
     det = u is None and (generator is None or not sampling.perturb)
     places, weights = 1.0 / z if sampling.horizon else z, weights[:, 1:-1].detach()
@@ -399,12 +361,12 @@ BEYOND = 1e10  # length in depth of a ray's last sample, which stands for everyt
 
 
 class Composite(NamedTuple):
-    """What R rays show."""
+    """Colour, disparity, opacity and depth of R rays."""
 
     rgb: Tensor  # [R, 3] colour
     disp: Tensor  # [R] disparity: 1 / depth of what the ray hits; 0 where it hits nothing
     acc: Tensor  # [R] opacity: the sum of the weights
-    weights: Tensor  # [R, S] share of each sample in the colour
+    weights: Tensor  # [R, S], or [N] of a list of samples: share of each sample in the colour
     depth: Tensor  # [R] expected depth, not divided by opacity
 
 
@@ -431,29 +393,22 @@ def composite(rgb: Tensor, density: Tensor, z_vals: Tensor, rays_d: Tensor, whit
 
 def composite_packed(rgb: Tensor, density: Tensor, z_vals: Tensor, ray: Tensor, rays_d: Tensor,
                      white_bkgd: bool = False, deltas: Tensor | None = None) -> Composite:
-    """`composite` of rays with different numbers of samples: all samples in one list, ray after ray.
+    """`composite` of rays with different numbers of samples: all N samples in one list, ray after ray.
 
     Args:
-        rgb: [N, 3] colours.
-        density: [N] densities, not negative, in 1/scene unit.
-        z_vals: [N] depths, ascending along each ray.
+        rgb, density, z_vals, deltas: [N, 3], [N], [N] and [N], as for `composite`.
         ray: [N] int64, ascending: each sample's ray. A ray may have no sample.
-        rays_d: [R, 3] directions, whose length turns depth into distance.
-        white_bkgd: whether the background is white, else black.
-        deltas: [N] length of each sample in depth; None: up to the ray's next sample, and BEYOND for its last one.
-
-    Returns:
-        What R rays show, with weights [N].
+        rays_d, white_bkgd: as for `composite`.
     """
     last = torch.ones_like(ray, dtype=torch.bool)  # the last sample of each ray
     last[:-1] = ray[1:] != ray[:-1]
     if deltas is None:
         deltas = torch.where(last, BEYOND, torch.cat([z_vals[1:] - z_vals[:-1], z_vals[-1:]]))
     optical = density * deltas * rays_d.norm(dim=-1)[ray]
-    # One sum in float64 runs over all rays; its value at a ray's start is subtracted. Each term is bounded, so no ray
-    # spoils the precision of the rays behind it: an optical depth of 100 lets no light through either.
+    # One sum in float64 runs over all rays; its value at a ray's start is subtracted. Each term is bounded, so all rays
+    # keep their precision: an optical depth of 100 lets no light through either.
     passed = torch.where(last | optical.isnan(), 0.0, optical.clamp(max=100.0)).double().cumsum(0)
-    passed = torch.nn.functional.pad(passed, (1, 0))  # [N + 1] before each sample, and behind all
+    passed = nn.functional.pad(passed, (1, 0))  # [N + 1] before each sample, and behind all
     start = passed[torch.searchsorted(ray, torch.arange(len(rays_d), device=ray.device))]
     weights = torch.exp(-(passed[:-1] - start[ray]).float()) * (1.0 - torch.exp(-optical))
 
@@ -468,19 +423,16 @@ def _composited(rgb: Tensor, weights: Tensor, depth: Tensor, acc: Tensor, white_
 
 
 def disparity(depth: Tensor, acc: Tensor) -> Tensor:
-    """Disparity [R], 1 / depth of what rays hit, from expected depth and opacity [R]; 0 where a ray hits nothing."""
+    """Disparity [R], 1 / depth of the hit surface, from expected depth and opacity [R]; 0 of rays without a hit."""
     hit = acc > 1e-10
     # The inner where keeps the gradient of an empty ray, 0 / 0, finite too.
     return torch.where(hit, 1.0 / (depth / torch.where(hit, acc, 1.0)).clamp(min=1e-10), 0.0)
 
 
 def ndc_disparity(depth: Tensor, acc: Tensor) -> Tensor:
-    """Disparity [R] in the world, 1 / depth along its -z axis, of what rays in NDC with a near plane at 1 hit.
+    """`disparity` along the world's -z axis, from expected NDC depth and opacity [R] with a near plane at 1.
 
     By equation 25 a point at depth z has the NDC depth 1 - 2 / z, and a ray is there at -1 + 2 t: 1 / z = 1 - t.
-
-    Args:
-        depth, acc: [R] expected NDC depth and opacity. Disparity is 0 where a ray hits nothing.
     """
     hit = acc > 1e-10
     return torch.where(hit, 1.0 - depth / torch.where(hit, acc, 1.0), 0.0)
@@ -499,20 +451,14 @@ def raw2density(raw: Tensor) -> Tensor:
 def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: float = 0.0, white_bkgd: bool = False,
                 generator: torch.Generator | None = None, noise: Tensor | None = None,
                 deltas: Tensor | None = None) -> Composite:
-    """What rays show, from a network's raw output: the compositor of training and of pictures.
+    """Composite of a network's raw output: the compositor of training and of pictures.
 
     Args:
         raw: [R, S, 4 or more] raw colour and raw density.
-        z_vals: [R, S] depths, ascending.
-        rays_d: [R, 3] directions.
+        z_vals, rays_d, white_bkgd, deltas: as for `composite`.
         raw_noise_std: standard deviation, in 1/scene unit, of noise on raw density; a regulariser of training.
-        white_bkgd: whether the background is white, else black.
         generator: source of the noise.
         noise: [R, S] standard normal noise that was drawn ahead; None: it is drawn here.
-        deltas: [R, S] length of each sample in depth; None: up to the next sample, and BEYOND for the last one.
-
-    Returns:
-        rgb [R, 3], disp [R], acc [R], weights [R, S], depth [R].
     """
     density = raw[..., 3].float()
     if raw_noise_std > 0:
@@ -525,10 +471,10 @@ def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: floa
 
 
 class RenderResult(NamedTuple):
-    """What R rays show."""
+    """Composites of the passes over R rays."""
 
-    final: Composite  # of the fine pass, or of the only one
-    coarse: Composite | None  # of the coarse pass alone; None without a fine pass
+    final: Composite  # of the fine pass, or of the only pass
+    coarse: Composite | None  # of the coarse pass; None without a fine pass
     z_std: Tensor | None  # [R] spread of the fine samples in depth; None without a fine pass
 
 
@@ -539,13 +485,11 @@ def ray_points(rays: Rays, z: Tensor) -> Tensor:
 
 def render_pass(field: Callable, rays: Rays, z: Tensor, sampling: Sampling, noise: Tensor | None = None,
                 generator: torch.Generator | None = None, deltas: Tensor | None = None) -> Composite:
-    """What R rays show of a field at depths z [R, S].
+    """Composite of a field at depths z [R, S]: one pass.
 
     Args:
         field: as for `render_rays`.
-        noise: as for `raw2outputs`; without noise and generator there is none, whatever `sampling` says.
-        generator: source of the noise, in place of the noise itself.
-        deltas: as for `raw2outputs`.
+        noise, generator, deltas: as for `raw2outputs`. Without noise and generator, raw density gets no noise.
     """
     std = 0.0 if noise is None and generator is None else sampling.raw_noise_std
     raw = field(ray_points(rays, z), rays.viewdirs, None if noise is None else std * noise)
@@ -554,16 +498,13 @@ def render_pass(field: Callable, rays: Rays, z: Tensor, sampling: Sampling, nois
 
 def render_rays(rays: Rays, coarse: Callable, fine: Callable | None, sampling: Sampling, draws: Draws = NO_DRAWS,
                 generator: torch.Generator | None = None) -> RenderResult:
-    """What R rays show of a coarse field and, in a second pass guided by the first one, of a fine field (section 5.2).
+    """Composites of a coarse field and, in a second pass guided by the first one, of a fine field (section 5.2).
 
     Args:
-        rays: R rays.
         coarse, fine: fields, as functions from points [R, S, 3], unit viewing directions [R, 3] and noise [R, S] (or
-            None) to raw colour and raw density [R, S, 4 or more]. The noise is not part of raw density; a point that
-            has no density with it needs no colour. fine None: there is one pass.
-        sampling: how rays are sampled and composited.
-        draws: the random numbers of a training step.
-        generator: source of u and noise where `draws` has none. Results then depend on the tiling of rays.
+            None) to raw colour and raw density [R, S, 4 or more]. The noise is not part of raw density; a point
+            without density behind the noise needs no colour. fine None: one pass.
+        generator: source of u and noise if `draws` has none. Results then depend on the tiles of rays.
     """
     z = coarse_depths(rays, sampling, draws.jitter)
     coarse_pass = render_pass(coarse, rays, z, sampling, draws.noise, generator)

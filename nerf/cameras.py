@@ -1,6 +1,6 @@
 """Cameras, each with its intrinsics, lens, size and pose, and the rays through their pixels.
 
-Rays of whole views come from `get_rays`, rays of single pixels from `pixel_rays`. Where an edit to one of the two makes
+Rays of whole views come from `get_rays`, rays of single pixels from `pixel_rays`. If an edit to one of the two makes
 them differ, single pixels take their rays from whole views.
 """
 
@@ -23,10 +23,8 @@ COEFFICIENTS = ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5', 'k6')  # in OpenCV's o
 
 @dataclass(frozen=True)
 class Cameras:
-    """V cameras. All tensors are on one device.
-
-    Lenses are OpenCV's: k1 to k6 radial, p1 and p2 tangential. Fisheyes have its equidistant model with k1 to k4.
-    """
+    """V cameras, all tensors on one device. Lenses are OpenCV's: k1 to k6 radial, p1 and p2 tangential. Fisheyes have
+    its equidistant model with k1 to k4."""
 
     poses: Tensor  # [V, 3, 4] float32 camera-to-world, OpenGL axes: x right, y up, looking along -z
     intrinsics: Tensor  # [V, 4] float64: fx, fy, cx, cy in pixels
@@ -39,10 +37,9 @@ class Cameras:
     @classmethod
     def of_one_kind(cls, poses: np.ndarray, K: np.ndarray, H: int, W: int) -> Cameras:
         """Cameras at poses [V, 3, 4] with the same intrinsics K [3, 3] and size, without distortion."""
-        count = len(poses)
         intrinsics = torch.tensor([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], dtype=torch.float64)
-        return cls(poses=torch.as_tensor(np.asarray(poses, np.float32)),
-                   intrinsics=intrinsics.repeat(count, 1), sizes=torch.tensor([H, W]).repeat(count, 1))
+        return cls(torch.as_tensor(np.asarray(poses, np.float32)), intrinsics.repeat(len(poses), 1),
+                   torch.tensor([H, W]).repeat(len(poses), 1))
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -53,18 +50,17 @@ class Cameras:
 
     def size(self, view: int) -> tuple[int, int]:
         """Height and width of a view. This waits for the device."""
-        height, width = self.sizes[view].tolist()
-        return height, width
+        return tuple(self.sizes[view].tolist())
 
     def one_size(self) -> tuple[int, int] | None:
-        """Height and width of all views; None where views differ in size. This waits for the device."""
+        """Height and width of all views; None: views differ in size. This waits for the device."""
         return self.size(0) if len(self) and bool((self.sizes == self.sizes[0]).all()) else None
 
     def to(self, device: torch.device) -> Cameras:
         return self._each(lambda part: part.to(device))
 
     def take(self, views: np.ndarray | Tensor | list[int]) -> Cameras:
-        """The cameras of some views, in that order."""
+        """Cameras of some views, in that order."""
         views = torch.as_tensor(views, dtype=torch.int64, device=self.device)
         return self._each(lambda part: part[views])
 
@@ -74,33 +70,22 @@ class Cameras:
         return replace(cameras, poses=torch.as_tensor(np.asarray(poses, np.float32), device=self.device), bounds=None)
 
     def scaled(self, factor: int) -> Cameras:
-        """The same views at 1/factor of their size, rounded down (0 or 1: full size).
-
-        Raises:
-            UserError: a view would have no pixel.
-        """
+        """Views at 1/factor of their size, rounded down (0 or 1: full size). A view without pixels is a UserError."""
         sizes = self.sizes // max(factor, 1)
         if not sizes.all():
-            height, width = self.sizes[int((sizes == 0).any(1).nonzero()[0, 0])].tolist()
+            height, width = self.size(int((sizes == 0).any(1).nonzero()[0, 0]))
             raise UserError(f'render_factor {factor} leaves nothing of {width}x{height} pixels; choose a smaller one')
         across = (sizes.double() / self.sizes.double()).flip(1)  # [V, 2]: of x and of y
         return replace(self, sizes=sizes, intrinsics=torch.cat([across, across], 1) * self.intrinsics)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """World rays through pixels of any views.
-
-        Args:
-            view: [...] integers on the cameras' device.
-            row, column: [...] pixels, or places between them.
-
-        Returns:
-            origins and directions, [..., 3] each. Directions have length 1 along the camera's axis. A fisheye can look
-            sideways, so its directions have length 1.
+        """World rays, origins and directions [..., 3], through places [...] in pixels of views [...], on the cameras'
+        device. Directions have length 1 along the camera's axis; those of fisheyes, which see sideways, have length 1.
         """
         return self.single_rays(view, row, column) if single_rays_agree() else self._looked_up(view, row, column)
 
     def single_rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """`rays`, by `pixel_rays` whatever `get_rays` gives."""
+        """`rays` by `pixel_rays`, also after an edit to `get_rays`."""
         K, poses = self.matrix(view), self.poses[view]
         if self.distortion is None:
             return pixel_rays(row, column, K, poses)
@@ -116,7 +101,7 @@ class Cameras:
         return origins, directions
 
     def view_rays(self, view: int) -> tuple[Tensor, Tensor]:
-        """The rays of all pixels of a view: origins and directions, [H, W, 3] each."""
+        """Rays of all pixels of a view: origins and directions, [H, W, 3] each."""
         height, width = self.size(view)
         if self.is_pinhole(view):
             return get_rays(height, width, self.matrix(view), self.poses[view])
@@ -126,20 +111,18 @@ class Cameras:
 
     def is_pinhole(self, view: int) -> bool:
         """Whether a view's lens distorts nothing. This waits for the device."""
-        if self.distortion is None:
-            return True
-        return not (self.distortion[view].any() or (self.fisheye is not None and self.fisheye[view]))
+        fisheye = self.fisheye is not None and bool(self.fisheye[view])
+        return self.distortion is None or not (fisheye or self.distortion[view].any())
 
     def matrix(self, view: int | Tensor) -> Tensor:
-        """Intrinsics K [..., 3, 3] float32 of views [...]. Where rays do not go through corners, the principal point is
-        shifted."""
+        """Intrinsics K [..., 3, 3] float32 of views [...], with the principal point shifted by `within`."""
         fx, fy, cx, cy = self.intrinsics[view].float().unbind(-1)
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
         rows = [fx, zero, cx - self.within], [zero, fy, cy - self.within], [zero, zero, one]
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def _looked_up(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """`rays`, each the ray of the nearest pixel in its whole view."""
+        """`rays` of the nearest pixels in whole views."""
         found = torch.empty(2, *view.shape, 3, device=self.device)
         for one in view.unique().tolist():
             here, (height, width) = view == one, self.size(one)
@@ -148,15 +131,12 @@ class Cameras:
         return tuple(found)
 
     def corner_rays(self) -> tuple[Tensor, Tensor]:
-        """The rays of each view's four corner pixels: origins and directions, [V, 4, 3] each."""
+        """Rays of each view's four corner pixels: origins and directions, [V, 4, 3] each."""
         return self.spread_rays(2)
 
     def spread_rays(self, side: int) -> tuple[Tensor, Tensor]:
-        """Rays spread evenly over each view, side x side, from corner pixel to corner pixel; most go between pixels.
-
-        Returns:
-            origins and directions, [V, side * side, 3] each.
-        """
+        """Rays spread evenly over each view, side x side, from corner pixel to corner pixel; most go between pixels:
+        origins and directions, [V, side * side, 3] each."""
         last = (self.sizes - 1)[:, None]  # [V, 1, 2]
         share = torch.linspace(0.0, 1.0, side, device=self.device)
         places = last * torch.cartesian_prod(share, share)
@@ -183,15 +163,9 @@ def same_rays(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> boo
 
 
 def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Coordinates without a lens's distortion: OpenCV's model, inverted by Newton's method in a fixed number of steps.
-
-    Args:
-        x, y: [...] distorted coordinates, in focal lengths from the principal point.
-        lens: coefficients in the order of COEFFICIENTS, each [...].
-
-    Returns:
-        x and y of a pinhole, [...] each. Where the model is not one-to-one they mean nothing.
-    """
+    """Coordinates of a pinhole from distorted coordinates [...] in focal lengths from the principal point, by lens
+    coefficients [...] in the order of COEFFICIENTS: OpenCV's model, inverted by Newton's method. Coordinates have no
+    meaning outside the region in which the model is one-to-one."""
     k1, k2, p1, p2, k3, k4, k5, k6 = lens
     goal_x, goal_y = x, y
     for _ in range(NEWTON_STEPS):
@@ -211,16 +185,9 @@ def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, T
 
 
 def fisheye_direction(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Directions of a fisheye: OpenCV's model, inverted by Newton's method.
-
-    The lens bends an angle t from its axis to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8).
-
-    Args:
-        x, y, lens: as for `undistorted`.
-
-    Returns:
-        parts of the unit direction to the right, down and along the axis, [...] each.
-    """
+    """Parts [...] of a fisheye's unit direction, to the right, down and along the axis; arguments as for `undistorted`.
+    OpenCV's lens bends an angle t from its axis to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8), inverted by Newton's
+    method."""
     k1, k2, _, _, k3, k4, _, _ = lens
     bent = torch.sqrt(x * x + y * y)
     t = bent

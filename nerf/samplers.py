@@ -1,7 +1,4 @@
-"""Samplers of the paper's networks: both passes as the flags say, or few samples where a survey found density.
-
-Source: section 5.2 for hierarchical sampling. The grid has a sampler of its own (nerf/fields/grid).
-"""
+"""Samplers of the paper's networks: both passes of section 5.2, or few samples in cells with surveyed density."""
 
 from __future__ import annotations
 
@@ -21,27 +18,24 @@ from run_nerf_helpers import (
     BEYOND, NO_DRAWS, Composite, Draws, Rays, RenderResult, Sampling, raw2density, render_pass, render_rays,
 )
 
-# Of both samplers, numbers that decide pictures. They were tuned on test views of the toy chair, lego and fern.
-HIDDEN = 9.2  # optical depth behind which samples are skipped: 1e-4 of the light gets there
-TRUST = 0.5  # factor on surveyed densities: behind a density that is too high in the survey, samples remain
+# Numbers that decide pictures, tuned on test views of the toy chair, lego and fern
+HIDDEN = 9.2  # optical depth behind which samples are skipped: transmittance is 1e-4 there
+TRUST = 0.5  # factor on surveyed densities: samples remain behind a surveyed density that is too high
 EVENLY = 0.3  # share of the guided samples that are spread evenly over a ray's steps
-DARK = 1e-3  # light, by the survey, behind which there are no samples
+DARK = 1e-3  # transmittance, by the survey, below which a ray gets no samples
 
 # Numbers that decide speed alone
-STRETCHES = 3  # parts of a ray that the field is asked for one after the other, front to back
+STRETCHES = 3  # parts of a ray that go through the field one after the other, front to back
 RAYS = 8  # lit rays are padded to a multiple of this number: see ROWS in mlp.py
 MARCHED = 2 ** 14  # rays that march at once
 MULTIPLE = 64  # rays for the network are padded to a multiple of this number: see ROWS in mlp.py
 
 
 class HierarchicalSampler(Sampler):
-    """Stratified samples of a coarse field, then samples of a fine field where the coarse one saw something.
+    """Sampler with stratified samples of a coarse network, then samples of a fine network by the coarse weights.
 
     Args:
-        field: what is shown.
-        coarse, fine: the fields of the two passes; fine None: there is one pass.
-        sampling: how rays are sampled and composited.
-        tile, supersample: as for `Sampler`.
+        coarse, fine: networks of the two passes; fine None: one pass.
         skip_hidden: pictures skip hidden samples of the fine pass.
     """
 
@@ -52,15 +46,8 @@ class HierarchicalSampler(Sampler):
         self.name, self.passes = ('stratified', ()) if fine is None else ('hierarchical', ('coarse',))
 
     def render(self, rays: Rays, draws: Draws = NO_DRAWS, generator: torch.Generator | None = None) -> RenderResult:
-        """What R rays show.
-
-        Where gradients are recorded, as in training, no sample is skipped.
-
-        Args:
-            rays: R rays.
-            draws: the random numbers of a training step.
-            generator: as for `render_rays`.
-        """
+        """Composites of R rays; draws and generator as for `render_rays`. If gradients are recorded, as in training, no
+        sample is skipped."""
         fine = None if self.fine is None else self.fine.raw
         if fine and self.skip_hidden and not torch.is_grad_enabled():
             fine = front_to_back(fine)
@@ -68,14 +55,8 @@ class HierarchicalSampler(Sampler):
 
 
 def front_to_back(field: Callable) -> Callable:
-    """A field, as a function, without its hidden samples: they have no density, and `field` is not asked for them.
-
-    Samples are hidden behind an optical depth of HIDDEN, so a ray's colour changes by at most 1e-4. With noise, which
-    training alone has, all samples are asked for.
-
-    Args:
-        field: as for `render_rays`.
-    """
+    """Field, as a function (see `render_rays`), without density at samples behind an optical depth of HIDDEN. Colours
+    of rays change by at most 1e-4. With noise, as in training, the field gets all samples."""
     def raw(points: Tensor, viewdirs: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is not None:
             return field(points, viewdirs, noise)
@@ -96,15 +77,11 @@ def front_to_back(field: Callable) -> Callable:
 
 
 class GuidedSampler(Sampler):
-    """Few samples, where a survey says that a field has density.
+    """Sampler with few samples, in cells of a survey with density.
 
     Args:
-        field: what is shown.
-        network: gives raw colour and raw density.
-        grid: the survey of its density.
-        sampling: how rays are composited, and sampled without a survey.
+        grid: survey of the network's density.
         at_once: most rays through the network at once.
-        supersample: as for `Sampler`.
     """
 
     name = 'guided'
@@ -141,16 +118,16 @@ class GuidedSampler(Sampler):
 
 
 def samples_of_view(sampling: Sampling) -> int:
-    """Samples of a guided ray: fewer than those of both passes, as a survey knows better where density is."""
+    """Samples of a guided ray: fewer than those of both passes, because a survey is finer than a coarse pass."""
     return 8 + 4 * math.ceil((sampling.N_samples + sampling.N_importance) / 32)
 
 
 def sample_depths(grid: DensityGrid, rays: Rays, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of rays: as in section 5.2, but by the grid's densities, and in occupied cells alone.
+    """Samples of rays as in section 5.2, but by the grid's densities, and in occupied cells alone.
 
     Returns:
-        the H rays [H] int64 that pass through occupied cells, depths [H, S] of their samples, and the samples' lengths
-        [H, S] in depth, in which gaps between occupied cells do not count.
+        indices [H] int64 of the rays through occupied cells, depths [H, S] of their samples, and lengths [H, S] of the
+        samples in depth, without the gaps between occupied cells.
     """
     steps = grid.steps(rays)
     spans = (steps.length * rays.directions.norm(dim=-1))[steps.ray]
@@ -165,14 +142,8 @@ def sample_depths(grid: DensityGrid, rays: Rays, n_samples: int) -> tuple[Tensor
 
 
 def likely(steps: Steps, optical: Tensor) -> Tensor:
-    """Shares of the steps in what their rays show: [N] float64, with a sum of 1 for each ray.
-
-    Weights are blurred over neighbouring steps, as surveyed densities are coarse.
-
-    Args:
-        steps: N steps in occupied cells.
-        optical: [N] optical depth of each step.
-    """
+    """Shares [N] float64 of N steps in the samples of their ray, with a sum of 1 for each ray, by the steps' optical
+    depths [N]. Weights are blurred over neighbouring steps, because surveyed densities are coarse."""
     ray, light = steps.ray, torch.exp(-steps.sum_before(optical.clamp(max=100.0).double()))
     weights = light * (1.0 - torch.exp(-optical))
     weights = 0.5 * weights + 0.25 * (steps.shifted(weights, 1) + steps.shifted(weights, -1))
@@ -183,15 +154,8 @@ def likely(steps: Steps, optical: Tensor) -> Tensor:
 
 
 def divided(steps: Steps, shares: Tensor, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples in the middles of n_samples parts of each ray's steps; all parts of a ray have the same sum of shares.
-
-    Args:
-        steps: N steps in occupied cells.
-        shares: [N] with a sum of 1 for each ray.
-
-    Returns:
-        as for `sample_depths`.
-    """
+    """Samples, as `sample_depths` returns them, in the middles of n_samples parts of each ray's N steps. All parts of a
+    ray have the same sum of shares [N]."""
     hit = (steps.count > 0).nonzero()[:, 0]
     n_hit, (count, first) = len(hit), (part[hit, None] for part in (steps.count, steps.first))
     before = steps.sum_before(shares)  # [N] the ray's CDF at the start of a step

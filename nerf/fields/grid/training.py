@@ -10,7 +10,7 @@ from nerf.fields.grid.field import GridField
 from nerf.fields.grid.row_adam import RowAdam
 from nerf.fields.grid.sparse_grid import cells_around, dilated, interpolated
 from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed, pieces
-from nerf.fields.paper.dead_networks import ONE_COLOUR
+from nerf.fields.paper.training import ONE_COLOUR
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, img2mse
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nerf.fields.interface import Field, Sampler, pieces
-from nerf.fields.paper.edited import ALL_SHORTCUTS, Shortcuts
 from nerf.fields.paper.mlp import MLPField
 from nerf.fields.paper.survey import SURVEY, DensityGrid, survey
 from nerf.files.remade import read_arrays, write_arrays
@@ -24,16 +24,36 @@ POINTS = 2 ** 14  # points of a guided view through a network at once on a CPU: 
 KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  # of checkpoints, as in nerf-pytorch
 
 
+class Shortcuts(NamedTuple):
+    """Faster twins with the same results as the functions in run_nerf_helpers.py."""
+
+    fast: bool = True  # fast networks and skipped samples
+    u_ahead: bool = True  # u of `sample_pdf` drawn before rays are tiled
+    noise_ahead: bool = True  # noise of `raw2outputs` drawn before rays are tiled
+
+    def lines(self) -> list[str]:
+        """Lines for the log about twins with other results."""
+        slowly = 'without the faster nerf/fields/paper/mlp.py and without skipping samples'
+        lines = []
+        if not self.u_ahead:
+            lines.append('the random branch of sample_pdf was edited: u is drawn there, so results depend on chunk')
+        if not self.noise_ahead:
+            lines.append('the random branch of raw2outputs was edited: noise is drawn there, so results depend on '
+                         f'chunk; the run goes on {slowly}')
+        elif not self.fast:
+            lines.append(f'NeRF.forward or raw2outputs was edited: the run goes through it as it stands, {slowly}')
+        return lines
+
+
+ALL_SHORTCUTS = Shortcuts()
+
+
 class PaperField(Field):
-    """A coarse and a fine network.
+    """Field of a coarse and a fine network (None: one pass).
 
     Args:
-        coarse: the network of the first pass.
-        fine: the network of the second pass; None: there is one pass.
-        sampling: how rays are sampled and composited.
         view_chunk: most rays of a picture at once.
-        supersample: as for `Sampler`.
-        shortcuts: faster twins of the functions in run_nerf_helpers.py that may be used.
+        shortcuts: faster twins of the functions in run_nerf_helpers.py for this field.
     """
 
     shape_flags = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
@@ -47,7 +67,7 @@ class PaperField(Field):
         self.dtype, self.white_bkgd = coarse.dtype, sampling.white_bkgd
 
     def networks(self) -> dict[str, NeRF]:
-        """The networks by name, in the order of the passes."""
+        """Networks by name, in the order of the passes."""
         fields = {'coarse': self.coarse, 'fine': self.fine}
         return {name: field.network for name, field in fields.items() if field is not None}
 
@@ -57,7 +77,7 @@ class PaperField(Field):
 
     @property
     def best(self) -> MLPField:
-        """The network of the final picture."""
+        """Network of the final picture."""
         return self.coarse if self.fine is None else self.fine
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,12 +93,9 @@ class PaperField(Field):
                                    self.shortcuts.fast)
 
     def guided(self, box: np.ndarray, cache: Path | None = None) -> Sampler:
-        """A sampler with samples where a survey finds density in the box.
-
-        Samples even in disparity get no survey: in a box up to the far bound its cells would be too large for near
-        things, and rays to infinity end in no box. Edited compositing gets none either, as a survey's density may mean
-        something else there.
-        """
+        """Sampler by a survey of the box. Samples even in disparity get no survey: in a box up to the far bound its
+        cells would be too large for near surfaces, and rays to infinity end in no box. Edited compositing gets none
+        either, because it may give density another meaning."""
         if self.sampling.lindisp or self.sampling.horizon or not self.shortcuts.fast:
             return self.sampler()
         fingerprint = self._fingerprint(box)
@@ -92,16 +109,15 @@ class PaperField(Field):
         return GuidedSampler(self, self.best, grid, self.sampling, at_once, self.supersample)
 
     def _fingerprint(self, box: np.ndarray) -> str:
-        """A checksum of everything that a survey depends on."""
-        numbers = [np.float64(box), *(part.detach().float().cpu().numpy() for part in self.best.network.parameters())]
+        """Checksum of all inputs of a survey."""
         digest = hashlib.sha256(f'{self.dtype} {SURVEY}'.encode())
-        for part in numbers:
+        for part in (np.float64(box), *(p.detach().float().cpu().numpy() for p in self.best.network.parameters())):
             digest.update(np.ascontiguousarray(part))
         return digest.hexdigest()
 
     @torch.inference_mode()
     def histograms(self, rays: Rays) -> dict[str, Tensor]:
-        """Densities evenly along rays, and the weights of the final picture."""
+        """Densities at the coarse depths of rays, and the weights of the final picture."""
         z, sampler = coarse_depths(rays, self.sampling), self.sampler()
         weights = [sampler.render(rays.part(tile)).final.weights for tile in pieces(len(rays.near), sampler.tile)]
         return {'density': self.density(ray_points(rays, z).reshape(-1, 3)), 'weights': torch.cat(weights)}
@@ -110,7 +126,7 @@ class PaperField(Field):
 
     @property
     def _ball_numbers(self) -> list[float] | None:
-        """Numbers of the contracted space in a checkpoint; None: space is not contracted."""
+        """Numbers of the contracted space for a checkpoint; None: space is not contracted."""
         return None if self.space is None else self.space.ball_numbers()
 
     def weights(self) -> dict:
@@ -124,7 +140,7 @@ class PaperField(Field):
             saved, ours = checkpoint.get(KEYS[name]), network.state_dict()
             if not isinstance(saved, dict) or not all(map(is_real, saved.values())):
                 raise UserError(f'it has no {KEYS[name]}; set N_importance = 0 or use another checkpoint')
-            if not network.use_viewdirs:  # a Keras file does not have the layer without use
+            if not network.use_viewdirs:  # a Keras file does not have the unused layer
                 saved = {key: weight for key, weight in ours.items() if key.startswith('views_linears')} | saved
             for key in [*ours, *saved]:
                 there, here = (tuple(state[key].shape) if key in state else 'absent' for state in (saved, ours))
@@ -134,14 +150,8 @@ class PaperField(Field):
             network.load_state_dict(saved)
 
     def _take_ball(self, numbers: list[float] | None) -> None:
-        """Takes the unit ball of a checkpoint's contracted space.
-
-        Args:
-            numbers: as in a checkpoint; None: its space is not contracted.
-
-        Raises:
-            UserError: one of the two spaces is contracted and the other is not, or the numbers are broken.
-        """
+        """Takes the unit ball of a checkpoint's contracted space (None: not contracted). Broken numbers, or spaces of
+        which one alone is contracted, are a UserError."""
         if (numbers is None) != (self._ball_numbers is None):
             words = ('not contracted', 'off') if numbers is None else ('contracted', 'on')
             raise UserError('its networks see space {}; set contract = {}'.format(*words))

@@ -1,4 +1,4 @@
-"""The paper's MLP as a field of points and directions: by the network's own `forward`, and faster on a CPU."""
+"""MLP of the paper as a field of points and directions: by the network's own `forward`, and faster on a CPU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nerf.fields.interface import pieces
 from nerf.space import Space
 from run_nerf_helpers import NeRF, raw2colour, raw2density
 
-ALIGN = 8  # encodings are padded to a multiple of this number of channels: GPUs are slow with odd numbers in 16 bits
+ALIGN = 8  # channels of encodings are padded to a multiple of this number: GPUs are slow with odd numbers in 16 bits
 ROWS = 512  # kept points are padded to a multiple of this number: each new size costs oneDNN new code, time and memory
 
 
@@ -19,8 +20,7 @@ class MLPField(nn.Module):
     """Raw colour and raw density of points seen from directions (section 3), by the network's own `forward`.
 
     Args:
-        network: the MLP.
-        embed_points, embed_dirs: encodings of points and of directions; embed_dirs None: there are no directions.
+        embed_points, embed_dirs: encodings of points and of directions; embed_dirs None: no directions.
         netchunk: most points through the network at once.
         dtype: precision of the MLP's products. Encodings and outputs are float32 in any case.
         space: gives points the coordinates that are encoded; None: points stay as they are.
@@ -33,16 +33,13 @@ class MLPField(nn.Module):
         self.netchunk, self.dtype, self.space = netchunk, dtype, space
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """Raw colour and raw density, as `raw2outputs` takes them.
+        """Raw colour and raw density [R, S, 4 or 5] float32, as for `raw2outputs`.
 
         Args:
             points: [R, S, 3] in ray coordinates.
-            viewdirs: [R, 3] of unit length; None where the network does not use directions.
-            noise: [R, S] that the compositor will add to raw density. Points without density by then need no colour,
-                and faster fields give them none.
-
-        Returns:
-            [R, S, 4 or 5] float32, without the noise.
+            viewdirs: [R, 3] of unit length; None: the network uses no directions.
+            noise: [R, S] noise of the compositor, which is not added here. Points without density behind the noise need
+                no colour, and faster fields give them none.
         """
         n_samples, flat = points.shape[-2], points.reshape(-1, 3)
         dirs = None if self.embed_dirs is None else self.embed_dirs(viewdirs)
@@ -66,43 +63,44 @@ class MLPField(nn.Module):
         return raw2density(self.raw(points[:, None], torch.zeros_like(points))[:, 0, 3])
 
     def embedded(self, points: Tensor) -> Tensor:
-        """The encoding [N, C] of points [N, 3]."""
+        """Encoding [N, C] of points [N, 3]."""
         return self.embed_points(points if self.space is None else self.space.to_field(points))
+
+    def alarm(self, points: Tensor) -> Tensor:
+        """Alarm [...]: NaN if a point [..., 3] or any weight is not finite, else 0. A fused ReLU would make NaN a 0."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
+        return 0.0 * (points.detach().sum(-1) + torch.stack(norms).sum())
 
 
 class FastMLPField(MLPField):
     """`MLPField` on a CPU, with forward and backward pass by hand.
 
-    The feature layer has no activation, so it is merged with the layer behind it. A direction's part of that layer is
-    computed once for each ray. Points without density get no colour, and points without a gradient take no part in the
+    The feature layer has no activation, so it is merged with the layer behind it. The direction's part of that layer is
+    computed once for each ray. Points without density get no colour, and points without a gradient have no part in the
     backward pass.
     """
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        weights, terms = self._weights(), self._ray_terms(viewdirs)
-        depth, keep = len(self.network.pts_linears), torch.is_grad_enabled()
-        flat, n_samples = points.reshape(-1, 3), points.shape[-2]
-        alarm, noise = _alarm(flat, weights), None if noise is None else noise.flatten()
-        raw = []
-        for start in range(0, len(flat), self.netchunk):
-            part = slice(start, min(start + self.netchunk, len(flat)))
+        weights, terms, keep = self._weights(), self._ray_terms(viewdirs), torch.is_grad_enabled()
+        depth, flat, n_samples, parts = len(self.network.pts_linears), points.reshape(-1, 3), points.shape[-2], []
+        alarm, noise = self.alarm(flat), None if noise is None else noise.flatten()
+        for part in pieces(len(flat), self.netchunk):
             ray = torch.arange(part.start, part.stop, device=points.device) // n_samples
-            raw.append(_MLP.apply(self._encoded(flat[part]), alarm[part], None if noise is None else noise[part], terms,
-                                  ray, self.network.skips, depth, keep, *weights))
-        return torch.cat(raw).reshape(*points.shape[:-1], -1)
+            parts.append(_MLP.apply(self._encoded(flat[part]), alarm[part], None if noise is None else noise[part],
+                                    terms, ray, self.network.skips, depth, keep, *weights))
+        return torch.cat(parts).reshape(*points.shape[:-1], -1)
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        weights, depth = self._weights(), len(self.network.pts_linears)
+        weights, depth, parts = self._weights(), len(self.network.pts_linears), []
         density = 0 if self.network.use_viewdirs else 3  # row of density among the outputs of the first head
-        parts = []
         for part in points.split(self.netchunk):
             _, h = _trunk(self._encoded(part), weights[:2 * depth], self.network.skips, False)
             parts.append(F.linear(h, *weights[2 * depth:2 * depth + 2])[:, density])
-        return raw2density(torch.cat(parts).float() + _alarm(points, weights))
+        return raw2density(torch.cat(parts).float() + self.alarm(points))
 
     def _encoded(self, points: Tensor) -> Tensor:
-        """Input [N, C] of the trunk for points [N, 3]: their encoding, padded to a multiple of ALIGN."""
+        """Input [N, C] of the trunk for points [N, 3]: the encoding, padded to a multiple of ALIGN."""
         return padded_channels(self.embedded(points).to(self.dtype))
 
     def _weights(self) -> list[Tensor]:
@@ -117,7 +115,7 @@ class FastMLPField(MLPField):
         return [part.to(self.dtype) for part in weights]
 
     def _ray_terms(self, viewdirs: Tensor | None) -> Tensor | None:
-        """What all points of a ray share in the input of the colour's hidden layer: [R, W / 2]."""
+        """Part [R, W / 2] of the input of the colour's hidden layer that all points of a ray share."""
         if self.embed_dirs is None:
             return None
         onto, dirs = split_views_weight(self.network)
@@ -145,18 +143,18 @@ def trunk_layers(network: NeRF) -> list[Tensor]:
 
 
 def split_views_weight(network: NeRF) -> tuple[Tensor, Tensor]:
-    """The weight of the colour's hidden layer in two parts: columns of the feature, and columns of the direction."""
+    """Weight of the colour's hidden layer in two parts: columns of the feature, and columns of the direction."""
     views, feature = network.views_linears[0], network.feature_linear
     return views.weight.split([feature.out_features, views.in_features - feature.out_features], 1)
 
 
 def through_relu(grad: Tensor, output: Tensor) -> Tensor:
-    """The gradient before a ReLU, from the gradient behind it and the ReLU's output."""
+    """Gradient before a ReLU, from the gradient behind it and the ReLU's output."""
     return torch.ops.aten.threshold_backward(grad, output, 0.0)
 
 
 def padded_rows(mask: Tensor, multiple: int) -> Tensor:
-    """Indices of the rows that a mask [N] keeps, then of others until their number is a multiple of `multiple` or N."""
+    """Indices of the set rows of a mask [N], then of others until their number is a multiple of `multiple` or N."""
     rows = mask.nonzero()[:, 0]
     return torch.cat([rows, (~mask).nonzero()[:-len(rows) % multiple, 0]])
 
@@ -165,7 +163,7 @@ def padded_rows(mask: Tensor, multiple: int) -> Tensor:
 
 
 def _fused_precisions() -> tuple[torch.dtype, ...]:
-    """Precisions in which oneDNN has a layer and its ReLU in one, by the name that torch.compile calls it by."""
+    """Precisions in which oneDNN has one kernel for a layer and its ReLU, by its name in torch.compile."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
         return ()
     return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
@@ -182,11 +180,7 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor, fused: Sequence[torch.d
 
 
 def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) -> tuple[list[Tensor], Tensor]:
-    """Encoded points [N, C] through weight and bias of each layer.
-
-    Returns:
-        the layers' inputs, where `keep` asks for them, and the last layer's output [N, W].
-    """
+    """Inputs of the trunk's layers (without `keep`: none) for encoded points x [N, C], and the last output [N, W]."""
     inputs, h = [], x
     for i, (weight, bias) in enumerate(zip(layers[::2], layers[1::2])):
         if keep:
@@ -195,11 +189,6 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
         if i in skips:
             h = torch.cat([x, h], -1)
     return inputs, h
-
-
-def _alarm(points: Tensor, weights: list[Tensor]) -> Tensor:
-    """[N]: NaN where a point [N, 3] or any weight is not finite, else 0. oneDNN's ReLU alone would make NaN a 0."""
-    return 0.0 * (points.detach().sum(-1) + sum(part.detach().sum(dtype=torch.float32) for part in weights))
 
 
 class _MLP(torch.autograd.Function):
@@ -211,18 +200,8 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, alarm: Tensor, noise: Tensor | None, terms: Tensor | None, ray: Tensor,
                 skips: list[int], depth: int, keep: bool, *weights: Tensor) -> Tensor:
-        """Raw output [N, 4 or 5].
-
-        Args:
-            x: [N, C] encoded points.
-            alarm: [N] added to raw density.
-            noise: [N] that the compositor will add to it.
-            terms: [R, W / 2] what all points of a ray share in the colour's hidden layer.
-            ray: [N] int64, each point's ray.
-            skips, depth: of the trunk.
-            keep: whether there will be a backward pass.
-            weights: of the trunk's layers, then of the heads.
-        """
+        """Raw output [N, 4 or 5] of encoded points x [N, C] with `alarm` [N], the compositor's noise [N], `_ray_terms`
+        [R, W / 2], each point's ray [N] int64 and `_weights`; keep: a backward pass follows."""
         heads = weights[2 * depth:]
         inputs, h = _trunk(x, weights[:2 * depth], skips, keep)
         if terms is None:

@@ -1,7 +1,4 @@
-"""The paper's MLP as a field on a GPU: few kernels, a layer and its ReLU in one, and whole rays at once.
-
-Products are cheap on a GPU, passes over its memory are not.
-"""
+"""MLP of the paper as a field on a GPU: few kernels, because passes over memory cost more there than products."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nerf.fields.paper.mlp import (
-    ALIGN, MLPField, padded_channels, split_views_weight, through_relu, trunk_layers,
-)
+from nerf.fields.interface import pieces
+from nerf.fields.paper.mlp import ALIGN, MLPField, padded_channels, split_views_weight, through_relu, trunk_layers
 from run_nerf_helpers import raw2density
 
 COLUMN_PARTS = 512  # partial sums of the biases' gradients: a single sum over all points keeps few processors busy
@@ -29,45 +25,31 @@ class GpuMLPField(MLPField):
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         n_rays, n_samples = points.shape[:2]
         at_once = max(n_rays if torch.is_grad_enabled() else self.netchunk // n_samples, 1)
-        weights, alarm, dirs = self._layers(), self._alarm(points), None
+        n_outputs = 4 if self.network.use_viewdirs else self.network.output_linear.out_features
+        depth, weights, alarm, dirs = len(self.network.pts_linears), self._layers(), self.alarm(points), None
         if self.embed_dirs is not None:
             alarm, dirs = alarm + 0.0 * viewdirs.detach().sum(-1)[:, None], self.embed_dirs(viewdirs)
         parts = []
-        for start in range(0, n_rays, at_once):
-            rows = slice(start, start + at_once)
+        for rows in pieces(n_rays, at_once):
             x, some = self.embedded(points[rows].flatten(0, 1)), None if dirs is None else dirs[rows]
-            parts.append(_DenseMLP.apply(x, some, alarm[rows].flatten(), n_samples, self._outputs, self.network.skips,
-                                         self._depth, self.dtype, *weights))
+            parts.append(_DenseMLP.apply(x, some, alarm[rows].flatten(), n_samples, n_outputs, self.network.skips,
+                                         depth, self.dtype, *weights))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(n_rays, n_samples, -1)
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        weights, alarm, parts = _cast(self._layers(), self.dtype), self._alarm(points), []
+        weights, alarm, parts = _cast(self._layers(), self.dtype), self.alarm(points), []
+        trunk = weights[:2 * len(self.network.pts_linears)]
         for part in points.split(self.netchunk):
             x = _padded_to(self.embedded(part), weights[0].shape[1], self.dtype)
-            h = _trunk(x, weights[:2 * self._depth], self.network.skips)[1][-1]
+            h = _trunk(x, trunk, self.network.skips)[1][-1]
             parts.append(F.linear(h, *weights[-2:])[:, 3])
         return raw2density(torch.cat(parts).float() + alarm)
 
-    @property
-    def _outputs(self) -> int:
-        return 4 if self.network.use_viewdirs else self.network.output_linear.out_features
-
-    @property
-    def _depth(self) -> int:
-        return len(self.network.pts_linears)
-
-    def _alarm(self, points: Tensor) -> Tensor:
-        """[...]: NaN where a point [..., 3] or any weight is not finite, else 0. A fused ReLU would make NaN a 0."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
-        return 0.0 * (points.detach().sum(-1) + torch.stack(norms).sum())
-
     def _layers(self) -> list[Tensor]:
-        """Float32 weights and biases, with channels padded to multiples of ALIGN.
-
-        First those of the trunk. With directions, then those of the colour's hidden layer, which takes the trunk's
-        output and a direction, and of the colour. Last the head that makes raw output of the trunk's output.
-        """
+        """Float32 weights and biases, with channels padded to multiples of ALIGN: the trunk's; with directions those of
+        the colour's hidden layer, which takes the trunk's output and a direction, and of the colour; then the head's
+        from the trunk's output to raw output."""
         network, layers = self.network, trunk_layers(self.network)
         if not network.use_viewdirs:
             head = network.output_linear
@@ -112,16 +94,8 @@ class _DenseMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, dirs: Tensor | None, alarm: Tensor, n_samples: int, n_outputs: int, skips: list[int],
                 depth: int, dtype: torch.dtype, *weights: Tensor) -> Tensor:
-        """Raw output [N, n_outputs].
-
-        Args:
-            x: [N, C] encoded points of rays with n_samples points each.
-            dirs: [R, D] encoded directions of the rays.
-            alarm: [N] added to raw density.
-            skips, depth: of the trunk.
-            dtype: precision of the products.
-            weights: what `_layers` gave.
-        """
+        """Raw output [N, n_outputs] of encoded points x [N, C] of rays with n_samples points each, encoded directions
+        [R, D] of the rays, `alarm` [N] and `_layers`, by products in `dtype`."""
         layers = _cast(weights, dtype)
         inputs, outputs = _trunk(_padded_to(x, layers[0].shape[1], dtype), layers[:2 * depth], skips)
         h, joined, hidden = outputs[-1], None, None

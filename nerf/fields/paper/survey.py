@@ -1,4 +1,4 @@
-"""A survey of a trained field: a grid of cells with density, found coarse to fine."""
+"""Survey of a trained field: a grid of cells with density, found coarse to fine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nerf.fields.occupancy import Occupancy
 from nerf.fields.grid.sparse_grid import dilated
+from nerf.fields.occupancy import Occupancy
 
 Density = Callable[[Tensor], Tensor]  # points [N, 3] to densities [N] in 1/scene unit
 
 MOST_CELLS = 2 ** 28  # of a grid in a file, occupied or not: a broken file cannot fill the memory
-AT_ONCE = 2 ** 12  # cells that are asked at once
+AT_ONCE = 2 ** 12  # cells in one request for density
 NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
 
 
@@ -24,15 +24,11 @@ NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if an
 class Survey:
     """Numbers of a survey. They were tuned on the toy chair, lego and fern, on pictures and on time."""
 
-    first_cells: int = 64  # cells along the longest side of the box, all of which are asked
-    halvings: int = 2  # times that cells are cut into eight
-    most_asked: int = 2 ** 20  # cells; no cell is cut where more would be asked, as in haze that fills the box
+    first_cells: int = 64  # cells along the longest side of the box, all asked
+    halvings: int = 2  # number of cuts of cells into eight
+    most_asked: int = 2 ** 20  # cells; a cut into more cells, as in haze all over the box, is left out
     thin: float = 1e-3  # optical depth of a cell; a thinner cell is empty
-    asked: tuple[float, ...] = (0.25, 0.75)  # places on a cell's diagonal at which density is asked
-
-    def __str__(self) -> str:
-        """The numbers for a fingerprint: a file of a survey with other numbers does not fit."""
-        return f'{self.first_cells} {self.halvings} {self.most_asked} {self.thin} {self.asked}'
+    asked: tuple[float, ...] = (0.25, 0.75)  # places of the asked points on a cell's diagonal
 
 
 SURVEY = Survey()
@@ -44,20 +40,20 @@ class DensityGrid(Occupancy):
 
     box: Tensor  # [2, 3] float64 corners of the surveyed box, on the CPU; the cells are a part of it
     density: Tensor  # [X, Y, Z] float16, mean density of a cell in 1/scene unit; 0 in cells that were not asked
-    thin: float = SURVEY.thin  # optical depth of a cell, below which it is empty
+    thin: float = SURVEY.thin  # optical depth of a cell; a thinner cell is empty
 
     @property
     def least(self) -> float:
-        """Density in 1/scene unit, below which cells are empty."""
+        """Density in 1/scene unit below which cells are empty."""
         return self.thin / self.voxel
 
     def may_hold(self, points: Tensor) -> Tensor:
-        """[N] bool: points [N, 3] that can have density. They are in occupied cells, or outside of the box."""
+        """Whether points [N, 3] can have density, [N] bool: points in occupied cells, and outside of the box."""
         low, high = self.box.to(points)
         return self.holds(points) | ((points < low) | (points > high)).any(-1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The grid as arrays for a file."""
+        """Arrays of the grid for a file."""
         cells = self.cells.cpu().numpy()
         return {'low': self.low.numpy(), 'box': self.box.numpy(), 'voxel': np.float64(self.voxel),
                 'shape': np.int64(cells.shape), 'cells': np.packbits(cells.reshape(-1)),
@@ -65,7 +61,7 @@ class DensityGrid(Occupancy):
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray] | None, device: torch.device) -> DensityGrid | None:
-        """The grid from the arrays of a file; None where there are none, or where they are broken."""
+        """Grid from the arrays of a file; None if the arrays are missing or broken."""
         if arrays is None:
             return None
         try:
@@ -84,18 +80,12 @@ class DensityGrid(Occupancy):
 
 @torch.inference_mode()
 def survey(density: Density, box: np.ndarray, device: torch.device, numbers: Survey = SURVEY) -> DensityGrid:
-    """Finds the density of a field in a box.
+    """Survey of a field's density in a box, from corner to corner [2, 3] in ray coordinates.
 
     All first cells are asked. Occupied cells and their neighbours are then cut into eight and asked again, and so on.
     Each time, density is followed from cell to cell until all neighbours are empty; at last the neighbours of occupied
-    cells count as occupied too. So a thing is lost only where no asked point of the first cells is in it, and where it
-    touches nothing that was found.
-
-    Args:
-        density: of the field.
-        box: [2, 3] corners in ray coordinates.
-        device: of the field.
-        numbers: how fine the survey is.
+    cells count as occupied too. An object is missed only if it has no asked point of the first cells and touches no
+    found cell.
     """
     low, longest = torch.from_numpy(box[0].astype(np.float64)), float((box[1] - box[0]).max())
     voxel = longest / numbers.first_cells
@@ -108,27 +98,18 @@ def survey(density: Density, box: np.ndarray, device: torch.device, numbers: Sur
             break
         voxel = 0.5 * voxel
         asked = kept.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    part, first = _around_set_cells(kept)
+    places = kept.nonzero() if kept.any() else torch.zeros(1, 3, dtype=torch.int64)  # no cell: the first one
+    first, last = places.amin(0).cpu(), places.amax(0).cpu()
+    part = tuple(slice(start, end + 1) for start, end in zip(first.tolist(), last.tolist()))
     return DensityGrid(low + first * voxel, voxel, kept[part].contiguous(), torch.from_numpy(box).double(),
                        means[part].contiguous(), numbers.thin)
 
 
-def _around_set_cells(cells: Tensor) -> tuple[tuple[slice, ...], Tensor]:
-    """The part of a mask [X, Y, Z] around all set cells (none is set: the first cell), and the part's start [3]."""
-    sides = [cells.any(2).any(1), cells.any(2).any(0), cells.any(1).any(0)]
-    ends = [(int(side.nonzero()[0]), int(side.nonzero()[-1]) + 1) if side.any() else (0, 1) for side in sides]
-    return tuple(slice(*end) for end in ends), torch.tensor([start for start, _ in ends])
-
-
 def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers: Survey) -> tuple[Tensor, Tensor]:
-    """Asks the cells of a mask [X, Y, Z], then the neighbours of occupied cells, until no new cell is occupied.
-
-    Returns:
-        occupied cells [X, Y, Z] bool, and mean densities [X, Y, Z] float16 of asked cells.
-    """
-    shape = torch.tensor(asked.shape, device=asked.device)
-    offsets = torch.tensor(NEIGHBOURS, device=asked.device)
-    strides = torch.tensor(asked.stride(), device=asked.device)
+    """Occupied cells [X, Y, Z] bool, and mean densities [X, Y, Z] float16 of asked cells: those of a mask, then the
+    neighbours of occupied cells, until no new cell is occupied."""
+    shape, strides, offsets = (torch.tensor(each, device=asked.device) for each in (
+        asked.shape, asked.stride(), NEIGHBOURS))
     occupied, means = torch.zeros_like(asked), torch.zeros(asked.shape, dtype=torch.float16, device=asked.device)
     asked, todo = asked.clone(memory_format=torch.contiguous_format), asked.nonzero()
     while len(todo):
@@ -149,10 +130,7 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers:
 def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor,
          asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Greatest and mean density [K] at some places on the diagonals of cells [K, 3]."""
-    places = torch.tensor(asked, device=cells.device)[:, None].expand(-1, 3)
-    found = []
-    for part in cells.split(AT_ONCE):
-        points = (part[:, None] + places) * voxel + low.to(cells.device)
-        found.append(density(points.float().reshape(-1, 3)).reshape(len(part), -1))
-    found = torch.cat(found)
+    places, low = torch.tensor(asked, device=cells.device)[:, None].expand(-1, 3), low.to(cells.device)
+    points = (((part[:, None] + places) * voxel + low).float() for part in cells.split(AT_ONCE))
+    found = torch.cat([density(part.flatten(0, 1)).reshape(len(part), -1) for part in points])
     return found.amax(1), found.mean(1)

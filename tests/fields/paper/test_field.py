@@ -12,8 +12,7 @@ import torch
 from fields.paper.analytic import Balls, Slab, field_of, mask_of, scene_of
 from torch.nn import functional as F
 
-from nerf.fields.paper.edited import Shortcuts
-from nerf.fields.paper.field import PaperField
+from nerf.fields.paper.field import PaperField, Shortcuts
 from nerf.fields.paper.mlp import FastMLPField
 from nerf.fields.paper.survey import DensityGrid
 from nerf.rendering import render_view, view_rays

@@ -89,7 +89,7 @@ class Cameras:
         K, poses = self.matrix(view), self.poses[view]
         if self.distortion is None:
             return pixel_rays(row, column, K, poses)
-        (fx, cx), (fy, cy) = K[..., 0, [0, 2]].unbind(-1), K[..., 1, [1, 2]].unbind(-1)
+        fx, cx, fy, cy = K[..., 0, 0], K[..., 0, 2], K[..., 1, 1], K[..., 1, 2]
         bent = ((column - cx) / fx).double(), ((row - cy) / fy).double()
         lens = self.distortion[view].double().unbind(-1)
         x, y = undistorted(*bent, lens)  # a pinhole has the ray at these places

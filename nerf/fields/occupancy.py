@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from nerf.runtime.devices import constant
 from run_nerf_helpers import Rays
 
-LEAP = 8  # steps of one cell that a ray takes at once if nothing is near
-LEAP_CELLS = 4  # edge of a coarse cell, in cells, of the mask for leaps
+LEAP, LEAP_CELLS = 8, 4  # cells along a leap of a ray, where nothing is near, and along a coarse cell of its mask
 
 
 class Steps(NamedTuple):
@@ -34,27 +33,25 @@ class Steps(NamedTuple):
     @property
     def first(self) -> Tensor:
         """Index [R] of the first step of each ray."""
-        count = self.count
-        return count.cumsum(0) - count
+        return (count := self.count).cumsum(0) - count
 
     def total(self, values: Tensor) -> Tensor:
         """Sums [R] of each ray's values [N]."""
         return values.new_zeros(len(self.length)).index_add(0, self.ray, values)
 
     def sum_before(self, values: Tensor) -> Tensor:
-        """Sums [N] of a ray's values [N] before each step. They should be float64, as one sum runs over all rays."""
+        """Sums [N] of a ray's values [N] before each step. Values should be float64: one sum runs over all rays."""
         before = values.cumsum(0) - values
         return before - before[self.first[self.ray]]
 
     def shifted(self, values: Tensor, by: int) -> Tensor:
         """Values [N] of the step `by` steps before; 0 if that step is on another ray."""
-        moved, ray = values.roll(by), self.ray
-        return torch.where(ray.roll(by) == ray, moved, 0.0)
+        return torch.where(self.ray.roll(by) == self.ray, values.roll(by), 0.0)
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Box of X x Y x Z cubic cells, of which some are occupied. A cell has the index of its lowest corner."""
+    """Box of X x Y x Z cubic cells, some of them occupied. A cell has the index of its lowest corner."""
 
     low: Tensor  # [3] float64, point of corner (0, 0, 0), on the CPU
     voxel: float  # edge of a cell
@@ -62,13 +59,7 @@ class Occupancy:
 
     def scaled(self, points: Tensor) -> Tensor:
         """Points [..., 3] in cells from corner (0, 0, 0)."""
-        return (points - self._low_here.to(points.dtype)) / self.voxel
-
-    @cached_property
-    def _low_here(self) -> Tensor:
-        """`low` on the device of the cells, kept because the copy waits for a GPU."""
-        with torch.inference_mode(False):
-            return self.low.to(self.cells.device)
+        return (points - constant(tuple(self.low.tolist()), points.device, points.dtype)) / self.voxel
 
     def centres(self) -> Tensor:
         """Centres [K, 3] float32 of the occupied cells, in the order of their flat indices."""
@@ -81,8 +72,7 @@ class Occupancy:
     def holds(self, points: Tensor) -> Tensor:
         """[N] bool: whether a point [N, 3] is in an occupied cell."""
         scaled = self.scaled(points)
-        size = constant(self.cells.shape, points.device)
-        inside = ((scaled >= 0) & (scaled <= size)).all(-1)
+        inside = ((scaled >= 0) & (scaled <= constant(self.cells.shape, points.device))).all(-1)
         return self.cells.flatten()[self.cell_of(scaled)] & inside
 
     @cached_property
@@ -108,16 +98,14 @@ class Occupancy:
         points = (origins[:, None] + middles[..., None] * directions[:, None]) / LEAP_CELLS
         near = self._near.flatten()[_flat_index(points, self._near.shape)] & (n < leaps[:, None])
         ray, leap = near.nonzero(as_tuple=True)
-        ray = ray.repeat_interleave(LEAP)
-        step = (LEAP * leap[:, None] + torch.arange(LEAP, device=leap.device)).flatten()
+        ray, step = ray.repeat_interleave(LEAP), (LEAP * leap[:, None] + torch.arange(LEAP, device=n.device)).flatten()
         t = start[ray] + (step + 0.5) * length[ray]
         cell = self.cell_of(origins[ray] + t[:, None] * directions[ray])
         kept = (self.cells.flatten()[cell] & (t < end[ray])).nonzero()[:, 0]
         return Steps(ray[kept], t[kept], length, cell[kept])
 
 
-def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor,
-            far: Tensor) -> tuple[Tensor, Tensor]:
+def crossed(size: Sequence[int], origins: Tensor, directions: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, ...]:
     """Depths [R] at which rays, in cells, enter and leave a box from (0, 0, 0) to `size`, within bounds [R]. Rays that
     miss leave before they enter."""
     inverse = torch.where(directions.abs() > 1e-9, 1.0 / directions, 1e9)

@@ -123,11 +123,6 @@ class GridField(Field):
         seen = colours[density * self.grid.voxel > self.schedule.thin]
         return {'density': density[density > 0], **dict(zip(('red', 'green', 'blue'), seen.unbind(-1)))}
 
-    def size(self) -> dict[str, float]:
-        """Rows, the occupied share of the box's cells, and the edge of a voxel in grid units."""
-        cells = math.prod(size - 1 for size in self.grid.cells.shape)
-        return {'rows': len(self.rows), 'occupied_share': int(self.grid.cells.sum()) / cells, 'voxel': self.grid.voxel}
-
     def describe(self) -> str:
         shape, kind = 'x'.join(map(str, self.grid.cells.shape)), self.backend_kind.name
         return f'grid      {len(self.rows):,} of {shape} vertices, {self.grid.voxel:.4g} apart, {kind}'
@@ -153,7 +148,7 @@ class GridField(Field):
         if not isinstance(state, dict):
             raise UserError('it has no grid_state_dict; set field = mlp or use another checkpoint')
         try:
-            grid, rows = read_grid(state, self.voxels[0], self.device)
+            grid, rows = _read_grid(state, self.voxels[0], self.device)
             space = self.space.with_ball(state.get('contraction'))  # the first versions had none
             stage = min(max(int(state['stage']), 0), len(self.voxels) - 1)
             self.network.load_state_dict(state['network'])
@@ -166,12 +161,8 @@ class GridField(Field):
         self.take(grid, rows)
 
 
-def read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseGrid, Tensor]:
-    """Grid and rows [M, 16], on the CPU, of a 'grid_state_dict', given the voxel of the first stage.
-
-    Raises:
-        AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError: the state is broken.
-    """
+def _read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseGrid, Tensor]:
+    """Grid and rows [M, 16] of a 'grid_state_dict', given the voxel of the first stage. A broken one is an error."""
     shape = [int(size) for size in state['shape']]
     count = math.prod(shape)
     if len(shape) != 3 or min(shape) < 2 or count > MOST_VERTICES:

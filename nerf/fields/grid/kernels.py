@@ -129,13 +129,9 @@ def _interpolated(raw, i, j, k, weights):
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
           values, corners, places):
-    """Marches rays through the kept cells and composites their samples. All arrays from `count` on are filled in.
-
-    Args:
-        blocks: cells, by `cells_of_blocks`.
-        rules: `Rules` of backend.py.
-        saved: a backward pass follows. It needs the channels of the samples.
-    """
+    """Marches rays through the kept cells, `blocks` by `cells_of_blocks`, and composites their samples by the `Rules` of
+    backend.py. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
+    the samples."""
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
     sharpness, offset = F(rules.sharpness), F(rules.offset)
@@ -310,15 +306,9 @@ def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
 @njit(parallel=True, **OPTIONS)
 def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
          debias_square, apply):
-    """Adam's step on the touched rows, at rates [16] of the channels. No row is touched afterwards, and all gradients
-    are zero.
-
-    Args:
-        means, squares: [M, 16], running means; those of untouched rows stay.
-        strongest: [M], gets `heaviest` if that is larger.
-        debias_mean, debias_square: factors of the running means, which began at zero.
-        apply: False: gradients are cleared, and nothing else changes.
-    """
+    """Adam's step on the touched rows, and on their running means [M, 16], at rates [16] of the channels. strongest [M]
+    get `heaviest`, if it is larger. No row is touched afterwards, and all gradients are zero. Running means began at
+    zero: the debias factors correct this. Unless `apply`, neither rows nor means change."""
     width, first, second, epsilon = rows.shape[1], F(betas[0]), F(betas[1]), F(epsilon)
     for row in prange(rows.shape[0]):
         if heaviest[row] == ZERO:

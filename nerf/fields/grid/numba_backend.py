@@ -32,16 +32,12 @@ class NumbaBackend(Backend):
         self.raw, self.version = np.full(self.index.shape, NOTHING, np.float32), None
         self.is_clear = True  # no row is touched
 
-    def take_densities(self) -> None:
-        """Copies densities of rows that PyTorch has changed to where `march` reads them; `adam` keeps both equal."""
-        if self.version != self.rows._version:
-            self.raw.reshape(-1)[self.vertices] = self.values[:, 0]
-            self.version = self.rows._version
-
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
         if (n_rays := len(rays.near)) > self.most_rays:  # the kernels do not look how long their arrays are
             raise ValueError(f'{n_rays} rays at once; at most {self.most_rays}')
-        self.take_densities()
+        if self.version != self.rows._version:  # PyTorch has changed rows; `adam` keeps their densities in `raw`
+            self.raw.reshape(-1)[self.vertices] = self.values[:, 0]
+            self.version = self.rows._version
         return Marched(*_March.apply(self.rows, self, rays, torch.is_grad_enabled()))
 
     def clear_gradient(self) -> None:
@@ -71,7 +67,7 @@ class _March(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor, backend: NumbaBackend, rays: VoxelRays, saved: bool) -> tuple:
-        n_rays, buffers = len(rays.near), sample_buffers(backend.most_rays, backend.rules.most)
+        n_rays, buffers = len(rays.near), SampleBuffers(backend.most_rays, backend.rules.most)
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         kernels.march(*(np.ascontiguousarray(part.numpy()) for part in rays), backend.values, backend.raw,
@@ -97,18 +93,13 @@ class _March(torch.autograd.Function):
         return None, None, None, None
 
 
+@functools.lru_cache(1)
 class SampleBuffers:
-    """Samples of the last march, for its backward pass, with room for `most` samples of each ray. Memory pages exist
-    once they are written to."""
+    """Samples of the last march, for its backward pass, with room for `most` samples of each ray. All backends of a
+    process share them, because they take about a hundred megabytes. Memory pages exist once they are written to."""
 
     def __init__(self, n_rays: int, most: int):
         self.values = np.empty((n_rays, most, CHANNELS), np.float32)
         self.corners = np.empty((n_rays, most, 4), np.int32)
         self.places = np.empty((n_rays, most, 5), np.float32)
         self.march = 0  # number of the march that has its samples here
-
-
-@functools.lru_cache(1)
-def sample_buffers(n_rays: int, most: int) -> SampleBuffers:
-    """Buffers of a size. All backends of a process share them, because they take about a hundred megabytes."""
-    return SampleBuffers(n_rays, most)

@@ -78,11 +78,8 @@ class RowAdam(torch.optim.Optimizer):
                 'touched': packed(touched.cpu()), 'adam_steps': int(self.running['step'])}
 
     def load_packed_state(self, state: dict) -> None:
-        """Takes a result of `packed_state`.
-
-        Raises:
-            AttributeError, LookupError, RuntimeError, TypeError, ValueError: the state is broken; nothing was changed.
-        """
+        """Takes a result of `packed_state`. A broken one raises AttributeError, LookupError, RuntimeError, TypeError or
+        ValueError, and changes nothing."""
         strongest, values = self.running['strongest'], {}
         touched = unpacked(state['touched'], strongest.shape, torch.uint8).to(strongest.device) != 0
         if not 0 <= state['adam_steps'] < 2 ** 31:

@@ -59,11 +59,8 @@ def _count(default: int, low: int, high: int, help: str) -> Any:
 
 @dataclass(frozen=True)
 class GridSchedule:
-    """Numbers of a grid and of its training. Defaults are those of a space between two bounds.
-
-    Each field has metadata: 'help', one line with the unit and the reason, and 'type', which converts a flag's text.
-    All values are numbers or text, as configs and checkpoints hold them.
-    """
+    """Numbers, or text, of a grid and of its training, with defaults for a space between two bounds. Metadata of each
+    field: 'help', one line with the unit and the reason, and 'type', a converter from a flag's text."""
 
     # Voxels
     stages: str = field(default='0:89 0.08:178 0.25:320', metadata={

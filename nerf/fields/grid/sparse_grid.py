@@ -56,11 +56,8 @@ class SparseGrid(Occupancy):
         return grid, self.index[grid.index >= 0].long()
 
     def refined(self, voxel: float, most: int = MOST_VERTICES) -> SparseGrid:
-        """Grid of smaller voxels over the same kept cells, in the smallest box.
-
-        Raises:
-            UserError: the box would have more than `most` vertices.
-        """
+        """Grid of smaller voxels over the same kept cells, in the smallest box. UserError: the box would have more than
+        `most` vertices."""
         kept = self.cells.nonzero()
         first, end = kept.amin(0).cpu(), kept.amax(0).cpu() + 1
         low = self.low + first * self.voxel

@@ -20,7 +20,6 @@ from run_nerf_helpers import composite_packed
 
 ROUNDS = 8  # in which it is decided which samples are kept
 SPARE = 256  # rays among which the unused capacity of a captured step is shared: sums over one would hold a GPU up
-EVERYTHING = 2 ** 31  # rays
 
 
 class TorchBackend(Backend):
@@ -30,7 +29,7 @@ class TorchBackend(Backend):
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
         roomy = rows.device.type == 'cuda' and not rules.ball.contracted  # contracted rays take much memory
-        super().__init__(grid, rows, rules, EVERYTHING if roomy else most_rays)
+        super().__init__(grid, rows, rules, 2 ** 31 if roomy else most_rays)
 
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
         with torch.no_grad():
@@ -105,11 +104,8 @@ def channels(rows: Tensor, corner: Tensor, weights: Tensor, rules: Rules) -> tup
 def samples(grid: SparseGrid, rays: VoxelRays, ball: Ball = STRAIGHT,
             capacity: int | None = None) -> tuple[Tensor, Tensor]:
     """Ray [N] and depth [N] of each sample in a kept cell, in order along each ray. Samples are STEP voxels apart, in
-    contracted space too. This waits for the device.
-
-    With a capacity it does not wait: N is the capacity, and entries beyond the samples are on rays from R on, at
-    depths without meaning.
-    """
+    contracted space too. This waits for the device, unless N is given as a capacity: entries beyond the samples are on
+    rays from R on then, at depths without meaning."""
     origins, directions, near, far, jitter = rays
     shape, device = grid.index.shape, near.device
     longest = math.tau * ball.radius if ball.contracted else math.hypot(*shape) + STEP  # no line is longer
@@ -132,10 +128,8 @@ def samples(grid: SparseGrid, rays: VoxelRays, ball: Ball = STRAIGHT,
 
 
 def _places(mask: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
-    """Places at which a mask [N] is set, and True for each. This waits for the device.
-
-    With a capacity it does not wait: there are always `capacity` places, and those beyond the mask's have False.
-    """
+    """Places at which a mask [N] is set, and True for each. This waits for the device, unless a capacity is given as the
+    number of places: places beyond the mask's have False then."""
     if capacity is None:
         place = mask.nonzero()[:, 0]
         return place, torch.ones_like(place, dtype=torch.bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from nerf.fields.grid.backend import Capacity
 from nerf.fields.grid.field import GridField
 from nerf.fields.grid.row_adam import RowAdam
 from nerf.fields.grid.sparse_grid import cells_around, dilated, interpolated
-from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed, pieces
+from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed
 from nerf.fields.paper.training import ONE_COLOUR
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, img2mse
@@ -84,8 +86,10 @@ class GridTraining(Training):
     def after_step(self, step: int, notes: dict[str, Tensor]) -> Changes:
         """Prunes at intervals and between the stages, each of which has smaller voxels."""
         field, schedule, self.last_notes = self.field, self.schedule, notes
-        if not self.captured:
-            self._choose_rays(int(notes['samples']))
+        if not self.captured:  # the kept samples of this step decide the rays of the next
+            factor = schedule.samples / max(int(notes['samples']), 1)
+            n_rays = self.n_rays * min(max(factor, 1.0 / schedule.rays_change), schedule.rays_change)
+            self.n_rays = int(min(max(n_rays, schedule.fewest_rays), schedule.most_rays))
         has_next = field.stage + 1 < len(field.voxels) and step >= schedule.begins(field.stage + 1, self.n_iters)
         if step >= self.n_iters or (step % schedule.pruning_interval(self.n_iters) and not has_next):
             return Changes([])
@@ -99,12 +103,6 @@ class GridTraining(Training):
             self.row_adam.take(field.backend, self._rise())  # Adam begins anew, which trains better
         done = field.describe().strip() if has_next else f'pruned {before:,} to {len(field.rows):,} vertices'
         return Changes([*lines, f'step {step}: {done}'], replaced)
-
-    def _choose_rays(self, samples: int) -> None:
-        """Sets the rays of the next step from the kept samples of the last one."""
-        schedule = self.schedule
-        factor = min(max(schedule.samples / max(samples, 1), 1.0 / schedule.rays_change), schedule.rays_change)
-        self.n_rays = int(min(max(self.n_rays * factor, schedule.fewest_rays), schedule.most_rays))
 
     def _fog_note(self, step: int) -> list[str]:
         """Line for a grid of fog: one colour for all pixels is as near to the last step's targets as its rays are."""
@@ -130,10 +128,13 @@ class GridTraining(Training):
 
     def scalars(self) -> dict[str, float]:
         """Size of the grid, rays of the last step, and samples per ray."""
+        grid = self.field.grid
+        share = int(grid.cells.sum()) / math.prod(size - 1 for size in grid.cells.shape)  # of the cells; waits
+        size = {'rows': len(self.field.rows), 'occupied_share': share, 'voxel': grid.voxel}
         if not self.last_notes:
-            return self.field.size()
-        rays, samples = (float(self.last_notes[name]) for name in ('rays', 'samples'))  # waits for the GPU
-        return {**self.field.size(), 'rays_per_step': rays, 'samples_per_ray': samples / rays}
+            return size
+        rays, samples = (float(self.last_notes[name]) for name in ('rays', 'samples'))
+        return {**size, 'rays_per_step': rays, 'samples_per_ray': samples / rays}
 
     def state(self) -> dict:
         return {'grid': {**self.row_adam.packed_state(), 'n_rays': self.n_rays}}
@@ -148,11 +149,7 @@ class GridTraining(Training):
 
 
 def prune(field: GridField, cells: Tensor) -> None:
-    """Drops all cells outside a mask [X, Y, Z]. Rows stay with their vertices.
-
-    Raises:
-        UserError: no cell would be left.
-    """
+    """Drops all cells outside a mask [X, Y, Z]. Rows stay with their vertices. UserError: no cell would be left."""
     if not (cells & field.grid.cells).any():
         raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
                         'check that the images are not empty and that the cameras look at one scene')
@@ -165,7 +162,5 @@ def refine(field: GridField, voxel: float) -> None:
     grid, schedule = field.grid, field.schedule
     rows_expected = schedule.rows_per_cell * int(grid.cells.sum())
     finer = grid.refined(max(voxel, grid.voxel * (rows_expected / schedule.most_rows) ** (1 / 3)))
-    points, rows = grid.scaled(finer.vertex_points()), []
-    for part in pieces(len(points), 2 ** 16):
-        rows.append(interpolated(grid.index, field.rows.detach(), points[part])[0])
-    field.take(finer, torch.cat(rows))
+    points = grid.scaled(finer.vertex_points()).split(2 ** 16)
+    field.take(finer, torch.cat([interpolated(grid.index, field.rows.detach(), part)[0] for part in points]))

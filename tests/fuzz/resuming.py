@@ -11,6 +11,8 @@ from hostile import as_tar, changed, read_or_refused, replaced
 
 import run_nerf
 from nerf.flags import parse_flags
+from nerf.resume import restore_weights
+from nerf.resume import resume as resume_run
 from nerf.rendering import render_view
 from nerf.scene import Scene
 
@@ -41,8 +43,8 @@ def resume(run: Run) -> None:
     folder, args, trainer = run.path.parent, parse_flags(run.flags), trainer_of(run.flags, run.scene)
 
     def job():
-        checkpoint = run_nerf.restore_model(args, folder, trainer.field)[1]
-        return run_nerf.resume(args, run.scene, trainer, folder, checkpoint)
+        origin = run_nerf.origin_of(args, folder)
+        return resume_run(origin, run.scene, trainer, restore_weights(origin, trainer.field)[1])
     if result := read_or_refused(folder, job):
         step, viewed = result
         for number in (step + 1, step + 25 - step % 25):
@@ -56,7 +58,7 @@ def restore(run: Run, folder: Path | None = None) -> None:
     folder = folder or run.path.parent
     flags = [*run.flags, '--render_only']
     args, field = parse_flags(flags), trainer_of(flags, run.scene).field
-    if read_or_refused(folder, lambda: run_nerf.restore_model(args, folder, field)):
+    if read_or_refused(folder, lambda: restore_weights(run_nerf.origin_of(args, folder), field)):
         field.radiance(torch.zeros(2, 3, 3), torch.ones(2, 3))
         field.density(torch.zeros(2, 3))
         render_view(field.sampler(), run.scene.space, run.scene.cameras.take([0]))

@@ -129,7 +129,7 @@ def _interpolated(raw, i, j, k, weights):
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
           values, corners, places):
-    """Marches rays through the kept cells, `blocks` by `cells_of_blocks`, and composites their samples by the `Rules` of
+    """Marches rays through kept cells, `blocks` by `cells_of_blocks`, and composites their samples by the `Rules` of
     backend.py. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
     the samples."""
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)

@@ -128,7 +128,7 @@ def samples(grid: SparseGrid, rays: VoxelRays, ball: Ball = STRAIGHT,
 
 
 def _places(mask: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
-    """Places at which a mask [N] is set, and True for each. This waits for the device, unless a capacity is given as the
+    """Places at which a mask [N] is set, and True for each. It waits for the device, unless a capacity is given as the
     number of places: places beyond the mask's have False then."""
     if capacity is None:
         place = mask.nonzero()[:, 0]

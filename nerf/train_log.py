@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nerf.files.whole_file import whole_file
+from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # seconds between updates of the bar's numbers. Each update waits for the GPU
 SMOOTHING = 0.02  # share of the newest step in the PSNR, or the loss, of the bar
@@ -181,7 +182,7 @@ class TrainLog:
 
 def _psnr(mse: float) -> float:
     """PSNR in dB of a mean squared error; at most 100, because JSON has no infinity."""
-    return -10.0 * math.log10(max(mse, 1e-10))
+    return float(mse2psnr(torch.tensor(max(mse, 1e-10), dtype=torch.float64)))
 
 
 def peak_memory(device: torch.device) -> float:

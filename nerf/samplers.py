@@ -1,7 +1,5 @@
 """Samplers of the paper's networks: both passes of section 5.2, or few samples in cells with surveyed density."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

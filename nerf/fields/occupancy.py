@@ -1,7 +1,5 @@
 """Occupancy: the cells of a box in which something can be, and the steps of rays in them, for both kinds of field."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

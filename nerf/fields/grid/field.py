@@ -1,7 +1,5 @@
 """Field of a sparse voxel grid, with a small network for the part of a colour that depends on the view direction."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -20,8 +20,6 @@ Inner loops run to `width`, which is 16. The compiler makes vector instructions 
 the loop is short.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Backend of a grid on a CPU, by Numba's kernels (kernels.py)."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

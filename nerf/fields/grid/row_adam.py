@@ -1,7 +1,5 @@
 """Adam for the rows of a grid: a step changes only rows that its rays touched."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

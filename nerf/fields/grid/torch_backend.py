@@ -3,8 +3,6 @@
 Shapes: R rays, N samples, M rows of 16 channels. Rays are in voxels (see backend.py).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Training of a grid from coarse to fine: losses, number of rays, pruning, and smaller voxels stage by stage."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A fresh paper's field from plain settings, with the faster twins that still match run_nerf_helpers.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

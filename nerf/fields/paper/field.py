@@ -1,7 +1,5 @@
 """The paper's field: a coarse and a fine MLP (sections 4 and 5), its samplers and its part of a checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """MLP of the paper as a field of points and directions: by the network's own `forward`, and faster on a CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """MLP of the paper as a field on a GPU: few kernels, because passes over memory cost more there than products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Training of the paper's field: the losses of section 5.3, with a watch for networks that cannot learn any more."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,7 @@ Training and pictures run the functions of this file, so an edit to `raw2outputs
 fused network, skipped samples, random numbers drawn ahead. A run compares both at its start. If they differ, the run
 says so in one line and uses the function of this file.
 
-Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1].
-"""
+Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1]."""
 
 from __future__ import annotations
 
@@ -37,7 +36,6 @@ def to8b(x: np.ndarray | Tensor) -> np.ndarray:
 
 # Positional encoding (section 5.1)
 
-
 class Embedder:
     """Encoding gamma(p) of equation 4 with n_freqs frequencies, the input itself in front: (p, sin p, cos p, sin 2p,
     cos 2p, sin 4p, ...). As in the authors' code, angles have no factor pi, and each sine or cosine is of the three
@@ -64,7 +62,6 @@ def get_embedder(multires: int, i: int = 0) -> tuple[nn.Module | Embedder, int]:
 
 
 # The network (figure 7)
-
 
 class NeRF(nn.Module):
     """MLP from an encoded point and an encoded viewing direction to raw colour and raw density.
@@ -137,10 +134,8 @@ class NeRF(nn.Module):
 
 # Rays (section 4)
 
-
 class Rays(NamedTuple):
     """R rays r(t) = origins + t * directions, with depth t from near to far."""
-
     origins: Tensor  # [R, 3]
     directions: Tensor  # [R, 3] of any length: t is depth along the camera's axis (in NDC: NDC depth)
     viewdirs: Tensor  # [R, 3] of unit length, in world coordinates for rays in NDC too
@@ -197,7 +192,6 @@ def get_rays_np(H: int, W: int, K: np.ndarray, c2w: np.ndarray) -> tuple[np.ndar
 
 # Normalised device coordinates (appendix C)
 
-
 def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: Tensor) -> tuple[Tensor, Tensor]:
     """Origins and directions [..., 3] in normalised device coordinates (NDC, equations 25 and 26) of world rays of a
     forward-facing scene. Origins first move to the plane z = -near: it is at depth t = 0, and infinity at t = 1.
@@ -247,7 +241,6 @@ def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: 
 
 # Sampling: stratified (section 4, equation 2) and hierarchical (section 5.2)
 
-
 class Sampling(NamedTuple):
     """Settings for the sampling and the compositing of rays."""
 
@@ -262,7 +255,6 @@ class Sampling(NamedTuple):
 
 class Draws(NamedTuple):
     """Random numbers of one training step. They are drawn ahead for all rays, so tiles of rays change nothing."""
-
     jitter: Tensor | None  # [R, N_samples] in [0, 1): place of each coarse sample in its bin
     u: Tensor | None  # [R, N_importance] in [0, 1): values of the coarse pass's CDF at the fine samples
     noise: Tensor | None  # [R, N_samples] standard normal: noise on the coarse network's raw density
@@ -362,7 +354,6 @@ BEYOND = 1e10  # length in depth of a ray's last sample, which stands for everyt
 
 class Composite(NamedTuple):
     """Colour, disparity, opacity and depth of R rays."""
-
     rgb: Tensor  # [R, 3] colour
     disp: Tensor  # [R] disparity: 1 / depth of what the ray hits; 0 where it hits nothing
     acc: Tensor  # [R] opacity: the sum of the weights
@@ -432,8 +423,7 @@ def disparity(depth: Tensor, acc: Tensor) -> Tensor:
 def ndc_disparity(depth: Tensor, acc: Tensor) -> Tensor:
     """`disparity` along the world's -z axis, from expected NDC depth and opacity [R] with a near plane at 1.
 
-    By equation 25 a point at depth z has the NDC depth 1 - 2 / z, and a ray is there at -1 + 2 t: 1 / z = 1 - t.
-    """
+    By equation 25 a point at depth z has the NDC depth 1 - 2 / z, and a ray is there at -1 + 2 t: 1 / z = 1 - t."""
     hit = acc > 1e-10
     return torch.where(hit, 1.0 - depth / torch.where(hit, acc, 1.0), 0.0)
 
@@ -469,10 +459,8 @@ def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: floa
 
 # Rendering: sample rays, ask the field, composite
 
-
 class RenderResult(NamedTuple):
     """Composites of the passes over R rays."""
-
     final: Composite  # of the fine pass, or of the only pass
     coarse: Composite | None  # of the coarse pass; None without a fine pass
     z_std: Tensor | None  # [R] spread of the fine samples in depth; None without a fine pass

@@ -81,7 +81,6 @@ class GuidedSampler(Sampler):
         grid: survey of the network's density.
         at_once: most rays through the network at once.
     """
-
     name = 'guided'
 
     def __init__(self, field: Field, network: MLPField, grid: DensityGrid, sampling: Sampling, at_once: int,

@@ -36,7 +36,6 @@ class GridField(Field):
         seed: seed of the network's initial weights.
         view_chunk: most rays of a picture at once.
     """
-
     has_slim_weights = True
 
     def __init__(self, box: np.ndarray, voxels: Sequence[float], schedule: GridSchedule, space: Space,
@@ -183,7 +182,6 @@ def _read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseG
 
 class GridSampler(Sampler):
     """Sampler that marches through the grid."""
-
     name = 'grid'
     field: GridField
 

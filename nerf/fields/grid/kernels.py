@@ -17,8 +17,7 @@ corners [R, K, 4] int32: rows of the lower corners around a sample, by the last 
 places [R, K, 5]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x index
 
 Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
-the loop is short.
-"""
+the loop is short."""
 
 import math
 from pathlib import Path

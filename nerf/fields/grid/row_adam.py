@@ -16,9 +16,7 @@ class RowAdam(torch.optim.Optimizer):
 
     The learning rate is `lr` of its one group; each channel has a multiple of it. As for fused optimisers of PyTorch, a
     step with a `found_inf` other than 0 changes no row. Unlike there, gradients are unscaled before
-    `complete_gradients`. The rate of densities rises for `rise` steps; 0: it is full from the start.
-    """
-
+    `complete_gradients`. The rate of densities rises for `rise` steps; 0: it is full from the start."""
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf`, and does not wait for the device
 
     def __init__(self, backend: Backend, schedule: GridSchedule, rise: float = 0.0):

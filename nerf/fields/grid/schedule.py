@@ -1,8 +1,7 @@
 """Schedule of a grid: every number that decides what a grid becomes and how it is drawn.
 
 Numbers were tuned on lego at 400x400 and on the toy chair; those of closed spaces on fern and the fox. The trials are
-in docs/measurements.md ("The voxel grid", "The grid without bounds").
-"""
+in docs/measurements.md ("The voxel grid", "The grid without bounds")."""
 
 from __future__ import annotations
 
@@ -19,7 +18,6 @@ from nerf.space import Space
 
 class Stage(NamedTuple):
     """Part of a run that has one size of voxels."""
-
     begins: float  # share of the run
     cells: int  # along the longest side of the grid's box
 

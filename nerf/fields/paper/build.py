@@ -27,7 +27,6 @@ WRONG_USE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  #
 @dataclass(frozen=True)
 class Networks:
     """Shapes of the coarse and the fine network. Fields have the names of their flags."""
-
     netdepth: int = 8  # layers of the coarse network's trunk
     netwidth: int = 256  # channels of its layers
     netdepth_fine: int = 8
@@ -85,7 +84,6 @@ def rays_at_once(field: PaperField, chunk: int) -> int:
 
 
 # Comparison of the functions in run_nerf_helpers.py with their faster twins
-
 
 def shortcuts_of(pairs: list[tuple[MLPField, MLPField]]) -> Shortcuts:
     """Shortcuts of a run, from the plain and the fast field of each network, in float32 on the CPU."""

@@ -24,7 +24,6 @@ KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  #
 
 class Shortcuts(NamedTuple):
     """Faster twins with the same results as the functions in run_nerf_helpers.py."""
-
     fast: bool = True  # fast networks and skipped samples
     u_ahead: bool = True  # u of `sample_pdf` drawn before rays are tiled
     noise_ahead: bool = True  # noise of `raw2outputs` drawn before rays are tiled
@@ -53,7 +52,6 @@ class PaperField(Field):
         view_chunk: most rays of a picture at once.
         shortcuts: faster twins of the functions in run_nerf_helpers.py for this field.
     """
-
     shape_flags = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
                    'use_viewdirs', 'N_importance')
 

@@ -114,11 +114,8 @@ class Backend:
              skip: Tensor) -> None:
         """Takes Adam's step on the touched rows, in place, at rates [16] of the channels. Running means of other rows
         stay. Gradients and `heaviest` are clear afterwards. Where the scalar `skip` is not 0, nothing else changes.
-
-        Args:
-            state: 'step' (scalar, counted from 1), 'exp_avg', 'exp_avg_sq' ([M, 16]) and 'strongest' ([M], the largest
-                `heaviest` of all steps).
-        """
+        The state has 'step' (scalar, counted from 1), 'exp_avg', 'exp_avg_sq' ([M, 16]) and 'strongest' ([M], the
+        largest `heaviest` of all steps)."""
         raise NotImplementedError
 
     def clear_gradient(self) -> None:
@@ -127,8 +124,7 @@ class Backend:
 
 
 def row_tensor(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Contiguous float32 copy of values (None: zeros). On a CPU NumPy allocates it: in huge pages, where the system has
-    them, because rows are read here and there."""
+    """Contiguous float32 copy of values (None: zeros). On a CPU NumPy allocates it, if possible in huge pages."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None

@@ -65,8 +65,7 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
 
 @njit(**OPTIONS)
 def _leaves_ball(px, py, pz, dx, dy, dz, radius):
-    """Depth at which a ray from (px, py, pz), relative to the ball's centre, leaves the ball; far before it if it
-    misses."""
+    """Depth at which a ray from (px, py, pz), relative to the ball's centre, leaves the ball; -1e9: the ray misses."""
     square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
     root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
     return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
@@ -244,8 +243,7 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 @njit(parallel=True, **OPTIONS)
 def scatter(count, values, corners, places, of_features, gradients, heaviest):
-    """Gradients of the samples, added to those of the rows around them, by of_features [R, 15]; `heaviest` is filled
-    in."""
+    """Adds gradients of the samples, by of_features [R, 15], to those of the rows around them. Fills in `heaviest`."""
     width = gradients.shape[1]
     for parity in prange(2):
         gradient = np.zeros(16, np.float32)

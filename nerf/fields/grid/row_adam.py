@@ -50,8 +50,7 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def complete_gradients(self) -> Tensor:
-        """Adds the pull of neighbouring rows along one axis; x, y and z take turns. Returns a scalar that is finite if
-        all gradients are."""
+        """Adds the pull of neighbouring rows along x, y or z in turn. Returns a finite scalar if all gradients are."""
         self.running['step'] += 1
         return self.backend.smooth(self.smoothness, self.running['step'] % 3)
 

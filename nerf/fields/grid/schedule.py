@@ -24,13 +24,9 @@ class Stage(NamedTuple):
 
 def stages_of(text: str) -> list[Stage]:
     """Stages of a text like '0:89 0.08:178 0.25:320': the share of the run at which a stage begins, and its cells.
-
-    Raises:
-        ArgumentTypeError: the text is no list of stages, or they do not ascend from 0 on.
-    """
+    ArgumentTypeError: the text is no list of stages, or they do not ascend from 0 on."""
     try:
-        parts = [part.split(':') for part in text.split()]
-        stages = [Stage(float(begins), int(cells)) for begins, cells in parts]
+        stages = [Stage(float(begins), int(cells)) for begins, cells in (part.split(':') for part in text.split())]
     except ValueError:
         stages = []
     ascend = all(one.begins < two.begins and one.cells < two.cells for one, two in pairwise(stages))

@@ -12,9 +12,8 @@ from nerf.fields.paper.mlp import FastMLPField, MLPField
 from nerf.fields.paper.mlp_gpu import GpuMLPField
 from nerf.samplers import front_to_back
 from nerf.space import Space
-from run_nerf_helpers import (
-    BEYOND, Composite, NeRF, Rays, Sampling, get_embedder, raw2outputs, render_pass, sample_pdf,
-)
+from run_nerf_helpers import (BEYOND, Composite, NeRF, Rays, Sampling, get_embedder, raw2outputs, render_pass,
+                              sample_pdf)
 
 FOG = 0.5  # raw density, in 1/scene unit, that a fresh network gets everywhere: thin fog, which gradients reach
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory

@@ -30,8 +30,7 @@ class Shortcuts(NamedTuple):
 
     def lines(self) -> list[str]:
         """Lines for the log about twins with other results."""
-        slowly = 'without the faster nerf/fields/paper/mlp.py and without skipping samples'
-        lines = []
+        slowly, lines = 'without the faster nerf/fields/paper/mlp.py and without skipping samples', []
         if not self.u_ahead:
             lines.append('the random branch of sample_pdf was edited: u is drawn there, so results depend on chunk')
         if not self.noise_ahead:

@@ -124,8 +124,7 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers:
     return occupied, means
 
 
-def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor,
-         asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor, asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Greatest and mean density [K] at some places on the diagonals of cells [K, 3]."""
     places, low = torch.tensor(asked, device=cells.device)[:, None].expand(-1, 3), low.to(cells.device)
     points = (((part[:, None] + places) * voxel + low).float() for part in cells.split(AT_ONCE))

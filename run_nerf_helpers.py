@@ -5,8 +5,7 @@ Training and pictures run the functions of this file, so an edit to `raw2outputs
 fused network, skipped samples, random numbers drawn ahead. A run compares both at its start. If they differ, the run
 says so in one line and uses the function of this file.
 
-Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1].
-"""
+Shapes: R rays, S samples on a ray, N points. Lengths are in scene units, angles in radians, colours in [0, 1]."""
 
 from __future__ import annotations
 
@@ -37,7 +36,6 @@ def to8b(x: np.ndarray | Tensor) -> np.ndarray:
 
 # Positional encoding (section 5.1)
 
-
 class Embedder:
     """Encoding gamma(p) of equation 4 with n_freqs frequencies, the input itself in front: (p, sin p, cos p, sin 2p,
     cos 2p, sin 4p, ...). As in the authors' code, angles have no factor pi, and each sine or cosine is of the three
@@ -65,7 +63,6 @@ def get_embedder(multires: int, i: int = 0) -> tuple[nn.Module | Embedder, int]:
 
 # The network (figure 7)
 
-
 class NeRF(nn.Module):
     """MLP from an encoded point and an encoded viewing direction to raw colour and raw density.
 
@@ -88,9 +85,8 @@ class NeRF(nn.Module):
         self.input_ch, self.input_ch_views = input_ch, input_ch_views
         self.skips = [i for i in skips if i < D - 1]  # a skip into the heads would not fit them
         self.use_viewdirs = use_viewdirs
-        self.pts_linears = nn.ModuleList(
-            [nn.Linear(input_ch, W)]
-            + [nn.Linear(W + input_ch if i in self.skips else W, W) for i in range(D - 1)])
+        self.pts_linears = nn.ModuleList([nn.Linear(input_ch, W)] + [
+            nn.Linear(W + input_ch if i in self.skips else W, W) for i in range(D - 1)])
         # Unused without view directions, but the reference code's checkpoints hold it in both cases.
         self.views_linears = nn.ModuleList([nn.Linear(input_ch_views + W, W // 2)]).requires_grad_(use_viewdirs)
         if use_viewdirs:
@@ -137,10 +133,8 @@ class NeRF(nn.Module):
 
 # Rays (section 4)
 
-
 class Rays(NamedTuple):
     """R rays r(t) = origins + t * directions, with depth t from near to far."""
-
     origins: Tensor  # [R, 3]
     directions: Tensor  # [R, 3] of any length: t is depth along the camera's axis (in NDC: NDC depth)
     viewdirs: Tensor  # [R, 3] of unit length, in world coordinates for rays in NDC too
@@ -175,13 +169,8 @@ def pixel_rays(rows: Tensor, columns: Tensor, K: Tensor, c2w: Tensor) -> tuple[T
 
 
 def get_rays(H: int, W: int, K: Tensor | np.ndarray, c2w: Tensor) -> tuple[Tensor, Tensor]:
-    """World rays through all pixels of a picture: origins and directions, [H, W, 3] each.
-
-    Args:
-        H, W: height and width in pixels.
-        K: [3, 3] intrinsics in pixels.
-        c2w: [3 or 4, 4] camera-to-world, OpenGL axes.
-    """
+    """World rays through all H x W pixels of a picture: origins and directions, [H, W, 3] each, by intrinsics K [3, 3]
+    in pixels and the camera-to-world matrix c2w [3 or 4, 4], OpenGL axes."""
     K = torch.as_tensor(K, dtype=torch.float32, device=c2w.device)
     rows, columns = torch.meshgrid(torch.arange(H, device=c2w.device), torch.arange(W, device=c2w.device),
                                    indexing='ij')
@@ -196,7 +185,6 @@ def get_rays_np(H: int, W: int, K: np.ndarray, c2w: np.ndarray) -> tuple[np.ndar
 
 
 # Normalised device coordinates (appendix C)
-
 
 def ndc_rays(H: int, W: int, focal: float, near: float, rays_o: Tensor, rays_d: Tensor) -> tuple[Tensor, Tensor]:
     """Origins and directions [..., 3] in normalised device coordinates (NDC, equations 25 and 26) of world rays of a
@@ -233,12 +221,8 @@ def world_points(H: int, W: int, focal: float, near: float, points: Tensor) -> T
 
 def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: float | Tensor,
                 viewdirs: Tensor | None = None) -> Rays:
-    """Rays from origins and directions [..., 3].
-
-    Args:
-        near, far: bounds of all rays, or of each, [R, 1].
-        viewdirs: [..., 3] unit directions in world coordinates; None: those of `directions`.
-    """
+    """Rays from origins and directions [..., 3], with bounds of all rays, or of each, [R, 1]. viewdirs are unit
+    directions [..., 3] in world coordinates; None: those of `directions`."""
     viewdirs = nn.functional.normalize(directions, dim=-1) if viewdirs is None else viewdirs
     origins, directions, viewdirs = (x.reshape(-1, 3) for x in (origins, directions, viewdirs))
     bound = torch.ones_like(origins[:, :1])
@@ -246,7 +230,6 @@ def bundle_rays(origins: Tensor, directions: Tensor, near: float | Tensor, far: 
 
 
 # Sampling: stratified (section 4, equation 2) and hierarchical (section 5.2)
-
 
 class Sampling(NamedTuple):
     """Settings for the sampling and the compositing of rays."""
@@ -262,7 +245,6 @@ class Sampling(NamedTuple):
 
 class Draws(NamedTuple):
     """Random numbers of one training step. They are drawn ahead for all rays, so tiles of rays change nothing."""
-
     jitter: Tensor | None  # [R, N_samples] in [0, 1): place of each coarse sample in its bin
     u: Tensor | None  # [R, N_importance] in [0, 1): values of the coarse pass's CDF at the fine samples
     noise: Tensor | None  # [R, N_samples] standard normal: noise on the coarse network's raw density
@@ -285,13 +267,9 @@ def draw(n_rays: int, sampling: Sampling, generator: torch.Generator) -> Draws:
 
 def stratified_z(near: Tensor, far: Tensor, N_samples: int, lindisp: bool = False,
                  jitter: Tensor | None = None) -> Tensor:
-    """Depths [R, N_samples] of stratified samples, ascending (equation 2).
-
-    Args:
-        near, far: [R, 1] bounds, both included.
-        lindisp: whether samples lie evenly in 1 / depth.
-        jitter: [R, N_samples] in [0, 1), the place of each sample in its bin; None: samples stay where they are.
-    """
+    """Depths [R, N_samples] of stratified samples, ascending (equation 2), between bounds [R, 1], both included. With
+    lindisp, samples lie evenly in 1 / depth. The jitter [R, N_samples] in [0, 1) is the place of each sample in its
+    bin; None: samples stay where they are."""
     s = torch.linspace(0.0, 1.0, N_samples, device=near.device)
     z = 1.0 / ((1.0 - s) / near + s / far) if lindisp else near * (1.0 - s) + far * s
     if jitter is None:
@@ -342,12 +320,8 @@ def sample_pdf(bins: Tensor, weights: Tensor, N_samples: int, det: bool = False,
 
 def fine_depths(z: Tensor, weights: Tensor, sampling: Sampling, u: Tensor | None = None,
                 generator: torch.Generator | None = None) -> Tensor:
-    """Depths [R, N_importance] by the weights of the coarse pass. Up to a horizon, bins are bins of disparity.
-
-    Args:
-        z, weights: [R, N_samples] depths and weights of the coarse pass.
-        u, generator: as for `sample_pdf`. Without both, u is spread evenly.
-    """
+    """Depths [R, N_importance] by depths z and weights of the coarse pass, [R, N_samples] each. Up to a horizon, bins
+    are bins of disparity. u and generator are as for `sample_pdf`; without both, u is spread evenly."""
     det = u is None and (generator is None or not sampling.perturb)
     places, weights = 1.0 / z if sampling.horizon else z, weights[:, 1:-1].detach()
     bins = 0.5 * (places[:, 1:] + places[:, :-1])
@@ -362,7 +336,6 @@ BEYOND = 1e10  # length in depth of a ray's last sample, which stands for everyt
 
 class Composite(NamedTuple):
     """Colour, disparity, opacity and depth of R rays."""
-
     rgb: Tensor  # [R, 3] colour
     disp: Tensor  # [R] disparity: 1 / depth of what the ray hits; 0 where it hits nothing
     acc: Tensor  # [R] opacity: the sum of the weights
@@ -432,8 +405,7 @@ def disparity(depth: Tensor, acc: Tensor) -> Tensor:
 def ndc_disparity(depth: Tensor, acc: Tensor) -> Tensor:
     """`disparity` along the world's -z axis, from expected NDC depth and opacity [R] with a near plane at 1.
 
-    By equation 25 a point at depth z has the NDC depth 1 - 2 / z, and a ray is there at -1 + 2 t: 1 / z = 1 - t.
-    """
+    By equation 25 a point at depth z has the NDC depth 1 - 2 / z, and a ray is there at -1 + 2 t: 1 / z = 1 - t."""
     hit = acc > 1e-10
     return torch.where(hit, 1.0 - depth / torch.where(hit, acc, 1.0), 0.0)
 
@@ -469,10 +441,8 @@ def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: floa
 
 # Rendering: sample rays, ask the field, composite
 
-
 class RenderResult(NamedTuple):
     """Composites of the passes over R rays."""
-
     final: Composite  # of the fine pass, or of the only pass
     coarse: Composite | None  # of the coarse pass; None without a fine pass
     z_std: Tensor | None  # [R] spread of the fine samples in depth; None without a fine pass
@@ -485,12 +455,8 @@ def ray_points(rays: Rays, z: Tensor) -> Tensor:
 
 def render_pass(field: Callable, rays: Rays, z: Tensor, sampling: Sampling, noise: Tensor | None = None,
                 generator: torch.Generator | None = None, deltas: Tensor | None = None) -> Composite:
-    """Composite of a field at depths z [R, S]: one pass.
-
-    Args:
-        field: as for `render_rays`.
-        noise, generator, deltas: as for `raw2outputs`. Without noise and generator, raw density gets no noise.
-    """
+    """Composite of a field, as for `render_rays`, at depths z [R, S]: one pass. noise, generator and deltas are as for
+    `raw2outputs`. Without noise and generator, raw density gets no noise."""
     std = 0.0 if noise is None and generator is None else sampling.raw_noise_std
     raw = field(ray_points(rays, z), rays.viewdirs, None if noise is None else std * noise)
     return raw2outputs(raw, z, rays.directions, std, sampling.white_bkgd, generator, noise, deltas)

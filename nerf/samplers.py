@@ -1,7 +1,5 @@
 """Samplers of the paper's networks: both passes of section 5.2, or few samples in cells with surveyed density."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -14,9 +12,8 @@ from nerf.fields.interface import Field, Sampler, pieces
 from nerf.fields.occupancy import Steps
 from nerf.fields.paper.mlp import MLPField, padded_rows
 from nerf.fields.paper.survey import DensityGrid
-from run_nerf_helpers import (
-    BEYOND, NO_DRAWS, Composite, Draws, Rays, RenderResult, Sampling, raw2density, render_pass, render_rays,
-)
+from run_nerf_helpers import (BEYOND, NO_DRAWS, Composite, Draws, Rays, RenderResult, Sampling, raw2density,
+                              render_pass, render_rays)
 
 # Numbers that decide pictures, tuned on test views of the toy chair, lego and fern
 HIDDEN = 9.2  # optical depth behind which samples are skipped: transmittance is 1e-4 there
@@ -32,12 +29,8 @@ MULTIPLE = 64  # rays for the network are padded to a multiple of this number: s
 
 
 class HierarchicalSampler(Sampler):
-    """Sampler with stratified samples of a coarse network, then samples of a fine network by the coarse weights.
-
-    Args:
-        coarse, fine: networks of the two passes; fine None: one pass.
-        skip_hidden: pictures skip hidden samples of the fine pass.
-    """
+    """Sampler with stratified samples of a coarse network, then samples of a fine network by the coarse weights; fine
+    None: one pass. With skip_hidden, pictures skip hidden samples of the fine pass."""
 
     def __init__(self, field: Field, coarse: MLPField, fine: MLPField | None, sampling: Sampling, tile: int,
                  supersample: int = 1, skip_hidden: bool = True):
@@ -77,13 +70,8 @@ def front_to_back(field: Callable) -> Callable:
 
 
 class GuidedSampler(Sampler):
-    """Sampler with few samples, in cells of a survey with density.
-
-    Args:
-        grid: survey of the network's density.
-        at_once: most rays through the network at once.
-    """
-
+    """Sampler with few samples, in cells with density by `grid`, a survey of the network's density. At most `at_once`
+    rays go through the network at once."""
     name = 'guided'
 
     def __init__(self, field: Field, network: MLPField, grid: DensityGrid, sampling: Sampling, at_once: int,
@@ -123,12 +111,9 @@ def samples_of_view(sampling: Sampling) -> int:
 
 
 def sample_depths(grid: DensityGrid, rays: Rays, n_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of rays as in section 5.2, but by the grid's densities, and in occupied cells alone.
-
-    Returns:
-        indices [H] int64 of the rays through occupied cells, depths [H, S] of their samples, and lengths [H, S] of the
-        samples in depth, without the gaps between occupied cells.
-    """
+    """Samples of rays as in section 5.2, but by the grid's densities, and in occupied cells alone: indices [H] int64 of
+    the rays through occupied cells, depths [H, S] of their samples, and lengths [H, S] of the samples in depth, without
+    the gaps between occupied cells."""
     steps = grid.steps(rays)
     spans = (steps.length * rays.directions.norm(dim=-1))[steps.ray]
     shares = likely(steps, TRUST * grid.density.flatten()[steps.cell].float() * spans)

@@ -1,7 +1,5 @@
 """Occupancy: the cells of a box in which something can be, and the steps of rays in them, for both kinds of field."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +17,6 @@ LEAP, LEAP_CELLS = 8, 4  # cells along a leap of a ray, where nothing is near, a
 
 class Steps(NamedTuple):
     """Steps of R rays in occupied cells, in one list: ray after ray, front to back."""
-
     ray: Tensor  # [N] int64, ascending
     t: Tensor  # [N] depth of the middle of each step
     length: Tensor  # [R] length of each step of a ray, in depth
@@ -52,7 +49,6 @@ class Steps(NamedTuple):
 @dataclass(frozen=True)
 class Occupancy:
     """Box of X x Y x Z cubic cells, some of them occupied. A cell has the index of its lowest corner."""
-
     low: Tensor  # [3] float64, point of corner (0, 0, 0), on the CPU
     voxel: float  # edge of a cell
     cells: Tensor  # [X, Y, Z] bool, True: occupied

@@ -1,8 +1,7 @@
 """Interface of the two backends of a grid, which march rays through it and train its rows: Numba and PyTorch.
 
 Shapes: R rays, M rows of 16 channels: raw density, three of diffuse colour, and twelve features for the network behind
-the grid. Rays are in voxels: vertex (i, j, k) is at the point (i, j, k).
-"""
+the grid. Rays are in voxels: vertex (i, j, k) is at the point (i, j, k)."""
 
 from __future__ import annotations
 
@@ -23,7 +22,6 @@ LEAST_STEP = 1e-5  # of a contracted ray, as a share of its depth: shorter steps
 
 class Ball(NamedTuple):
     """Unit ball of a contraction (nerf/space.py) in voxels. Points inside it stay where they are."""
-
     contracted: bool = False  # False: there is no contraction, and rays are straight in the grid
     x: float = 0.0  # of its centre
     y: float = 0.0
@@ -52,7 +50,6 @@ STRAIGHT = Ball()
 
 class Rules(NamedTuple):
     """Numbers of a march. Kernels get them as arguments, because Numba's cache does not notice edited constants."""
-
     least: float  # weight below which a sample is skipped; it takes no light either
     dark: float  # transmittance at which a ray ends
     sharpness: float  # the optical depth of a voxel is softplus(sharpness * raw + offset)
@@ -68,7 +65,6 @@ class Rules(NamedTuple):
 
 class VoxelRays(NamedTuple):
     """R straight rays in voxels; a backend contracts them."""
-
     origins: Tensor  # [R, 3]
     directions: Tensor  # [R, 3]
     near: Tensor  # [R] bounds
@@ -78,14 +74,12 @@ class VoxelRays(NamedTuple):
 
 class Capacity(NamedTuple):
     """Samples for which a captured step has memory: its tensors keep their sizes, whatever rays meet."""
-
     in_cells: int  # samples in kept cells, whose density is looked up
     kept: int
 
 
 class Marched(NamedTuple):
     """Result of marching R rays."""
-
     features: Tensor  # [R, 15] composited channels behind density, the first three as colours
     rest: Tensor  # [R] transmittance behind all samples
     depth: Tensor  # [R] expected depth, not divided by opacity
@@ -97,9 +91,7 @@ class Marched(NamedTuple):
 class Backend:
     """Grid and its rows [M, 16], made by `row_tensor`, ready for marching and training. A changed grid needs another
     backend. Gradients of rows are in `rows.grad`, whose memory a backend may keep for all steps. A tile has `most_rays`
-    rays at most; a backend may take more.
-    """
-
+    rays at most; a backend may take more."""
     name: str  # in words
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
@@ -110,25 +102,20 @@ class Backend:
         """Marches rays through the kept cells and composites their samples; differentiable by `rows`. If gradients are
         enabled, `heaviest` gets the largest weight of a sample around each row, after the backward pass at the latest.
 
-        With a capacity, this does not wait for the device. The last rays get nothing if the capacity is too small.
-        """
+        With a capacity, this does not wait for the device. The last rays get nothing if the capacity is too small."""
         raise NotImplementedError
 
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
         """Adds the gradient of half the squared differences of neighbours along an axis, a scalar tensor, times weights
-        [16] of the channels, to the gradients of touched rows. Returns a scalar that is finite if all gradients are.
-        """
+        [16] of the channels, to the gradients of touched rows. Returns a scalar that is finite if all gradients are."""
         raise NotImplementedError
 
     def adam(self, state: dict[str, Tensor], rates: Tensor, betas: tuple[float, float], epsilon: float,
              skip: Tensor) -> None:
         """Takes Adam's step on the touched rows, in place, at rates [16] of the channels. Running means of other rows
         stay. Gradients and `heaviest` are clear afterwards. Where the scalar `skip` is not 0, nothing else changes.
-
-        Args:
-            state: 'step' (scalar, counted from 1), 'exp_avg', 'exp_avg_sq' ([M, 16]) and 'strongest' ([M], the largest
-                `heaviest` of all steps).
-        """
+        The state has 'step' (scalar, counted from 1), 'exp_avg', 'exp_avg_sq' ([M, 16]) and 'strongest' ([M], the
+        largest `heaviest` of all steps)."""
         raise NotImplementedError
 
     def clear_gradient(self) -> None:
@@ -137,8 +124,7 @@ class Backend:
 
 
 def row_tensor(values: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Contiguous float32 copy of values (None: zeros). On a CPU NumPy allocates it: in huge pages, where the system has
-    them, because rows are read here and there."""
+    """Contiguous float32 copy of values (None: zeros). On a CPU NumPy allocates it, if possible in huge pages."""
     if device.type != 'cpu':
         return torch.zeros(shape, device=device) if values is None else values.float().to(device).contiguous().clone()
     return torch.from_numpy(np.zeros(shape, np.float32) if values is None

@@ -1,7 +1,5 @@
 """Builds the grid of a scene, with the cells in which something can be."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Field of a sparse voxel grid, with a small network for the part of a colour that depends on the view direction."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -38,7 +36,6 @@ class GridField(Field):
         seed: seed of the network's initial weights.
         view_chunk: most rays of a picture at once.
     """
-
     has_slim_weights = True
 
     def __init__(self, box: np.ndarray, voxels: Sequence[float], schedule: GridSchedule, space: Space,
@@ -185,7 +182,6 @@ def _read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseG
 
 class GridSampler(Sampler):
     """Sampler that marches through the grid."""
-
     name = 'grid'
     field: GridField
 

@@ -17,10 +17,7 @@ corners [R, K, 4] int32: rows of the lower corners around a sample, by the last 
 places [R, K, 5]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x index
 
 Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
-the loop is short.
-"""
-
-from __future__ import annotations
+the loop is short."""
 
 import math
 from pathlib import Path
@@ -68,8 +65,7 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
 
 @njit(**OPTIONS)
 def _leaves_ball(px, py, pz, dx, dy, dz, radius):
-    """Depth at which a ray from (px, py, pz), relative to the ball's centre, leaves the ball; far before it if it
-    misses."""
+    """Depth at which a ray from (px, py, pz), relative to the ball's centre, leaves the ball; -1e9: the ray misses."""
     square, middle = dx * dx + dy * dy + dz * dz, px * dx + py * dy + pz * dz
     root = middle * middle - square * (px * px + py * py + pz * pz - radius * radius)
     return (math.sqrt(root) - middle) / square if root > ZERO else F(-1e9)
@@ -247,8 +243,7 @@ def raw_gradients(count, rest, values, places, of_features, of_rest):
 
 @njit(parallel=True, **OPTIONS)
 def scatter(count, values, corners, places, of_features, gradients, heaviest):
-    """Gradients of the samples, added to those of the rows around them, by of_features [R, 15]; `heaviest` is filled
-    in."""
+    """Adds gradients of the samples, by of_features [R, 15], to those of the rows around them. Fills in `heaviest`."""
     width = gradients.shape[1]
     for parity in prange(2):
         gradient = np.zeros(16, np.float32)

@@ -1,7 +1,5 @@
 """Backend of a grid on a CPU, by Numba's kernels (kernels.py)."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -19,7 +17,6 @@ PARTS = 256  # of the rows, of which `smooth` gives sums
 class NumbaBackend(Backend):
     """Grid and its rows as arrays for the kernels. `rows.grad` has the memory of the kernels' gradients in all steps. A
     step touches few of the rows, so only their gradients are cleared."""
-
     name = 'kernels'
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
@@ -64,7 +61,6 @@ class NumbaBackend(Backend):
 
 class _March(torch.autograd.Function):
     """March whose backward pass adds to the gradients that the kernels keep: most rows have none."""
-
     @staticmethod
     def forward(ctx, rows: Tensor, backend: NumbaBackend, rays: VoxelRays, saved: bool) -> tuple:
         n_rays, buffers = len(rays.near), SampleBuffers(backend.most_rays, backend.rules.most)

@@ -1,7 +1,5 @@
 """Adam for the rows of a grid: a step changes only rows that its rays touched."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -18,9 +16,7 @@ class RowAdam(torch.optim.Optimizer):
 
     The learning rate is `lr` of its one group; each channel has a multiple of it. As for fused optimisers of PyTorch, a
     step with a `found_inf` other than 0 changes no row. Unlike there, gradients are unscaled before
-    `complete_gradients`. The rate of densities rises for `rise` steps; 0: it is full from the start.
-    """
-
+    `complete_gradients`. The rate of densities rises for `rise` steps; 0: it is full from the start."""
     _step_supports_amp_scaling = True  # a gradient scaler sets `found_inf`, and does not wait for the device
 
     def __init__(self, backend: Backend, schedule: GridSchedule, rise: float = 0.0):
@@ -54,8 +50,7 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def complete_gradients(self) -> Tensor:
-        """Adds the pull of neighbouring rows along one axis; x, y and z take turns. Returns a scalar that is finite if
-        all gradients are."""
+        """Adds the pull of neighbouring rows along x, y or z in turn. Returns a finite scalar if all gradients are."""
         self.running['step'] += 1
         return self.backend.smooth(self.smoothness, self.running['step'] % 3)
 

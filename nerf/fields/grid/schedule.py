@@ -1,8 +1,7 @@
 """Schedule of a grid: every number that decides what a grid becomes and how it is drawn.
 
 Numbers were tuned on lego at 400x400 and on the toy chair; those of closed spaces on fern and the fox. The trials are
-in docs/measurements.md ("The voxel grid", "The grid without bounds").
-"""
+in docs/measurements.md ("The voxel grid", "The grid without bounds")."""
 
 from __future__ import annotations
 
@@ -19,20 +18,15 @@ from nerf.space import Space
 
 class Stage(NamedTuple):
     """Part of a run that has one size of voxels."""
-
     begins: float  # share of the run
     cells: int  # along the longest side of the grid's box
 
 
 def stages_of(text: str) -> list[Stage]:
     """Stages of a text like '0:89 0.08:178 0.25:320': the share of the run at which a stage begins, and its cells.
-
-    Raises:
-        ArgumentTypeError: the text is no list of stages, or they do not ascend from 0 on.
-    """
+    ArgumentTypeError: the text is no list of stages, or they do not ascend from 0 on."""
     try:
-        parts = [part.split(':') for part in text.split()]
-        stages = [Stage(float(begins), int(cells)) for begins, cells in parts]
+        stages = [Stage(float(begins), int(cells)) for begins, cells in (part.split(':') for part in text.split())]
     except ValueError:
         stages = []
     ascend = all(one.begins < two.begins and one.cells < two.cells for one, two in pairwise(stages))

@@ -20,7 +20,6 @@ MOST_VERTICES = 2 ** 28  # vertices of a box, with rows or without: each needs 5
 class SparseGrid(Occupancy):
     """Grid of X x Y x Z vertices, M of them with rows, and of the cells between them. Kept cells are the occupied ones;
     no cell begins at the last vertex along an axis. Rows are in the order of their vertices' flat indices."""
-
     index: Tensor  # [X, Y, Z] int32, row of each vertex; -1: it has none
 
     @classmethod

@@ -1,9 +1,6 @@
 """Backend of a grid in plain PyTorch: on CUDA, without Numba, and for testing the kernels.
 
-Shapes: R rays, N samples, M rows of 16 channels. Rays are in voxels (see backend.py).
-"""
-
-from __future__ import annotations
+Shapes: R rays, N samples, M rows of 16 channels. Rays are in voxels (see backend.py)."""
 
 import math
 
@@ -24,7 +21,6 @@ SPARE = 256  # rays among which the unused capacity of a captured step is shared
 
 class TorchBackend(Backend):
     """A grid and its rows in plain PyTorch."""
-
     name = 'plain PyTorch'
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
@@ -148,8 +144,7 @@ def _kept(ray: Tensor, optical: Tensor, n_rays: int, rules: Rules) -> Tensor:
     """[N] bool: samples of enough weight, up to the one at which a ray ends, from rays [N] and optical depths [N].
 
     Others take no light, so each decision needs the decisions before it. All are made at once, again and again: each
-    round is right for one sample more of a ray at least, and ROUNDS for nearly all.
-    """
+    round is right for one sample more of a ray at least, and ROUNDS for nearly all."""
     first = torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
 
     def before(values: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Training of a grid from coarse to fine: losses, number of rays, pruning, and smaller voxels stage by stage."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -20,7 +18,6 @@ from run_nerf_helpers import Rays, img2mse
 class GridTraining(Training):
     """Training of a grid by its field's schedule, whose stages are spread over n_iters steps. Captured steps have
     tensors of constant sizes; None: on CUDA."""
-
     field: GridField
 
     def __init__(self, field: GridField, n_iters: int, captured: bool | None = None):
@@ -50,8 +47,7 @@ class GridTraining(Training):
         the rays and of the targets' mean colour.
 
         Pixels of known coverage are compared on random colours: fog of the background's colour then costs as much as
-        other fog. In closed spaces all rays end on random colours: else darkness would become holes.
-        """
+        other fog. In closed spaces all rays end on random colours: else darkness would become holes."""
         jitter, background = numbers
         wanted, own = target.rgb, torch.full_like(background, float(self.field.white_bkgd))
         if target.coverage is not None:

@@ -1,7 +1,5 @@
 """A fresh paper's field from plain settings, with the faster twins that still match run_nerf_helpers.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,9 +12,8 @@ from nerf.fields.paper.mlp import FastMLPField, MLPField
 from nerf.fields.paper.mlp_gpu import GpuMLPField
 from nerf.samplers import front_to_back
 from nerf.space import Space
-from run_nerf_helpers import (
-    BEYOND, Composite, NeRF, Rays, Sampling, get_embedder, raw2outputs, render_pass, sample_pdf,
-)
+from run_nerf_helpers import (BEYOND, Composite, NeRF, Rays, Sampling, get_embedder, raw2outputs, render_pass,
+                              sample_pdf)
 
 FOG = 0.5  # raw density, in 1/scene unit, that a fresh network gets everywhere: thin fog, which gradients reach
 CPU_TILE = 24576 * 256  # points times channels through a layer at once on a CPU: more is no faster and takes memory
@@ -29,7 +26,6 @@ WRONG_USE = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)  #
 @dataclass(frozen=True)
 class Networks:
     """Shapes of the coarse and the fine network. Fields have the names of their flags."""
-
     netdepth: int = 8  # layers of the coarse network's trunk
     netwidth: int = 256  # channels of its layers
     netdepth_fine: int = 8
@@ -87,7 +83,6 @@ def rays_at_once(field: PaperField, chunk: int) -> int:
 
 
 # Comparison of the functions in run_nerf_helpers.py with their faster twins
-
 
 def shortcuts_of(pairs: list[tuple[MLPField, MLPField]]) -> Shortcuts:
     """Shortcuts of a run, from the plain and the fast field of each network, in float32 on the CPU."""

@@ -1,7 +1,5 @@
 """The paper's field: a coarse and a fine MLP (sections 4 and 5), its samplers and its part of a checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -26,15 +24,13 @@ KEYS = {'coarse': 'network_fn_state_dict', 'fine': 'network_fine_state_dict'}  #
 
 class Shortcuts(NamedTuple):
     """Faster twins with the same results as the functions in run_nerf_helpers.py."""
-
     fast: bool = True  # fast networks and skipped samples
     u_ahead: bool = True  # u of `sample_pdf` drawn before rays are tiled
     noise_ahead: bool = True  # noise of `raw2outputs` drawn before rays are tiled
 
     def lines(self) -> list[str]:
         """Lines for the log about twins with other results."""
-        slowly = 'without the faster nerf/fields/paper/mlp.py and without skipping samples'
-        lines = []
+        slowly, lines = 'without the faster nerf/fields/paper/mlp.py and without skipping samples', []
         if not self.u_ahead:
             lines.append('the random branch of sample_pdf was edited: u is drawn there, so results depend on chunk')
         if not self.noise_ahead:
@@ -55,7 +51,6 @@ class PaperField(Field):
         view_chunk: most rays of a picture at once.
         shortcuts: faster twins of the functions in run_nerf_helpers.py for this field.
     """
-
     shape_flags = ('netdepth', 'netwidth', 'netdepth_fine', 'netwidth_fine', 'i_embed', 'multires', 'multires_views',
                    'use_viewdirs', 'N_importance')
 

@@ -1,7 +1,5 @@
 """MLP of the paper as a field of points and directions: by the network's own `forward`, and faster on a CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -77,8 +75,7 @@ class FastMLPField(MLPField):
 
     The feature layer has no activation, so it is merged with the layer behind it. The direction's part of that layer is
     computed once for each ray. Points without density get no colour, and points without a gradient have no part in the
-    backward pass.
-    """
+    backward pass."""
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         weights, terms, keep = self._weights(), self._ray_terms(viewdirs), torch.is_grad_enabled()
@@ -125,7 +122,6 @@ class FastMLPField(MLPField):
 
 # Parts that the fields of all devices share
 
-
 def padded_channels(x: Tensor) -> Tensor:
     """x [N, C] with channels of zeros behind it, up to a multiple of ALIGN."""
     return F.pad(x, (0, -x.shape[-1] % ALIGN))
@@ -161,7 +157,6 @@ def padded_rows(mask: Tensor, multiple: int) -> Tensor:
 
 # Forward and backward pass on a CPU
 
-
 def _fused_precisions() -> tuple[torch.dtype, ...]:
     """Precisions in which oneDNN has one kernel for a layer and its ReLU, by its name in torch.compile."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
@@ -194,9 +189,7 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int], keep: bool) ->
 class _MLP(torch.autograd.Function):
     """Encoded points to raw colour and density, with the backward pass written out.
 
-    Its gradient for points can be differentiated again, its gradient for weights cannot.
-    """
-
+    Its gradient for points can be differentiated again, its gradient for weights cannot."""
     @staticmethod
     def forward(ctx, x: Tensor, alarm: Tensor, noise: Tensor | None, terms: Tensor | None, ray: Tensor,
                 skips: list[int], depth: int, keep: bool, *weights: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """MLP of the paper as a field on a GPU: few kernels, because passes over memory cost more there than products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -19,8 +17,7 @@ class GpuMLPField(MLPField):
     """`MLPField` on a GPU, with forward and backward pass by hand: all points go through the whole network.
 
     The colour's hidden layer takes the encoded direction beside the trunk's output. In training, all rays of a call go
-    through at once, as their activations are kept in any case; else whole rays of at most `netchunk` points.
-    """
+    through at once, as their activations are kept in any case; else whole rays of at most `netchunk` points."""
 
     def raw(self, points: Tensor, viewdirs: Tensor | None, noise: Tensor | None = None) -> Tensor:
         n_rays, n_samples = points.shape[:2]
@@ -90,7 +87,6 @@ def _trunk(x: Tensor, layers: Sequence[Tensor], skips: list[int]) -> tuple[list[
 
 class _DenseMLP(torch.autograd.Function):
     """Encoded points to raw colour and density, with the backward pass written out."""
-
     @staticmethod
     def forward(ctx, x: Tensor, dirs: Tensor | None, alarm: Tensor, n_samples: int, n_outputs: int, skips: list[int],
                 depth: int, dtype: torch.dtype, *weights: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if an
 @dataclass(frozen=True)
 class Survey:
     """Numbers of a survey. They were tuned on the toy chair, lego and fern, on pictures and on time."""
-
     first_cells: int = 64  # cells along the longest side of the box, all asked
     halvings: int = 2  # number of cuts of cells into eight
     most_asked: int = 2 ** 20  # cells; a cut into more cells, as in haze all over the box, is left out
@@ -37,7 +36,6 @@ SURVEY = Survey()
 @dataclass(frozen=True)
 class DensityGrid(Occupancy):
     """Occupied cells, and their density."""
-
     box: Tensor  # [2, 3] float64 corners of the surveyed box, on the CPU; the cells are a part of it
     density: Tensor  # [X, Y, Z] float16, mean density of a cell in 1/scene unit; 0 in cells that were not asked
     thin: float = SURVEY.thin  # optical depth of a cell; a thinner cell is empty
@@ -85,8 +83,7 @@ def survey(density: Density, box: np.ndarray, device: torch.device, numbers: Sur
     All first cells are asked. Occupied cells and their neighbours are then cut into eight and asked again, and so on.
     Each time, density is followed from cell to cell until all neighbours are empty; at last the neighbours of occupied
     cells count as occupied too. An object is missed only if it has no asked point of the first cells and touches no
-    found cell.
-    """
+    found cell."""
     low, longest = torch.from_numpy(box[0].astype(np.float64)), float((box[1] - box[0]).max())
     voxel = longest / numbers.first_cells
     shape = [max(int(np.ceil(side / voxel - 1e-6)), 1) for side in box[1] - box[0]]
@@ -127,8 +124,7 @@ def _follow(density: Density, low: Tensor, voxel: float, asked: Tensor, numbers:
     return occupied, means
 
 
-def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor,
-         asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _ask(density: Density, low: Tensor, voxel: float, cells: Tensor, asked: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Greatest and mean density [K] at some places on the diagonals of cells [K, 3]."""
     places, low = torch.tensor(asked, device=cells.device)[:, None].expand(-1, 3), low.to(cells.device)
     points = (((part[:, None] + places) * voxel + low).float() for part in cells.split(AT_ONCE))

@@ -1,7 +1,5 @@
 """Training of the paper's field: the losses of section 5.3, with a watch for networks that cannot learn any more."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +16,6 @@ ONE_COLOUR = 1e-3  # colours whose squared differences from their mean sum up to
 
 class PaperTraining(Training):
     """Training of both passes by the same colours. At most `chunk` rays go through the networks at once."""
-
     field: PaperField
 
     def __init__(self, field: PaperField, chunk: int):
@@ -65,8 +62,7 @@ class DeadNetworks:
     """Watch for networks, named in the order of the passes, of one colour alone.
 
     A network is dead if its density is zero everywhere, or if all its colours saturate to the background's. Gradients
-    then pass no ReLU or sigmoid of it, and it stays white (or black) to the end of the run.
-    """
+    then pass no ReLU or sigmoid of it, and it stays white (or black) to the end of the run."""
 
     def __init__(self, names: list[str], device: torch.device):
         self.names, self.told = names, set()

@@ -17,7 +17,7 @@ WHERE_FROM = ('the Blender scenes come in nerf_synthetic.zip, linked at https://
 
 
 def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int = 1):
-    """Loads the training, validation and test images of a scene.
+    """Loads the training, validation and test images of a scene; a UserError names a missing or broken file.
 
     Args:
         basedir: folder of transforms_train.json, transforms_val.json and transforms_test.json.
@@ -30,14 +30,10 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
         render_poses: [40, 4, 4] float32, a turntable 30 degrees above the equator.
         hwf: [H, W, focal], focal length in pixels.
         i_split: indices of the training, validation and test images, three arrays.
-
-    Raises:
-        UserError: the scene is missing, incomplete or broken; the message names the file.
     """
     basedir = Path(basedir)
     if not basedir.is_dir():
         raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
-
     paths, poses, angles, counts = [], [], [], []
     for split in SPLITS:
         angle, frames = _read_transforms(basedir / f'transforms_{split}.json')
@@ -49,7 +45,6 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
     if max(angles) - min(angles) > 1e-6:
         raise UserError(f'{basedir}: camera_angle_x differs between the three transforms files '
                         f'({", ".join(map(str, angles))}); one camera is expected')
-
     images = read_images(paths, half_res)
     H, W = images.shape[1:3]
     focal = 0.5 * W / math.tan(0.5 * angles[0])
@@ -59,17 +54,13 @@ def load_blender_data(basedir: str | Path, half_res: bool = False, testskip: int
 
 
 def pose_spherical(theta: float, phi: float, radius: float) -> np.ndarray:
-    """Pose [4, 4] float32 of a camera on a sphere, looking at the origin, with z up.
-
-    Args:
-        theta, phi: azimuth and elevation in degrees, the latter negative above the equator.
-    """
+    """Pose [4, 4] float32 of a camera on a sphere, looking at the origin, with z up. Theta and phi are azimuth and
+    elevation in degrees, the latter negative above the equator."""
     theta, phi = math.radians(theta), math.radians(phi)
     backward = np.array([math.sin(theta) * math.cos(phi), math.cos(theta) * math.cos(phi), -math.sin(phi)])
     right = np.array([-math.cos(theta), math.sin(theta), 0.0])
-    up = np.cross(backward, right)
     pose = np.eye(4, dtype=np.float32)
-    pose[:3] = np.stack([right, up, backward, radius * backward], 1)
+    pose[:3] = np.stack([right, np.cross(backward, right), backward, radius * backward], 1)
     return pose
 
 

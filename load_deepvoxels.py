@@ -15,11 +15,10 @@ WHERE_FROM = 'the scenes come from https://drive.google.com/open?id=1ScsRlnzy9Bd
 
 
 def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', testskip: int = 8):
-    """Loads the training, validation and test images of a shape.
+    """Loads the training, validation and test images of a shape; a UserError names a missing or broken file.
 
     Args:
-        scene: name of the shape.
-        basedir: folder of train/<scene>, validation/<scene> and test/<scene>.
+        scene, basedir: name of the shape, and folder of train/<scene>, validation/<scene> and test/<scene>.
         testskip: keep every testskip-th validation and test image; 0 or 1 keeps all.
 
     Returns:
@@ -28,9 +27,6 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
         render_poses: [M, 3, 4] float32, the test poses.
         hwf: [H, W, focal], focal length in pixels; `load_intrinsics` has the principal point too.
         i_split: indices of the training, validation and test images, three arrays.
-
-    Raises:
-        UserError: the scene is missing, incomplete or broken; the message names the file.
     """
     paths, poses, counts = [], [], []
     for split in SPLITS:
@@ -43,8 +39,7 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
     images = read_images(paths)
     H, W = images.shape[1:3]
     focal = load_intrinsics(scene, basedir, H, W)[1, 1]
-    i_split = np.split(np.arange(len(images)), np.cumsum(counts)[:-1])
-    poses = np.stack(poses)
+    i_split, poses = np.split(np.arange(len(images)), np.cumsum(counts)[:-1]), np.stack(poses)
     return images, poses, poses[i_split[-1]], [H, W, float(focal)], i_split
 
 

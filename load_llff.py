@@ -18,7 +18,7 @@ WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at h
 
 def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
                    spherify: bool = False):
-    """Loads a capture, moved and scaled, and a path to render.
+    """Loads a capture, moved and scaled, and a path to render; a UserError names a missing or broken file.
 
     Args:
         basedir: folder of poses_bounds.npy and images_<factor>/, which is made from images/ if it is missing.
@@ -34,9 +34,6 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
         bds: [N, 2] float32 depths of the nearest and the farthest point that each camera sees.
         render_poses: [120, 3, 5] float32.
         i_test: index of the view nearest to the mean camera.
-
-    Raises:
-        UserError: the scene is missing, incomplete or broken; the message names the file.
     """
     basedir, factor = Path(basedir), factor or 1
     if not basedir.is_dir():
@@ -46,7 +43,6 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     H, W = images.shape[1:3]
     _check_rotations(basedir, poses)
     _warn_of_other_cameras(basedir, cameras, factor, H, W)
-
     scale = 1.0 if bd_factor is None else 1.0 / (bds.min() * bd_factor)
     poses[:, :, 3] *= scale
     bds *= scale
@@ -77,11 +73,8 @@ def _with_hwf(poses: np.ndarray, H: int, W: int, focal: float) -> np.ndarray:
 def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Poses [N, 3, 4] and bounds [N, 2] of cameras around an object, moved and scaled.
 
-    The origin becomes the point nearest to all optical axes in the least squares sense. z is up, towards the mean
-    camera, and the root mean square distance of the cameras is 1.
-
-    Raises:
-        LinAlgError: the axes are parallel, so no point is the nearest.
+    The origin becomes the point nearest to all optical axes in the least squares sense; if the axes are parallel, it is
+    a LinAlgError. z is up, towards the mean camera, and the root mean square distance of the cameras is 1.
     """
     across = np.eye(3) - poses[:, :, 2, None] * poses[:, None, :, 2]  # [N, 3, 3], projects onto a plane across an axis
     if np.linalg.eigvalsh(across.mean(0))[0] < 1e-6:  # by a tenth of a degree
@@ -97,18 +90,12 @@ def spherify_poses(poses: np.ndarray, bds: np.ndarray) -> tuple[np.ndarray, np.n
 
 def render_path_spiral(poses: np.ndarray, bds: np.ndarray, n_views: int = 120) -> np.ndarray:
     """Spiral [n_views, 3, 4] of two turns around the mean camera, looking at a point at the scene's middle disparity.
-
-    Args:
-        poses: [N, 3, 4]; the spiral's radii are the 90th percentiles of the cameras' coordinates.
-        bds: [N, 2] depths of the nearest and the farthest point.
-    """
+    Its radii are the 90th percentiles of the coordinates of poses [N, 3, 4]; `bds` [N, 2] are depths of the nearest and
+    the farthest point."""
     middle = poses_avg(poses)
     nearest, farthest = 0.9 * bds.min(), 5.0 * bds.max()
-    focus = 1.0 / (0.25 / nearest + 0.75 / farthest)
-    target = middle @ [0.0, 0.0, -focus, 1.0]
-    radii = np.percentile(np.abs(poses[:, :, 3]), 90, 0)
-    up = poses[:, :, 1].sum(0)
-    path = []
+    target = middle @ [0.0, 0.0, -1.0 / (0.25 / nearest + 0.75 / farthest), 1.0]
+    radii, up, path = np.percentile(np.abs(poses[:, :, 3]), 90, 0), poses[:, :, 1].sum(0), []
     for angle in np.linspace(0.0, 4.0 * np.pi, n_views, endpoint=False):
         offset = radii * [np.cos(angle), -np.sin(angle), -np.sin(0.5 * angle)]
         position = middle @ [*offset, 1.0]

@@ -11,16 +11,13 @@ from nerf.runtime.errors import UserError
 
 
 def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
-    """Loads the photographs of datadir/transforms.json.
+    """Loads the photographs of datadir/transforms.json; a UserError names a missing or broken file.
 
     Args:
         factor: images at 1/factor of their size, from images_<factor>/, which is made if it is missing.
         llffhold: every llffhold-th image is a test image, unless the file has lists of images; 0: only the image
             nearest to the mean camera position.
         outside_files: the file may name files outside datadir.
-
-    Raises:
-        UserError: the scene is missing, incomplete or broken; the message names the file.
     """
     datadir = Path(datadir)
     path = datadir / 'transforms.json'
@@ -28,20 +25,13 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     photographs = sorted(transforms.photographs, key=lambda photograph: photograph.name)
     points = None if transforms.points is None else read_ply(transforms.points)
     splits = named_splits(path, [photograph.name for photograph in photographs], transforms.splits)
-    if splits is None:
-        splits = every_nth(datadir, photographs, llffhold)
+    splits = every_nth(datadir, photographs, llffhold) if splits is None else splits
     return read_capture(photographs, datadir, factor, splits, points=points)
 
 
 def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capture:
-    """Loads the photographs of a COLMAP model from datadir/images/.
-
-    Args:
-        datadir: folder of the scene; the model is in its sparse/0/, sparse/, colmap/sparse/0/ or itself.
-        factor, llffhold: as for `load_transforms`.
-
-    Raises:
-        UserError: the scene is missing, incomplete or broken; the message names the file.
+    """Loads the photographs of a COLMAP model from datadir/images/; a UserError names a missing or broken file. The
+    model is in sparse/0/, sparse/, colmap/sparse/0/ or datadir itself; other arguments are as for `load_transforms`.
     """
     datadir = Path(datadir)
     model = read_model(datadir)
@@ -50,6 +40,6 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capt
     images = sorted(model.images, key=lambda image: image.name)
     photographs = [posed_photograph(datadir, model, image) for image in images]
     points, seen = reliable_points(model.points, images)
-    splits = every_nth(datadir, photographs, llffhold)
     # COLMAP ignores EXIF orientation and sees pixels as they are stored.
-    return read_capture(photographs, datadir, factor, splits, upright=False, points=points, seen=seen)
+    return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), upright=False,
+                        points=points, seen=seen)

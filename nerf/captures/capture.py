@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.files.images import (
-    ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions,
-)
+from nerf.files.images import ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions
 from nerf.files.scene_files import check_all_there, first_file
 from nerf.runtime.errors import UserError
 
@@ -61,16 +59,13 @@ class Capture:
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
                  upright: bool = True, points: np.ndarray | None = None,
                  seen: list[np.ndarray] | None = None) -> Capture:
-    """Reads photographs, in the order of their names, at 1/factor of their size.
+    """Reads photographs, in the order of their names, at 1/factor of their size. A picture that is missing or broken,
+    or has other proportions than its camera, is a UserError.
 
     Args:
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
         splits: indices of training, validation and test images.
-        upright: as for `read_image`.
-        points, seen: as in `Capture`.
-
-    Raises:
-        UserError: a picture is missing or broken, or has other proportions than its camera.
+        upright, points, seen: as for `read_image` and in `Capture`.
     """
     paths = [photograph.path for photograph in photographs]
     for path, count in Counter(paths).most_common(1):
@@ -118,8 +113,7 @@ def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bo
     Args:
         paths: paths of the photographs. Their names in the folder are relative to datadir/images or, if a photograph
             is elsewhere, to the folder that all photographs share.
-        datadir: folder of the scene.
-        upright: as for `read_image`.
+        datadir, upright: folder of the scene, and as for `read_image`.
     """
     folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
     full = [Path(os.path.abspath(path)) for path in paths]
@@ -140,16 +134,13 @@ def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bo
 def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
                  read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
     """Writes photographs at 1/factor of their size, rounded, into `folder`, which appears only when it is complete.
-
     A new pixel is the mean of the old ones, weighted by alpha.
 
     Args:
-        paths: paths of the photographs.
         names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
         read: function that reads a photograph: [H, W, 3 or 4] uint8.
     """
     from PIL import Image
-
     def reduce(path: Path, name: Path | str) -> None:
         image = Image.fromarray(read(path))
         size = [round(side / factor) for side in image.size]
@@ -175,17 +166,11 @@ def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Pat
     return [folder / name for name in names]
 
 
-# Training, validation and test images
-
-
 def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and the test images of `count` images.
-
-    Every llffhold-th image is a test image. If llffhold is 0, only the image `central` is a test image.
-    """
-    everything = np.arange(count)
-    i_test = everything[::llffhold] if llffhold else everything[[central]]
-    i_train = np.setdiff1d(everything, i_test)
+    """Indices of the training and the test images of `count` images. Every llffhold-th image is a test image. If
+    llffhold is 0, only the image `central` is a test image."""
+    i_test = np.arange(count)[::llffhold] if llffhold else np.arange(count)[[central]]
+    i_train = np.setdiff1d(np.arange(count), i_test)
     if not len(i_train):
         raise UserError(f'{datadir}: llffhold {llffhold} takes all {count} images for testing and leaves none to train '
                         'on; raise llffhold or add images')
@@ -204,12 +189,8 @@ def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence
     """Indices of training, validation and test images as a file lists them; None if all its lists are empty.
 
     An empty list of training images stands for all images that no other list has. Of validation and test images, an
-    empty list stands for the other one, or else for all images that are not trained on.
-
-    Args:
-        path: path of the file, for messages.
-        names: names of the images, in their order.
-        splits: lists of names for some of SPLITS.
+    empty list stands for the other one, or else for all images that are not trained on. `names` has all images in
+    their order, `splits` the lists of names for some of SPLITS; `path`, that of the file, is for messages.
     """
     index = {name: i for i, name in enumerate(names)}
     for split, listed in splits.items():

@@ -21,8 +21,7 @@ from nerf.poses import FARTHEST, colmap_pose, rigid, rotation_matrix
 from nerf.runtime.errors import UserError
 
 FOLDERS = ('sparse/0', 'sparse', 'colmap/sparse/0', '.')  # of a scene, in which a model is looked for
-CAMERA, IMAGE, POINT = struct.Struct('<IiQQ'), struct.Struct('<I7dI'), struct.Struct('<Q3d3xdQ')
-COUNT = struct.Struct('<Q')
+CAMERA, IMAGE, POINT, COUNT = map(struct.Struct, ('<IiQQ', '<I7dI', '<Q3d3xdQ', '<Q'))
 FEATURE = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
 
 # Parameters of each model in COLMAP's order (src/colmap/sensor/models.h). f is fx and fy; a radial k is k1.
@@ -86,10 +85,8 @@ class ColmapModel(NamedTuple):
 
 
 def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> Lens:
-    """Lens of a model in PARAMETERS for pictures of a size, from its parameters by name; missing distortion is 0.
-
-    An impossible value is a ValueError with its name.
-    """
+    """Lens of a model in PARAMETERS for pictures of a size, from its parameters by name; missing distortion is 0. An
+    impossible value is a ValueError with its name."""
     values = dict.fromkeys(('fx', 'fy'), values.get('f')) | values
     for name, value in values.items():
         if value is not None and not (1e-3 if name in ('fx', 'fy') else -LARGEST) <= value <= LARGEST:
@@ -104,9 +101,8 @@ def read_model(datadir: Path) -> ColmapModel:
         for ending, readers in (('bin', BINARY), ('txt', TEXT)):
             files = [folder / f'{part}.{ending}' for part in ('cameras', 'images', 'points3D')]
             if files[0].is_file() and files[1].is_file():
-                cameras, images, points = (read(file) if file.is_file() else None
-                                           for file, read in zip(files, readers))
-                return ColmapModel(folder, cameras, images, points)
+                return ColmapModel(folder, *(read(file) if file.is_file() else None
+                                             for file, read in zip(files, readers)))
     raise UserError(f'{datadir} has no COLMAP model: cameras.bin and images.bin, or cameras.txt and images.txt, are '
                     f'looked for in {", ".join(FOLDERS[:-1])} and the folder itself')
 
@@ -133,8 +129,7 @@ def posed_photograph(datadir: Path, model: ColmapModel, image: ColmapImage) -> P
 def reliable_points(points: ColmapPoints | None, images: Sequence[ColmapImage], rules: PointRules = RULES
                     ) -> tuple[np.ndarray, list[np.ndarray]] | tuple[None, None]:
     """Points [P, 3] of a model with several observations and a usual reprojection error, and for each image the indices
-    of the points that it observes; None, None if no point is left.
-    """
+    of the points that it observes; None, None if no point is left."""
     if points is None:
         return None, None
     good = (points.tracks >= rules.fewest_observations) & (np.abs(points.places) < FARTHEST).all(1)
@@ -183,8 +178,7 @@ class _Bytes:
     """Content of a binary file, read from beginning to end."""
 
     def __init__(self, path: Path):
-        self.path, self.at = path, 0
-        self.data = _read(path)
+        self.path, self.at, self.data = path, 0, _read(path)
 
     def skip(self, length: int) -> int:
         """Moves on by `length` bytes; returns where they begin."""
@@ -226,8 +220,7 @@ def _binary_images(path: Path) -> list[ColmapImage]:
     file, images = _Bytes(path), []
     for _ in file.records():
         _, *pose, camera_id = file.take(IMAGE)
-        name = file.text()
-        point_ids = file.array(FEATURE, file.take(COUNT)[0])['point_id']
+        name, point_ids = file.text(), file.array(FEATURE, file.take(COUNT)[0])['point_id']
         images.append(ColmapImage(name, camera_id, np.array(pose[:4]), np.array(pose[4:]), point_ids))
     return images
 

@@ -45,14 +45,12 @@ class UprightCopy:
 
 def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
                      solve: Solver = structure_from_motion) -> None:
-    """Writes datadir/transforms.json and sparse_points.ply, unless the former exists.
+    """Writes datadir/transforms.json and sparse_points.ply, unless the former exists. If there are too few photographs,
+    or too few get a camera, it is a UserError.
 
     Args:
         datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
         solve: finds the cameras of copies 0000.jpg, 0001.jpg, ... in a folder, as `structure_from_motion`.
-
-    Raises:
-        UserError: the folder has too few photographs, or too few photographs get a camera.
     """
     datadir = Path(datadir)
     if (datadir / CAMERAS).exists():
@@ -90,7 +88,6 @@ def _photographs(datadir: Path, fewest: int) -> list[Path]:
               if path.suffix.lower() in VIDEO_ENDINGS]
     if not found and videos:
         import imageio_ffmpeg
-
         target, ffmpeg, video, frames = (shlex.quote(str(word)) for word in (
             datadir / 'images', imageio_ffmpeg.get_ffmpeg_exe(), videos[0], datadir / 'images' / '%04d.jpg'))
         raise UserError(f'{folder} has no photographs but a video; take frames from it: mkdir -p {target} && {ffmpeg} '
@@ -118,7 +115,6 @@ def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list
             return copy_upright(path, folder / f'copy of {path.name}', longest_side)
         except UserError as error:
             return error
-
     folder.mkdir()
     copies = []
     for result in in_parallel('reading photographs', read, paths):
@@ -131,12 +127,9 @@ def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list
 
 
 def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side) -> UprightCopy:
-    """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most.
-
-    EXIF's camera and lens are kept, because COLMAP takes its first guess of the focal length from them.
-    """
+    """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most. EXIF's camera
+    and lens are kept, because COLMAP takes its first guess of the focal length from them."""
     from PIL import Image
-
     image = Image.fromarray(read_image(path)[..., :3])
     size = width, height = image.size
     with Image.open(path) as file:

@@ -127,8 +127,7 @@ def at_poses(cameras: Cameras, poses: np.ndarray, bounds: np.ndarray | None = No
 
 def _faces_forward(capture: Capture, crossing: np.ndarray, widest: float) -> bool:
     """Whether all cameras look one way within `widest` degrees of their mean axis, spread less than their subject is
-    away, and see only what is before the plane across that axis.
-    """
+    away, and see only what is before the plane across that axis."""
     poses = capture.cameras.poses.numpy()
     backwards = poses[:, :, 2]
     mean = backwards.mean(0)
@@ -148,11 +147,9 @@ def _depth_ahead(capture: Capture, crossing: np.ndarray) -> float:
 
 
 def axes_crossing(poses: np.ndarray) -> np.ndarray:
-    """Point [3] of the least sum of distances from the optical axes of poses [N, 3, 4].
-
-    A camera that looks elsewhere has little weight. The method is least squares, repeated with weights 1 / distance
-    (iteratively reweighted). For nearly parallel axes, a weak prior draws the point to the depth before the mean camera
-    that equals the spread of the cameras.
+    """Point [3] of the least sum of distances from the optical axes of poses [N, 3, 4], by least squares, repeated with
+    weights 1 / distance (iteratively reweighted), so that a camera that looks elsewhere has little weight. For nearly
+    parallel axes, a weak prior draws the point to the depth before the mean camera that equals the cameras' spread.
     """
     axes, positions = poses[:, :, 2], poses[:, :, 3]
     middle = positions.mean(0)
@@ -191,9 +188,6 @@ def _upright_frame(poses: np.ndarray, centre: np.ndarray, level: float) -> np.nd
     return np.stack([x, np.cross(up, x), up, centre], 1)
 
 
-# Depths of the nearest and the farthest thing in each view
-
-
 def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndarray] | None = None,
                  rules: PlacementRules = RULES) -> np.ndarray | None:
     """Depths [N, 2] of the nearest and the farthest point of each view, without the extreme percentiles.
@@ -202,8 +196,7 @@ def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndar
     views. The result is None if no view has enough points.
 
     Args:
-        cameras: N cameras with float64 poses.
-        points: [P, 3] sparse points, if known.
+        cameras, points: N cameras with float64 poses, and [P, 3] sparse points, if known.
         seen: for each view, indices of the points that it observes; None: points that project into the view.
     """
     if points is None:
@@ -221,10 +214,8 @@ def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndar
 
 
 def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -> np.ndarray:
-    """Positive depths [K] of points [P, 3] in a view, or distances for a fisheye.
-
-    With `inside`, points count only if they project into the picture by the camera's intrinsics alone.
-    """
+    """Positive depths [K] of points [P, 3] in a view, or distances for a fisheye. With `inside`, points count only if
+    they project into the picture by the camera's intrinsics alone."""
     pose, fisheye = cameras.poses[view].numpy(), cameras.fisheye is not None and bool(cameras.fisheye[view])
     x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).T
     depth = np.sqrt(x * x + y * y + z * z) if fisheye else -z
@@ -238,9 +229,6 @@ def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -
             column, row = cx + fx * x * per_length, cy - fy * y * per_length
         counted &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return depth[counted]
-
-
-# Render path around the centre
 
 
 def render_path_orbit(poses: np.ndarray, rules: PlacementRules = RULES) -> np.ndarray:
@@ -267,10 +255,8 @@ def render_path_orbit(poses: np.ndarray, rules: PlacementRules = RULES) -> np.nd
 
 
 def covered_arc(azimuth: np.ndarray, open_gap: float = RULES.open_gap) -> tuple[float, float | None]:
-    """Beginning and length of the arc of the largest group of azimuths [N] without a gap of `open_gap` degrees.
-
-    All but `open_gap` is in radians. The length is None if there is no gap.
-    """
+    """Beginning and length of the arc of the largest group of azimuths [N] without a gap of `open_gap` degrees. All but
+    `open_gap` is in radians. The length is None if there is no gap."""
     first, azimuth = azimuth[0], np.sort((azimuth - azimuth[0]) % (2.0 * np.pi))
     after = np.diff(azimuth, append=azimuth[0] + 2.0 * np.pi)  # gap after each
     ends = np.flatnonzero(after > np.radians(open_gap))

@@ -59,15 +59,13 @@ class EstimatedCameras:
 
 def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = RULES,
                           command: Sequence[str] = COMMAND) -> EstimatedCameras | None:
-    """Largest group of connected photographs among 0000.jpg, 0001.jpg, ... in folder/images; None if there is none.
+    """Largest group of connected photographs among 0000.jpg, 0001.jpg, ... in folder/images; None if there is none. A
+    ChildProcessError says if pycolmap is not installed, or its process failed.
 
     Args:
         folder: temporary folder; COLMAP's files in it take about 1 MB for each photograph.
         groups: a number for each photograph, equal for photographs of one camera at one size and zoom.
         command: program to run, without its folder.
-
-    Raises:
-        ChildProcessError: pycolmap is not installed, or its process failed.
     """
     if importlib.util.find_spec('pycolmap') is None:
         raise ChildProcessError('estimating cameras needs the package pycolmap; run: pip install pycolmap')
@@ -80,7 +78,6 @@ def structure_from_motion(folder: Path, groups: Sequence[int], rules: Estimation
 def _follow(folder: Path, command: Sequence[str]) -> None:
     """Runs the process to its end, with a bar of each stage and a line with the seconds that the stage took."""
     from tqdm import tqdm
-
     stage = 'start'
     with open(folder / LOG, 'wb') as log, subprocess.Popen(
             [*command, str(folder.resolve())], stdout=subprocess.PIPE, stderr=log, text=True,
@@ -104,9 +101,6 @@ def _follow(folder: Path, command: Sequence[str]) -> None:
                                 f'{" | ".join(last) or "none"}')
 
 
-# The program
-
-
 def image_name(i: int) -> str:
     """Name of the copy of photograph i."""
     return f'{i:04d}.jpg'
@@ -125,10 +119,8 @@ def pairs_to_match(count: int, rules: EstimationRules = RULES) -> list[tuple[int
 
 
 def new_in_each(models: list, least: int) -> list[int]:
-    """Numbers of photographs of each of pycolmap's models, largest first, without photographs of larger models.
-
-    A model with fewer than `least` further photographs does not count.
-    """
+    """Numbers of photographs of each of pycolmap's models, largest first, without photographs of larger models. A model
+    with fewer than `least` further photographs does not count."""
     known, counts = set(), []
     for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):
         new = set(model.reg_image_ids()) - known
@@ -141,7 +133,6 @@ def new_in_each(models: list, least: int) -> list[int]:
 def estimate(folder: Path) -> None:
     """Finds the cameras of the photographs in a folder, as the module's docstring says."""
     import pycolmap
-
     pycolmap.logging.minloglevel = int(pycolmap.logging.WARNING)
     job = json.loads((folder / JOB).read_text())
     groups, rules = job['groups'], EstimationRules(**job['rules'])
@@ -156,7 +147,6 @@ def estimate(folder: Path) -> None:
 def _match_features(database: Path, folder: Path, groups: list[int], rules: EstimationRules, threads: int) -> None:
     """Finds features of the photographs, with one camera for each group, and compares them."""
     import pycolmap
-
     images, listed, names = folder / IMAGES, folder / 'pairs.txt', [image_name(i) for i in range(len(groups))]
     reader = pycolmap.ImageReaderOptions(camera_model='OPENCV')
     for group in sorted(set(groups)):
@@ -165,7 +155,6 @@ def _match_features(database: Path, folder: Path, groups: list[int], rules: Esti
     extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, use_gpu=False)
     for some in _in_parts('features', names, 2 * threads):
         pycolmap.extract_features(database, images, some, extraction_options=extraction)
-
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = rules.seed
@@ -184,13 +173,9 @@ def _in_parts(stage: str, work: list, size: int) -> Iterator[list]:
 
 
 def _models(database: Path, folder: Path, count: int, rules: EstimationRules, threads: int) -> list:
-    """Models that grow from a pair of photographs, one photograph at a time.
-
-    If they leave out a photograph, models of all cameras at once can be larger. These are less exact, but weak
-    connections matter less.
-    """
+    """Models that grow from a pair of photographs, one photograph at a time. If they leave out a photograph, models of
+    all cameras at once can be larger. These are less exact, but weak connections matter less."""
     import pycolmap
-
     common = {'num_threads': threads, 'random_seed': rules.seed, 'min_model_size': rules.fewest_in_model}
     registered = 0
 

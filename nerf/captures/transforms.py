@@ -38,10 +38,8 @@ class Transforms(NamedTuple):
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
-    """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them.
-
-    With `outside_files`, the file may name files outside its folder.
-    """
+    """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them. With
+    `outside_files`, the file may name files outside its folder."""
     hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
                  if is_file(path.parent / name)), 'datadir must hold it')
     top = read_json(path, hint)
@@ -70,7 +68,6 @@ def _names(path: Path, key: str, names: Any) -> list[str]:
 def read_ply(path: Path) -> np.ndarray:
     """Points [P, 3] float64 of a PLY file."""
     import trimesh
-
     try:
         content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
         points = np.asarray(trimesh.load(content, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
@@ -94,8 +91,7 @@ class _Entry:
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float | None:
         """Number of that name in [low, high]; `default` if it is missing."""
-        value = self.values.get(name)
-        if value is None:
+        if (value := self.values.get(name)) is None:
             return default
         if type(value) not in (int, float) or not low <= value <= high:
             raise self.error(f'has {name} {_short(value)}; it must be a number from {low:g} to {high:g}')
@@ -103,8 +99,7 @@ class _Entry:
 
     def file(self, key: str) -> Path | None:
         """Path of a file that the entry names, which need not exist; None if it names none."""
-        name = self.values.get(key)
-        if name is None:
+        if (name := self.values.get(key)) is None:
             return None
         try:
             path = self.path.parent / clean_name(name)
@@ -117,8 +112,7 @@ class _Entry:
 
     def picture(self) -> Path:
         """Path of the photograph, whose ending the file may leave out."""
-        path = self.file('file_path')
-        if path is None:
+        if (path := self.file('file_path')) is None:
             raise self.error('has no file_path; it must name the photograph')
         return first_file(path, *(path.parent / (path.name + ending) for ending in ANY_ENDING))
 

@@ -32,7 +32,6 @@ def slim_path(run_dir: Path, step: int) -> Path:
 
 def read_newest(run_dir: Path, slim: bool = False) -> tuple[Path, dict] | None:
     """Path and content of the readable checkpoint, or file of `slim_path`, with the most steps; None: there is none.
-
     A checkpoint that cannot be read is reported, and the one before it is read. If none can be read, it is a UserError.
     """
     steps = {path: path.stem.removesuffix(SLIM) for path in Path(run_dir).glob('*.tar')

@@ -26,10 +26,8 @@ FARTHEST_GREY = 0.1  # grey level of the lowest disparity; black is for pixels w
 def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
     """Reads pictures of one size: [N, H, W, 3] uint8, or [N, H, W, 4] if any has an alpha channel; others are opaque.
 
-    With `half_res`, `area_resize` shrinks pictures to half their height and width, rounded down.
-
-    Raises:
-        UserError: a picture is missing, unreadable or of another size than the first; the message names it.
+    With `half_res`, `area_resize` shrinks pictures to half their height and width, rounded down. A picture that is
+    missing, unreadable or of another size than the first is a UserError with its name.
     """
     def read(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         image = read_image(path)
@@ -49,7 +47,6 @@ def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list
 def in_parallel(title: str, work: Callable[..., Any], *parts: Sequence) -> list:
     """Results of `work` for each item of `parts`, by threads, with a progress bar."""
     from tqdm import tqdm
-
     with ThreadPoolExecutor() as pool:
         return list(tqdm(pool.map(work, *parts), title, len(parts[0]), disable=None, leave=False))
 
@@ -74,7 +71,6 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> N
 def _opened(path: Path):
     """Yields Pillow's picture, without its pixels; every error becomes a UserError."""
     from PIL import Image
-
     can_read_heif()
     try:
         with Image.open(path) as image:
@@ -104,13 +100,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
-    """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency.
-
-    With `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored. A picture
-    that is missing, broken or a decompression bomb is a UserError.
-    """
+    """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency. With
+    `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored. A picture that is
+    missing, broken or a decompression bomb is a UserError."""
     from PIL import ImageOps
-
     with _opened(path) as image:
         deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
         if upright:
@@ -127,7 +120,6 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
     """Reads a mask, resized to [height, width] bool: True where it is white rather than black."""
     from PIL import Image, ImageOps
-
     with _opened(path) as picture:
         if upright:
             ImageOps.exif_transpose(picture, in_place=True)
@@ -149,22 +141,18 @@ def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> b
 def _read_16_bit(path: Path) -> np.ndarray:
     """Reads 16-bit colour: [H, W, 4] uint8. Pillow would drop the lower byte; here it is rounded."""
     from imageio_ffmpeg import read_frames
-
     frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
     width, height = next(frames)['source_size']
     frame = next(frames, None)
     frames.close()
     if frame is None:
         raise ValueError('its pixels cannot be decoded')
-    levels = np.frombuffer(frame, '<u2').reshape(height, width, 4)
-    return np.rint(levels / 257.0).astype(np.uint8)
+    return np.rint(np.frombuffer(frame, '<u2').reshape(height, width, 4) / 257.0).astype(np.uint8)
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Image [height, width, C] uint8 of a larger one; a new pixel is the mean of the old ones that it covers, by area.
-
-    Channels are averaged one by one, so colour is not weighted by alpha.
-    """
+    Channels are averaged one by one, so colour is not weighted by alpha."""
     return np.rint(_averaged(_averaged(image, height, 0), width, 1)).astype(np.uint8)
 
 
@@ -184,23 +172,19 @@ def _averaged(image: np.ndarray, n_new: int, axis: int) -> np.ndarray:
 
 def disparity_pictures(disps: Sequence[np.ndarray], accs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Grey pictures [H, W] uint8 of disparities and opacities [H, W]: nearest white, farthest dark grey, empty black.
-
-    All pictures of a path share one scale, so that a video does not flicker.
-    """
+    All pictures of a path share one scale, so that a video does not flicker."""
     hit = np.concatenate([disp[acc > HIT] for disp, acc in zip(disps, accs)])
     low, high = np.percentile(hit, EXTREMES) if hit.size else (0.0, 1.0)
 
     def picture(disp: np.ndarray, acc: np.ndarray) -> np.ndarray:
         share = np.clip((disp - low) / max(high - low, 1e-6), 0.0, 1.0)
-        grey = FARTHEST_GREY + (1.0 - FARTHEST_GREY) * share
-        return np.rint(255.0 * acc.clip(0.0, 1.0) * grey).astype(np.uint8)
+        return np.rint(255.0 * acc.clip(0.0, 1.0) * (FARTHEST_GREY + (1.0 - FARTHEST_GREY) * share)).astype(np.uint8)
     return [picture(disp, acc) for disp, acc in zip(disps, accs)]
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Writes a picture [H, W] or [H, W, 3] uint8."""
     from PIL import Image
-
     with whole_file(path) as partial:
         Image.fromarray(picture).save(partial, 'PNG')
 
@@ -208,16 +192,11 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 @contextmanager
 def video_file(path: Path):
     """Yields a function that appends a frame, [H, W] or [H, W, 3] uint8, to an H.264 video, which appears at the end.
-
-    An odd height or width is made even by repeating the last row or column.
-    """
+    An odd height or width is made even by repeating the last row or column."""
     import imageio.v2 as imageio
-
     def append(frame: np.ndarray) -> None:
-        if frame.ndim == 2:
-            frame = np.repeat(frame[..., None], 3, -1)
+        frame = np.repeat(frame[..., None], 3, -1) if frame.ndim == 2 else frame
         writer.append_data(np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], 'edge'))
-
     with whole_file(path) as partial, imageio.get_writer(
             partial, format='FFMPEG', fps=VIDEO_FPS, quality=8, macro_block_size=2) as writer:
         yield append

@@ -26,11 +26,8 @@ def packed(values: Tensor) -> dict[str, Tensor]:
 
 def unpacked(parts: dict[str, Tensor] | Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Tensor that `packed` took; a plain tensor of this shape is returned as it is. Broken bytes cannot make it take
-    more memory than the tensor needs.
-
-    Raises:
-        AttributeError, LookupError, TypeError, ValueError: the parts are broken, or of another shape.
-    """
+    more memory than the tensor needs. Parts that are broken or of another shape raise an AttributeError, LookupError,
+    TypeError or ValueError."""
     if isinstance(parts, Tensor):
         if parts.shape != tuple(shape):
             raise ValueError(f'a tensor of shape {tuple(parts.shape)}, not {tuple(shape)}')

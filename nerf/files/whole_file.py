@@ -14,8 +14,7 @@ PARTIAL = '.partial-'  # beginning of the name of a file that is being written
 @contextmanager
 def whole_file(path: Path, needed: int | None = None):
     """Context that yields a path beside `path` to write to; the file there replaces `path` if the block ends well, and
-    is removed if it does not. If it cannot be written, a UserError says so, with the `needed` bytes if they are known.
-    """
+    is removed if it does not. If it cannot be written, a UserError says so, with the `needed` bytes if known."""
     path = Path(path)
     partial = path.with_name(PARTIAL + path.name)
     try:

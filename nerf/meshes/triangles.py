@@ -140,7 +140,6 @@ def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> li
     def angle(side: Side) -> float:
         tip = points[side[-1]] - points[a]
         return np.arctan2(np.cross(axis, across) @ tip, np.linalg.norm(axis) * (across @ tip))
-
     wedges = []
     while there and back:  # the solid is behind each face
         widths = [(angle(there[0]) - angle(other)) % (2.0 * np.pi) for other in back]

@@ -19,7 +19,6 @@ from nerf.runtime.errors import UserError
 @dataclass(frozen=True, eq=False)
 class Flag:
     """Flag of the program. Entries of a registry can share it. A flag without type and choices is a switch."""
-
     name: str  # without dashes
     help: str  # one line with the unit and the reason
     type: Callable[[str], Any] | None = None  # converter of the text; None with choices: text

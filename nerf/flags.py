@@ -167,11 +167,9 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def set_defaults(args: argparse.Namespace, config: dict[str, str], argv: list[str]) -> None:
-    """Sets flags without a value to the defaults of the data format and the kind of field.
-
-    A config for another kind of field can hold a value that makes no sense for this kind. It is replaced too, and one
-    line names both values. `config` is the text of the config's values by key, `argv` the words of the command line.
-    """
+    """Sets flags without a value to the defaults of the data format and the kind of field. A config for another kind of
+    field can hold a value that makes no sense for this kind. It is replaced too, and one line names both values.
+    `config` is the text of the config's values by key, `argv` the words of the command line."""
     command = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
     config = {key.removeprefix('--'): value for key, value in config.items()}
     kind, dropped = FIELDS[args.field], []

@@ -1,7 +1,5 @@
-"""Data formats as entries of a registry: loader, flags, defaults. A new format is one entry and one file.
-
-The parser of flags, its help and warnings, and `load_scene` are derived from the entries.
-"""
+"""Data formats as entries of a registry: loader, flags, defaults. A new format is one entry and one file. The parser of
+flags, its help and warnings, and `load_scene` are derived from the entries."""
 
 from __future__ import annotations
 
@@ -26,7 +24,6 @@ SSIM_WINDOW = 11  # height and width in pixels
 @dataclass(frozen=True)
 class Format:
     """Data format, as an entry of the registry."""
-
     name: str  # value of the flag dataset_type
     help: str  # the format in words
     load: Callable[[argparse.Namespace], Scene]  # reads the scene. UserError: the scene is missing or broken

@@ -16,15 +16,10 @@ BROKEN_STEPS = 10  # skipped steps in a row that end a run
 
 
 class Optimiser:
-    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and the further optimisers of a training.
-
-    A step is skipped, and changes no weight, if a loss or the gradient is not finite. A flag on the device tells the
-    fused Adam, so that nothing waits for the GPU.
-
-    Args:
-        ema_decay: decay per step of the exponential moving average of the weights; 0: no average.
-        more_groups: groups of parameters outside the field, with 'params' and 'rate'.
-    """
+    """Adam (Kingma & Ba 2015) with a gradient scaler in fp16, and the further optimisers of a training. A step is
+    skipped, and changes no weight, if a loss or the gradient is not finite. A flag on the device tells the fused Adam,
+    so that nothing waits for the GPU. `ema_decay` is the decay per step of the exponential moving average of the
+    weights; 0: no average. `more_groups` are groups of parameters outside the field, with 'params' and 'rate'."""
 
     def __init__(self, training: Training, ema_decay: float = 0.0, more_groups: Iterable[dict] = ()):
         self.training, self.ema_decay, device = training, ema_decay, training.field.device

@@ -27,7 +27,6 @@ HISTOGRAM_RAYS = 1000  # least number of rays behind the histograms of a held-ou
 @dataclass(frozen=True)
 class Intervals:
     """Steps between outputs of each kind."""
-
     view: int  # steps between held-out views
     test_set: int
     video: int
@@ -61,14 +60,10 @@ def video_path(run_dir: Path, step: int, kind: str) -> Path:
 
 
 class Outputs:
-    """Outputs of one run. Time for them does not count as training time.
-
-    Args:
-        shown_field: function that gives the field to show: with averaged weights, if the run averages them.
-        render_factor: videos have 1/N of the height and width; 0: the full size.
-        viewed: step of the newest held-out view in TensorBoard.
-        guided_test: test views are drawn by `Field.guided` instead of `Field.sampler`.
-    """
+    """Outputs of one run. Time for them does not count as training time. `shown_field` returns the field to show: with
+    averaged weights, if the run averages them. Videos have 1/`render_factor` of the height and width; 0: the full size.
+    `viewed` is the step of the newest held-out view in TensorBoard. With `guided_test`, test views are drawn by
+    `Field.guided` instead of `Field.sampler`."""
 
     def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog,
                  intervals: Intervals, render_factor: int = 0, viewed: int = 0, guided_test: bool = False):

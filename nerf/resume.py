@@ -23,7 +23,6 @@ FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_por
 @dataclass(frozen=True)
 class Origin:
     """Folder and flags of a run that starts."""
-
     run_dir: Path
     flags: dict[str, Any]  # all flags by name; checkpoints hold them
     data_flags: frozenset[str]  # names of flags that decide what a run trains on
@@ -42,11 +41,9 @@ class Origin:
 
 def restore_weights(origin: Origin, field: Field) -> tuple[int | None, dict | None]:
     """Loads the initial weights of a field: of the run's newest checkpoint, else of ft_path, else none. Returns the
-    step of the weights, and the content of the run's own checkpoint; None for each that is missing.
-
-    Rendering and meshing also take a slim file of the run. Averaged weights of a checkpoint are preferred, except where
-    training goes on. UserError: the weights do not fit the flags; the message names changed flags.
-    """
+    step of the weights, and the content of the run's own checkpoint; None for each that is missing. Rendering and
+    meshing also take a slim file of the run. Averaged weights of a checkpoint are preferred, except where training goes
+    on. UserError: the weights do not fit the flags; the message names changed flags."""
     run_dir, ft_path, afresh = origin.run_dir, origin.flags['ft_path'], origin.flags['no_reload'] and origin.trains
     own = None if afresh else checkpoints.read_newest(run_dir)
     if own is None and not origin.trains and not ft_path:

@@ -24,16 +24,10 @@ TAGS = {'psnr0': 'psnr_coarse', 'rays_per_s': 'rays_per_second'}  # names in Ten
 
 
 class TrainLog:
-    """Log of one run, from the step at which it starts or goes on.
-
-    Args:
-        run_dir: folder of the run; None: nothing is printed or written, as in processes of rank 1 and above.
-        start: number of steps done. Lines of later steps, left by an interrupted run, are dropped.
-        n_iters: the last step.
-        i_print: steps between lines.
-        scalars: function that gives further numbers, by name, for each line.
-        clock: function that gives the time in seconds.
-    """
+    """Log of one run, from `start`, the number of steps done, to step `n_iters`, with lines every `i_print` steps.
+    Lines of later steps than `start`, left by an interrupted run, are dropped. Without `run_dir` nothing is printed or
+    written, as in processes of rank 1 and above. `scalars` returns further numbers, by name, for each line; `clock`
+    returns the time in seconds."""
 
     def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device,
                  scalars: Callable[[], dict[str, float]] = dict, clock: Callable[[], float] = time.perf_counter):

@@ -17,14 +17,9 @@ LOSS, NOTE = 'loss ', 'note '  # prefixes of names in the result of a captured s
 
 
 class Trainer:
-    """Training of a field on the rays of a batcher.
-
-    Args:
-        batcher: source of each step's pixels; its generator draws the training's random numbers too.
-        lrate: initial learning rate.
-        lrate_decay: thousand steps in which the learning rate falls to a tenth; None: `training.lrate_decay`.
-        ema_decay: decay per step of the average of the weights; 0: no average.
-    """
+    """Training of a field on the pixels of a batcher, whose generator draws the random numbers too. The learning rate
+    is `lrate` at first, and falls to a tenth in `lrate_decay` thousand steps; None: `training.lrate_decay`. `ema_decay`
+    is the decay per step of the average of the weights; 0: no average."""
 
     def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
                  ema_decay: float = 0.0):

@@ -1,7 +1,5 @@
-"""Interface of a field: `Field` has density and colour, `Sampler` shows it along rays, `Training` trains it.
-
-Renderer, viewer, meshes, trainer, logs and checkpoints know no more of a field than these three classes.
-"""
+"""Interface of a field: `Field` has density and colour, `Sampler` shows it along rays, `Training` trains it. Renderer,
+viewer, meshes, trainer, logs and checkpoints know no more of a field than these three classes."""
 
 from __future__ import annotations
 
@@ -42,7 +40,6 @@ class Changes(NamedTuple):
 
 class Field(nn.Module):
     """Density and colour at points."""
-
     dtype: torch.dtype = torch.float32  # precision of matrix products. fp16 needs a gradient scaler
     white_bkgd: bool = False  # background is white
     shape_flags: tuple[str, ...] = ()  # flags that decide the shapes of the weights, for error messages
@@ -100,13 +97,8 @@ class Field(nn.Module):
 
 
 class Sampler:
-    """Places of samples along rays, and the colours that the rays show.
-
-    Args:
-        tile: most rays of a picture that are rendered at once.
-        supersample: rays along the side of a pixel at edges of a picture.
-    """
-
+    """Places of samples along rays, and the colours that the rays show. At most `tile` rays of a picture are rendered
+    at once. Pixels at edges of a picture have `supersample` rays along their side."""
     name: str  # name of the sampler in metrics.json
     passes: tuple[str, ...] = ()  # names of earlier passes in the results of `render`: 'coarse', or none
 
@@ -132,7 +124,6 @@ class Sampler:
 
 class Training:
     """Losses of a field, its schedule, and its changes between steps."""
-
     captured: bool = True  # a step on a GPU can run as a captured CUDA graph, because it never waits for the GPU
     chunk: int = 2 ** 31  # most rays through the field at once
     lrate_decay: float = 250.0  # thousand steps in which the learning rate falls to a tenth, if no flag says it

@@ -1,7 +1,5 @@
 """Kinds of field as entries of a registry: builder, training, flags, defaults. A new kind is one entry and one file.
-
-The parser of flags, its help and warnings are derived from the entries.
-"""
+The parser of flags, its help and warnings are derived from the entries."""
 
 from __future__ import annotations
 
@@ -28,7 +26,6 @@ from run_nerf_helpers import Sampling
 @dataclass(frozen=True)
 class FieldKind:
     """Kind of field, as an entry of the registry."""
-
     name: str  # value of the flag `field`
     help: str  # the kind in words
     # Fresh field of a scene, on a device, in a precision. Flags without a value may get one, so that args.txt holds it.

@@ -28,11 +28,9 @@ NOTHING = 1e-6  # opacity below which a short ray shows nothing
 @torch.inference_mode()
 def coloured_mesh(sampler: Sampler, vertices: np.ndarray, faces: np.ndarray, reach: float, space: Space,
                   samples: int = DEFAULTS.colour_samples) -> trimesh.Trimesh:
-    """Mesh in world coordinates whose vertices have the colours that a view along the inward normal shows.
-
-    The view is composited along a ray that reaches `reach` to both sides of the vertex. At the vertex itself density
-    only begins, and the field's colour has hardly been trained. Vertices [V, 3] and reach are in ray coordinates.
-    """
+    """Mesh in world coordinates whose vertices have the colours that a view along the inward normal shows. The view is
+    composited along a ray that reaches `reach` to both sides of the vertex. At the vertex itself density only begins,
+    and the field's colour has hardly been trained. Vertices [V, 3] and reach are in ray coordinates."""
     normals = torch.from_numpy(vertex_normals(vertices, faces))
     carried = space.to_world(torch.from_numpy(vertices)).numpy()
     mesh = trimesh.Trimesh(carried, faces[:, ::-1] if space.projective else faces, process=False)
@@ -68,11 +66,9 @@ def _mean_colours(field: Field, points: Tensor) -> Tensor:
 def textured(mesh: trimesh.Trimesh, flat: np.ndarray, size: int, views: list[SeenFrom], within: float,
              settings: MeshSettings = DEFAULTS) -> trimesh.Trimesh:
     """Copy of a mesh with a texture instead of vertex colours. Vertices are doubled where charts of the texture meet.
-
     The texture has `size` texels along a side. A face has texels in proportion to its size in ray coordinates, `flat`
     [V, 3]. A texel has the colour of `seen_colours`, because highlights that move with the cameras disappear in a
-    median. A texel that fewer than `texel_views` views see has the colour that its face's vertices have.
-    """
+    median. A texel that fewer than `texel_views` views see has the colour that its face's vertices have."""
     vertices, normals = np.asarray(mesh.vertices, np.float32), vertex_normals(mesh.vertices, mesh.faces)
     of, faces, uv, shown, weights = laid_out(flat, mesh.faces, size, settings)
     covered = shown >= 0
@@ -95,9 +91,7 @@ def textured(mesh: trimesh.Trimesh, flat: np.ndarray, size: int, views: list[See
 def seen_colours(points: np.ndarray, normals: np.ndarray, views: list[SeenFrom], within: float,
                  settings: MeshSettings = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
     """Median colours [N, 3] of points [N, 3] over the views that see them, else 0, and the number [N] of these views.
-
-    Points and unit normals are in world coordinates. Views show a point if measured depths differ by `within` at most.
-    """
+    Points and unit normals are in world coordinates. Views show a point if depths differ by `within` at most."""
     colours, counts = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.int64)
     for part in pieces(len(points), TEXELS_AT_ONCE):
         some = points[part]

@@ -21,7 +21,6 @@ F = np.float32
 
 class Lattice(NamedTuple):
     """Points of a regular grid in ray coordinates."""
-
     low: np.ndarray  # [3] first point
     steps: np.ndarray  # [3] steps between points
     shape: tuple[int, ...]  # number of points along each axis
@@ -34,7 +33,6 @@ class Lattice(NamedTuple):
 
 class FusedDepths(NamedTuple):
     """Signed distances on a grid, positive inside, in units of the band at which they are cut off."""
-
     grid: Lattice
     values: np.ndarray  # [X, Y, Z] float32 in [-1, 1]
 
@@ -46,20 +44,13 @@ class FusedDepths(NamedTuple):
 
 def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], density: Density, level: float,
                  settings: MeshSettings = DEFAULTS) -> FusedDepths:
-    """Signed distances, at grid points with coordinates `axes`, from the surface that views show.
-
-    Blocks of the grid near a seen point are fused point by point. All points of another block have the distance of the
-    block's middle.
-
-    A hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
+    """Signed distances, at grid points with coordinates `axes`, from the surface that views show. Blocks of the grid
+    near a seen point are fused point by point. All points of another block have the distance of the block's middle. A
+    hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
     behind a seen surface, since objects have some thickness; where the field's density is `denser` than the surface's
     level; and in a cavity that is closed on all sides, whose walls nobody needs. A group of hidden points that reaches
     the grid's border is outside. In a projective space cameras see objects from the front alone, and all hidden points
-    are inside.
-
-    Raises:
-        UserError: the views show no surface in the grid.
-    """
+    are inside. UserError: the views show no surface in the grid."""
     grid = Lattice(np.array([axis[0] for axis in axes]), np.array([axis[1] - axis[0] for axis in axes]),
                    tuple(len(axis) for axis in axes))
     edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()
@@ -85,10 +76,8 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
 def with_hidden(values: np.ndarray, count: np.ndarray, behind: np.ndarray, low: np.ndarray, steps: np.ndarray,
                 density: Density, level: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
     """Signed distances [X, Y, Z] of `FusedDepths`, completed at hidden points as `fused_depths` describes, smoothly.
-
     Numbers [X, Y, Z] of views see each point (`count`), or see something in front of it (`behind`). The grid's first
-    point and its steps are `low` and `steps` [3].
-    """
+    point and its steps are `low` and `steps` [3]."""
     border = np.ones(values.shape, bool)
     border[1:-1, 1:-1, 1:-1] = False
     hidden = _apart_from(border, (count == 0) & (behind >= settings.hidden_views))
@@ -111,10 +100,8 @@ def _apart_from(others: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _blocks_near(views: list[SeenFrom], grid: Lattice, settings: MeshSettings) -> np.ndarray:
-    """Blocks [X', Y', Z'] bool of a grid with a point within `margin` steps of a point that a view shows.
-
-    A pixel whose neighbours have other depths is left out: its depth is a mean over both sides of an edge.
-    """
+    """Blocks [X', Y', Z'] bool of a grid with a point within `margin` steps of a point that a view shows. A pixel whose
+    neighbours have other depths is left out: its depth is a mean over both sides of an edge."""
     edge, margin = settings.block, settings.margin
     shape = grid.middles(edge).shape
     near, last = np.zeros([size + 2 for size in shape], bool), np.array(shape)[:, None]  # with blocks around the grid
@@ -133,10 +120,8 @@ def _blocks_near(views: list[SeenFrom], grid: Lattice, settings: MeshSettings) -
 def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray, edge: int, band: float,
           settings: MeshSettings, sums: list[np.ndarray] | None = None) -> list[np.ndarray]:
     """Sums [X, Y, Z] over views at points of blocks [N, 3] with `edge` points along an edge; at others, `sums` or 0.
-
     Sums are those of distances in bands, positive outside, of 1 for each distance, and of 1 for each view that sees
-    something in front of a point. The band is a measured depth.
-    """
+    something in front of a point. The band is a measured depth."""
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.
     radius = math.inf if space.projective else 0.5 * math.sqrt(3.0) * (edge - 1) * grid.steps.max()
@@ -158,11 +143,9 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
 @njit(parallel=True, cache=True, error_model='numpy')
 def _fuse(blocks, edge, total, count, behind, depth, farthest, sizes, to_pixels, focal, radius, band, reach, clear):
     """Adds views to the sums of `_sums` at the points of blocks [N, 3]. Numbers that decide the result are arguments,
-    because Numba's cache does not notice edited globals.
-
-    Measured depths, and the largest ones within `reach` pixels, are [V, H, W], in pictures of sizes [V, 2]. Matrices
-    `to_pixels` [V, 5, 4] are those of `pixel_matrix`, from grid points (i, j, k, 1).
-    """
+    because Numba's cache does not notice edited globals. Measured depths, and the largest ones within `reach` pixels,
+    are [V, H, W], in pictures of sizes [V, 2]. Matrices `to_pixels` [V, 5, 4] are those of `pixel_matrix`, from grid
+    points (i, j, k, 1)."""
     for n in prange(len(blocks)):
         i, j, k = edge * blocks[n, 0], edge * blocks[n, 1], edge * blocks[n, 2]
         totals, counts = total[i:i + edge, j:j + edge, k:k + edge], count[i:i + edge, j:j + edge, k:k + edge]

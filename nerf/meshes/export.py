@@ -27,13 +27,9 @@ from nerf.scene import Scene
 def export_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions,
                 to_file: np.ndarray | None = None) -> trimesh.Trimesh:
     """Writes a field's surface as a coloured mesh, and a picture of the mesh beside it, whose name ends in _views.png.
-
     A matrix `to_file` [4, 4] leads from world coordinates to coordinates of the file. Without it both are the same, and
-    a .glb or .obj is turned upright. A coarse copy of the mesh in world coordinates, for a log, is returned.
-
-    Raises:
-        UserError: there is no surface, or a file cannot be written.
-    """
+    a .glb or .obj is turned upright. A coarse copy of the mesh in world coordinates, for a log, is returned. UserError:
+    there is no surface, or a file cannot be written."""
     settings, texture, cameras = options.settings, options.texture, scene.render_cameras
     level = options.threshold or surface_level(sampler, scene, settings)
     box = box_of_surface(sampler, scene, level, options.bounds, settings)
@@ -71,11 +67,9 @@ def export_mesh(sampler: Sampler, scene: Scene, path: Path, options: MeshOptions
 
 
 def write_mesh(path: Path, mesh: trimesh.Trimesh, up: np.ndarray | None = None) -> None:
-    """Writes a mesh with vertex colours or a texture, in the format of the name's ending.
-
-    A unit vector `up` [3] of the mesh's coordinates becomes y in a .glb or .obj. A .glb keeps its coordinates and has a
-    node that turns it. An .obj has no nodes, so its vertices are turned; its texture is a .png beside it, with an .mtl.
-    """
+    """Writes a mesh with vertex colours or a texture, in the format of the name's ending. A unit vector `up` [3] of the
+    mesh's coordinates becomes y in a .glb or .obj. A .glb keeps its coordinates and has a node that turns it. An .obj
+    has no nodes, so its vertices are turned; its texture is a .png beside it, with an .mtl."""
     kind = path.suffix[1:].lower()
     turned = np.eye(4) if up is None else _upright(up)
     if kind == 'glb':

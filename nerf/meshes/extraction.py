@@ -22,19 +22,15 @@ MOVES = 4  # steps of the search for the threshold along a normal
 
 
 def grid_axes(box: np.ndarray, grid_size: int) -> list[np.ndarray]:
-    """Coordinates x [X], y [Y] and z [Z] of grid points from a box's lowest to its highest corner, box [2, 3].
-
-    The longest side has `grid_size` points. Other sides have as many points as make their steps no longer.
-    """
+    """Coordinates x [X], y [Y] and z [Z] of grid points from a box's lowest to its highest corner, box [2, 3]. The
+    longest side has `grid_size` points. Other sides have as many points as make their steps no longer."""
     step = (box[1] - box[0]).max() / (grid_size - 1)
     return [np.linspace(low, high, max(int(np.ceil((high - low) / step - 1e-6)) + 1, 2)) for low, high in box.T]
 
 
 def tighten(density: Density, box: np.ndarray, threshold: float, settings: MeshSettings = DEFAULTS) -> np.ndarray:
     """Part [2, 3] of a box [2, 3] in which the density is above a threshold, on a grid of `survey` points along a side.
-
-    Its corners are SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box.
-    """
+    Its corners are SURVEY_MARGIN grid steps outside the outermost dense points, but inside the box."""
     axes = grid_axes(box, settings.survey)
     dense = density_near_surface(density, axes, threshold, settings) > threshold
     corners = []
@@ -51,11 +47,9 @@ def extract_surface(density: Density, axes: list[np.ndarray], threshold: float, 
 
 
 def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Surface between values above and below a threshold (Lewiner et al. 2003).
-
-    The volume [X, Y, Z] float32 is larger inside; values equal to the threshold are changed. Vertices [V, 3] float32
-    are in the coordinates of the axes. Faces [F, 3] are counterclockwise seen from outside.
-    """
+    """Surface between values above and below a threshold (Lewiner et al. 2003). The volume [X, Y, Z] float32 is larger
+    inside; values equal to the threshold are changed. Vertices [V, 3] float32 are in the coordinates of the axes. Faces
+    [F, 3] are counterclockwise seen from outside."""
     # A grid point exactly at the threshold would be a separate vertex of each edge there, with cracks in between.
     volume[volume == np.float32(threshold)] = np.nextafter(np.float32(threshold), np.float32(np.inf))
     # skimage calls a field that is denser inside 'descent', but its faces are then clockwise seen from outside.
@@ -66,11 +60,9 @@ def marching_cubes(volume: np.ndarray, axes: list[np.ndarray], threshold: float)
 
 def onto_level(density: Density, vertices: np.ndarray, normals: np.ndarray, step: float,
                threshold: float) -> np.ndarray:
-    """Moves vertices along their normals to where the density crosses a threshold.
-
-    Marching cubes takes the density between grid points to be linear, so its vertices are a little off. A vertex moves
-    by half a grid step at most. A vertex without a crossing so near stays.
-    """
+    """Moves vertices along their normals to where the density crosses a threshold. Marching cubes takes the density
+    between grid points to be linear, so its vertices are a little off. A vertex moves by half a grid step at most. A
+    vertex without a crossing so near stays."""
     low, high = (np.full(len(vertices), part, np.float32) for part in (-0.5 * step, 0.5 * step))  # inside, outside
 
     def excess(shift: np.ndarray) -> np.ndarray:
@@ -91,16 +83,11 @@ def onto_level(density: Density, vertices: np.ndarray, normals: np.ndarray, step
 
 def density_near_surface(density: Density, axes: list[np.ndarray], threshold: float, settings: MeshSettings = DEFAULTS,
                          blocks_at_once: int = BLOCKS_AT_ONCE) -> np.ndarray:
-    """Densities [X, Y, Z] float32 at grid points of blocks that hold surface; else 0 outside, 2 thresholds inside.
-
-    A coarse pass over every fourth grid point (every second one of a small grid) finds blocks that can hold surface.
-    From them the surface is followed through the faces of blocks into their neighbours. The surface is that of the
-    whole grid, except for a component that no coarse point lies in and that touches no block that was found. At most
-    `blocks_at_once` blocks are in memory at once.
-
-    Raises:
-        UserError: the density is nowhere, or everywhere, above the threshold.
-    """
+    """Densities [X, Y, Z] float32 at grid points of blocks that hold surface; else 0 outside, 2 thresholds inside. A
+    coarse pass over every fourth grid point (every second one of a small grid) finds blocks that can hold surface. From
+    them the surface is followed through faces of blocks into their neighbours. The surface is that of the whole grid,
+    except for a component that no coarse point lies in and that touches no found block. At most `blocks_at_once` blocks
+    are in memory at once. UserError: the density is nowhere, or everywhere, above the threshold."""
     shape = [len(axis) for axis in axes]
     size = 2 if max(shape) <= settings.small_grid else 4  # cells along a block's edge
     knots = [np.unique(np.append(np.arange(0, n, size), n - 1)) for n in shape]

@@ -14,11 +14,9 @@ from nerf.meshes.triangles import without_flaps
 
 def fewer_faces(density: Density, vertices: np.ndarray, faces: np.ndarray, step: float, threshold: float,
                 most: int = 0, limit: int = 0, settings: MeshSettings = DEFAULTS) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh with at most `most` faces on the surface where a density, or another value, has a threshold.
-
-    If `most` is 0, faces are as few as leave all but `lost_share` of the surface as near as it was, within `near_steps`
-    grid steps of the field's, and at most `limit`; 0: no limit.
-    """
+    """Mesh with at most `most` faces on the surface where a density, or another value, has a threshold. If `most` is 0,
+    faces are as few as leave all but `lost_share` of the surface as near as it was, within `near_steps` grid steps of
+    the field's, and at most `limit`; 0: no limit."""
     if most:
         return simplified(vertices, faces, int(settings.spare * most)) if len(faces) > most else (vertices, faces)
     kept, within = (vertices, faces), settings.near_steps * step

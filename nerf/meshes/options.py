@@ -12,13 +12,9 @@ from nerf.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """Numbers that decide a mesh and are no flags.
-
-    The hidden points' numbers were chosen from about seventy settings on two fields of the toy chair, a grid and the
-    paper's networks, by the distance to the true mesh and the PSNR of the drawn mesh (docs/measurements.md). All other
-    numbers were set while looking at meshes of the toy chair, lego and fern.
-    """
-
+    """Numbers that decide a mesh and are no flags. The hidden points' numbers were chosen from about seventy settings
+    on two fields of the toy chair, a grid and the paper's networks, by the distance to the true mesh and the PSNR of
+    the drawn mesh (docs/measurements.md). Other numbers were set by looking at meshes of the chair, lego and fern."""
     # Views of the field from training cameras
     views: int = 64  # views at most. The toy chair's error is 0.45% with 32 views, and about 0.3% with 60
     view_rays: int = 2_000_000  # rays of all views at most. 4 million rays gain 0.1 dB on the toy chair
@@ -82,7 +78,6 @@ DEFAULTS = MeshSettings()
 @dataclass(frozen=True)
 class MeshOptions:
     """Flags of one mesh."""
-
     grid_size: int  # grid points along the longest side of the box around the surface
     threshold: float | None = None  # density at the surface, in 1/scene unit; None: that of `surface_level`
     fused: bool = False  # the surface is what the training cameras see; else that of a density

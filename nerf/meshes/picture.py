@@ -20,9 +20,7 @@ CELLS = 200  # cells of the coarse copy along its longest side: finer ones would
 
 def mesh_views(mesh: trimesh.Trimesh, cameras: Cameras) -> np.ndarray:
     """Views [H, N * WIDTH, 3] uint8, side by side, of a mesh with vertex colours on white, with light from the camera.
-
-    The N cameras have one size, and their lenses are taken for pinholes. Faces show from outside alone.
-    """
+    The N cameras have one size, and their lenses are taken for pinholes. Faces show from outside alone."""
     height, width = cameras.size(0)
     shape = round(WIDTH * height / width), WIDTH
     intrinsics = cameras.intrinsics.double().numpy() * WIDTH / width
@@ -62,10 +60,8 @@ def _view(mesh: trimesh.Trimesh, pose: np.ndarray, intrinsics: np.ndarray, shape
 
 @njit(cache=True)
 def rasterised(points, faces, height, width):
-    """Nearest face [H, W] int64 at each pixel, else -1, and its barycentric weights [H, W, 3] float64 in space.
-
-    Points [V, 3] float64 are x and y in pixels, whose centres are at whole numbers, and depth, above 0.
-    """
+    """Nearest face [H, W] int64 at each pixel, else -1, and its barycentric weights [H, W, 3] float64 in space. Points
+    [V, 3] float64 are x and y in pixels, whose centres are at whole numbers, and depth, above 0."""
     depth = np.full((height, width), np.inf)
     shown, weights = np.full((height, width), -1), np.zeros((height, width, 3))
     for f in range(len(faces)):

@@ -29,7 +29,6 @@ BLUR = 0.02  # opacity below which a view shows nothing outside an outline
 
 class Surface(NamedTuple):
     """Triangles where some values in space reach a level, without floaters."""
-
     values: Density  # values [N] at points [N, 3] in ray coordinates, larger inside
     level: float  # value at the surface
     vertices: np.ndarray  # [V, 3] float32 in ray coordinates
@@ -50,11 +49,9 @@ class Surface(NamedTuple):
 
 
 def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAULTS) -> float:
-    """Density that training rays reach where half of their light has stopped, in the median over the rays.
-
-    Rays that end on the surface of this density end neither too early, where a field is blurred, nor behind objects.
-    The density is in 1/scene unit, in NDC in 1/NDC unit. A field that stops no training ray is a UserError.
-    """
+    """Density that training rays reach where half of their light has stopped, in the median over the rays. Rays that
+    end on the surface of this density end neither too early, where a field is blurred, nor behind objects. The density
+    is in 1/scene unit, in NDC in 1/NDC unit. A field that stops no training ray is a UserError."""
     rays = scene.spread_rays(scene.i_train, max(int(math.sqrt(settings.level_rays / len(scene.i_train))), 2))
     some = np.linspace(0, len(rays.near) - 1, min(settings.level_rays, len(rays.near)))
     rays = rays.part(torch.from_numpy(some.astype(np.int64)))
@@ -81,9 +78,7 @@ def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAU
 def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndarray | None = None,
                    settings: MeshSettings = DEFAULTS) -> np.ndarray:
     """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
-
-    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError.
-    """
+    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError."""
     space, cameras = scene.space, scene.training_cameras
     box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
     box = tighten(functools.partial(sampler.density_array, least=settings.halo * level), box, level, settings)
@@ -105,11 +100,9 @@ def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level
 
 def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], step: float, density: Density,
                   density_level: float, settings: MeshSettings = DEFAULTS) -> Surface:
-    """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views.
-
-    Density decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space
-    show few outlines, so that the surface does not move there.
-    """
+    """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views. Density
+    decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space show few
+    outlines, so that the surface does not move there."""
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
     if not space.projective and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():
@@ -124,12 +117,10 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
 
 def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarray, step: float,
                   settings: MeshSettings = DEFAULTS) -> float:
-    """Distance outwards from a surface to the one whose outlines the views show: there half of the light passes.
-
-    Rays that meet a blurred surface head on are stopped deeper in it than rays that pass along it. Outlines are what
+    """Distance outwards from a surface to the one whose outlines the views show: there half of the light passes. Rays
+    that meet a blurred surface head on are stopped deeper in it than rays that pass along it. Outlines are what
     pictures show most clearly, so the surface is moved to them. The distance is in world units, like vertices [V, 3]
-    and their outward normals, and at most `outline_shift` grid steps; it is 0 if too few outlines are seen.
-    """
+    and their outward normals, and at most `outline_shift` grid steps; it is 0 if too few outlines are seen."""
     some = np.random.default_rng(0).permutation(len(vertices))[:settings.outline_points]
     points, normals, most = vertices[some].astype(np.float64), normals[some].astype(np.float64), settings.outline_shift
     shifts, opacities = np.append(np.linspace(-most, most, 17), 2.0 * most) * step, []

@@ -1,7 +1,5 @@
-"""Triangle meshes: normals, area, components, edges, and sheets that touch.
-
-trimesh has most of it too, but needs gigabytes for a mesh of millions of faces.
-"""
+"""Triangle meshes: normals, area, components, edges, and sheets that touch. trimesh has most of it too, but needs
+gigabytes for a mesh of millions of faces."""
 
 from __future__ import annotations
 
@@ -18,10 +16,8 @@ FACES_AT_ONCE = 2 ** 19
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray, at_once: int = FACES_AT_ONCE) -> np.ndarray:
-    """Unit normals [V, 3] float32 of vertices: means of the normals of the faces around, weighted by area.
-
-    A vertex without an area around it has the normal 0. `at_once` faces are in memory at once.
-    """
+    """Unit normals [V, 3] float32 of vertices: means of the normals of the faces around, weighted by area. A vertex
+    without an area around it has the normal 0. `at_once` faces are in memory at once."""
     sums = np.zeros((len(vertices), 3))
     for part in pieces(len(faces), at_once):
         a, b, c = (np.float64(vertices[faces[part, corner]]) for corner in range(3))
@@ -55,10 +51,8 @@ def without_others(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray,
 
 
 def without_flaps(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh without pairs of faces with the same three corners, and without vertices that are in no face.
-
-    Simplification leaves such a pair where a bump collapsed. Its edges would have four faces.
-    """
+    """Mesh without pairs of faces with the same three corners, and without vertices that are in no face. Simplification
+    leaves such a pair where a bump collapsed. Its edges would have four faces."""
     corners = np.sort(faces, 1)
     order = np.lexsort(corners.T)
     first = np.append(True, (np.diff(corners[order], axis=0) != 0).any(1))  # first of equal faces
@@ -97,12 +91,10 @@ def neighbours(faces: np.ndarray) -> np.ndarray:
 
 def parted(vertices: np.ndarray, faces: np.ndarray,
            apart: float = DEFAULTS.parted_share) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh whose sheets do not touch along edges, so that each edge has two faces.
-
-    Faces at an edge with four or more of them are pairs with a wedge of the solid in between. Each wedge except the
-    widest gets a new vertex at the middle of the edge, moved into the wedge by a share `apart` of the faces' height.
-    Vertices at the same place become one, as programs that read the mesh would join them.
-    """
+    """Mesh whose sheets do not touch along edges, so that each edge has two faces. Faces at an edge with four or more
+    of them are pairs with a wedge of the solid in between. Each wedge except the widest gets a new vertex at the middle
+    of the edge, moved into the wedge by a share `apart` of the faces' height. Vertices at the same place become one, as
+    programs that read the mesh would join them."""
     vertices, faces = _merged(vertices, faces)
     edges = _edges(faces)
     unique, first, count = np.unique(edges, return_index=True, return_counts=True)
@@ -148,7 +140,6 @@ def _wedges(there: list[Side], back: list[Side], points: list[np.ndarray]) -> li
     def angle(side: Side) -> float:
         tip = points[side[-1]] - points[a]
         return np.arctan2(np.cross(axis, across) @ tip, np.linalg.norm(axis) * (across @ tip))
-
     wedges = []
     while there and back:  # the solid is behind each face
         widths = [(angle(there[0]) - angle(other)) % (2.0 * np.pi) for other in back]

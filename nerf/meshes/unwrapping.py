@@ -1,7 +1,5 @@
-"""Layout of a mesh in a texture: charts seen along the axes, packed by xatlas.
-
-xatlas can find charts too, but takes a minute for a mesh of 50,000 uneven faces where this takes seconds.
-"""
+"""Layout of a mesh in a texture: charts seen along the axes, packed by xatlas. xatlas can find charts too, but takes a
+minute for a mesh of 50,000 uneven faces where this takes seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ from nerf.meshes.triangles import neighbours
 
 class Layout(NamedTuple):
     """Places of a mesh in its texture. Vertices are doubled where charts meet."""
-
     of: np.ndarray  # [V'] index of the mesh's vertex for each vertex here
     faces: np.ndarray  # [F, 3] indices of the vertices here
     uv: np.ndarray  # [V', 2] in [0, 1], v upwards

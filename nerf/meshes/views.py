@@ -19,7 +19,6 @@ from nerf.space import Space
 
 class SeenFrom(NamedTuple):
     """Picture of a field from a pinhole camera. Pixel (row, column) is at (row + 0.5, column + 0.5)."""
-
     place: np.ndarray  # [3] position of the camera in world coordinates
     focal: float  # focal length in pixels
     to_pixels: np.ndarray  # [5, 4] from world points to pixels: see `pixel_matrix`
@@ -31,11 +30,9 @@ class SeenFrom(NamedTuple):
 
 def pixel_matrix(pose: np.ndarray, focal: float, height: int, width: int, space: Space) -> np.ndarray:
     """Matrix [5, 4] from world points to the pixels of a pinhole camera whose axis goes through the picture's centre.
-
     It maps (q x, q y, q z, q) to (d row, d column, d, r D, r): d is q times the depth along the camera's axis, and D
     the measured depth (`Space.projection`). The factors q and r are free. The pose [3, 4] is camera-to-world, with
-    OpenGL axes.
-    """
+    OpenGL axes."""
     right, up, back = np.column_stack([pose[:, :3].T, -pose[:, :3].T @ pose[:, 3]])
     away, scale = -back, np.array([0.0, 0.0, 0.0, 1.0])
     return np.stack([0.5 * (height - 1) * away - focal * up, 0.5 * (width - 1) * away + focal * right, away,
@@ -54,10 +51,8 @@ def onto_pixels(matrix, x, y, z, q):
 
 def drawn_views(sampler: Sampler, scene: Scene, step: float, most: int,
                 settings: MeshSettings = DEFAULTS) -> list[SeenFrom]:
-    """Views of a field from at most `views` training cameras, spread evenly over all of them.
-
-    A pixel is `step` wide at the scene's centre, in ray coordinates, and wider if there would be more than `most` rays.
-    """
+    """Views of a field from at most `views` training cameras, spread evenly over all of them. A pixel is `step` wide at
+    the scene's centre, in ray coordinates, and wider if there would be more than `most` rays."""
     count = min(settings.views, len(scene.i_train))
     cameras = scene.cameras.take(scene.i_train[np.linspace(0, len(scene.i_train) - 1, count).astype(int)])
     sizes, focal = cameras.sizes.double(), cameras.intrinsics[:, :2].mean(1)

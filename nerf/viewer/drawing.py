@@ -31,7 +31,6 @@ PROBE = 16  # most rays of a tile that is drawn only to measure the cost of an e
 class Pace:
     """Times of drawing, in seconds, tuned on two CPU cores by tests/benchmarks/bench_viewer.py (docs/measurements.md,
     "The viewer")."""
-
     share: float = 0.025  # share of the time for drawing while the field trains; handling messages costs extra
     credit: float = 0.5  # most drawing time that training can owe
     tile: float = 0.025  # for a tile: a movement of the camera waits no longer
@@ -79,7 +78,6 @@ class Speed:
 @dataclass(eq=False)
 class ShownField:
     """Field that all pages see, in its scene."""
-
     scene: Scene
     sampler: Callable[[], Sampler]  # returns the sampler of the field as it is now
     training: bool = False  # the field is about to change
@@ -98,7 +96,6 @@ class ShownField:
 
 class Frame(NamedTuple):
     """Picture of a view, whole or unfinished."""
-
     view: View
     wanted: Wanted
     sharp: bool  # whole and of full size
@@ -106,10 +103,8 @@ class Frame(NamedTuple):
 
 class Drawing:
     """Picture of one camera of a view, drawn over `before`, an earlier and smaller drawing, or over the background.
-
     Each iteration draws a tile, which takes about `Pace.tile` seconds, and yields the share that is done. A tile is
-    every nth pixel, so that all tiles of a picture take the same time. Edges of the `last` drawing are smoothed.
-    """
+    every nth pixel, so that all tiles of a picture take the same time. Edges of the `last` drawing are smoothed."""
 
     def __init__(self, shown: ShownField, wanted: Wanted, camera: Cameras, before: Drawing | None = None,
                  last: bool = True):

@@ -46,7 +46,6 @@ class LiveView:
             def current(wanted=wanted, step=step, began=began) -> bool:
                 is_old = self.shown.step != step and self.shown.clock() > began + pace.refresh
                 return self.wanted is wanted and not is_old
-
             self.measured, before, seconds = None, None, pace.frame
             if self.shown.training:
                 seconds = pace.training_frame if self.moving else pace.training_rest

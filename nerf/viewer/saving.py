@@ -23,7 +23,6 @@ PROGRESS = 0.5  # seconds between two lines about the progress of a job
 class Job:
     """Work that a page has asked for, finished even if the page closes meanwhile. Each step draws a tile and yields a
     line about the progress; the work returns its last line. `say` shows a line on the page."""
-
     moving = False
 
     def __init__(self, work: Iterator[str], say: Callable[[str], None]):

@@ -1,8 +1,5 @@
-"""Viewer: shows a field to all pages that are open in browsers.
-
-Drawing happens in the thread that trains, between its steps, because a step changes the field. Threads of viser, which
-serves the pages, only note what pages want.
-"""
+"""Viewer: shows a field to all pages that are open in browsers. Drawing happens in the thread that trains, between its
+steps, because a step changes the field. Threads of viser, which serves the pages, only note what pages want."""
 
 from __future__ import annotations
 

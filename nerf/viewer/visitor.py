@@ -40,8 +40,8 @@ class Reading:
 
 
 class ChoicePanel:
-    """Choices of one page: quantity, background and clips; and text about its picture. `redraw` is called when a choice
-    has changed."""
+    """Choices of one page: quantity, background and clips; and text about its picture. `redraw` is called when one
+    changes."""
 
     def __init__(self, gui, scene: Scene, redraw: Callable[[], None]):
         self.scene, self.size = scene, ''

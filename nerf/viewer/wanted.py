@@ -20,7 +20,6 @@ FINER = 3  # ratio of the heights of two successive pictures of a resting camera
 @dataclass(frozen=True, eq=False)
 class Wanted(KeyFrame):
     """View that a page asks for."""
-
     height: int  # of the page's whole picture, in pixels
     width: int
     kind: str = 'colour'  # of KINDS
@@ -51,8 +50,7 @@ def camera_of(wanted: Wanted, scene: Scene, rays: float = math.inf) -> Cameras:
         height, width = photograph.size(0)
         return photograph.scaled(min(math.ceil(math.sqrt(height * width / rays)), height, width))
     longest = max(wanted.height, wanted.width)
-    share = max(math.sqrt(rays / (wanted.height * wanted.width)), SMALLEST / longest)
-    share = min(share, LARGEST / longest, 1.0)
+    share = min(max(math.sqrt(rays / (wanted.height * wanted.width)), SMALLEST / longest), LARGEST / longest, 1.0)
     return pinholes([wanted], max(round(share * wanted.height), 1), max(round(share * wanted.width), 1))
 
 

@@ -42,8 +42,8 @@ class RayBatcher:
         self.precrop_frac = precrop_frac if self.precrop_iters else 1.0
         self.where = {'generator': generator, 'device': device}
         self.size = self.cameras.one_size() if images.masks is None else None  # None: pixels are drawn from lists
-        fracs = {1.0, self.precrop_frac} if self.size is None else ()
-        self.lists = {frac: [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)] for frac in fracs}
+        shares = {1.0, self.precrop_frac} if self.size is None else ()
+        self.lists = {share: [torch.from_numpy(a).to(device) for a in _pixel_lists(images, share)] for share in shares}
         self.foreground = self.covered = None  # flat indices of pixels that are not empty; coverage of each pixel
         if foreground and images.masks is None:
             shown = np.concatenate([covered(images[i]).ravel() for i in range(len(images))])
@@ -187,7 +187,7 @@ def _centre(height: int, width: int, frac: float) -> tuple[int, int]:
 
 
 def _pixel_lists(images: Images, frac: float) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of pixels inside masks and the centre `frac` of images, and first places [N + 1] of images in them."""
+    """Flat indices of pixels inside masks and the centre `frac` of images, and each image's first place [N + 1]."""
     parts = []
     for (height, width), start, end in zip(images.sizes, images.starts, images.starts[1:]):
         inside, (rows, columns) = np.zeros((height, width), bool), _centre(height, width, frac)

@@ -21,7 +21,6 @@ MOST_FRAMES, LONGEST_SIDE = 100_000, 2 ** 15  # of a path; the side in pixels
 @dataclass(frozen=True, eq=False)
 class KeyFrame:
     """Camera at one point of a path, of any size."""
-
     pose: np.ndarray  # [3, 4] camera-to-world, OpenGL axes
     fov: float  # vertical, in radians
 
@@ -29,18 +28,16 @@ class KeyFrame:
 @dataclass
 class CameraPath:
     """Path of a camera through key frames."""
-
     keys: list[KeyFrame] = field(default_factory=list)
     seconds: float = 2.0  # from each key frame to the next
     height: int = 720  # of the pictures, in pixels
     width: int = 960
 
     def frames(self) -> list[KeyFrame]:
-        """Cameras at VIDEO_FPS frames per second, from the first key frame to the last. Positions and rotations follow
-        cubic splines through all key frames; the field of view never leaves the range of its neighbours."""
+        """Cameras at VIDEO_FPS frames per second through all key frames. Positions and rotations follow cubic splines;
+        the field of view never leaves the range of its neighbours."""
         from scipy.interpolate import CubicSpline, PchipInterpolator
         from scipy.spatial.transform import Rotation, RotationSpline
-
         if len(self.keys) < 2:
             return list(self.keys)
         poses, times = np.stack([key.pose for key in self.keys]), np.arange(len(self.keys))

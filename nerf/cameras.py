@@ -1,7 +1,6 @@
 """Cameras, each with its intrinsics, lens, size and pose, and the rays through their pixels.
 
-Rays of whole views come from `get_rays`, rays of single pixels from `pixel_rays`. If an edit to one of the two makes
-them differ, single pixels take their rays from whole views.
+Rays of whole views come from `get_rays`, of single pixels from `pixel_rays` (from whole views if an edit parts them).
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ COEFFICIENTS = ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5', 'k6')  # in OpenCV's o
 class Cameras:
     """V cameras, all tensors on one device. Lenses are OpenCV's: k1 to k6 radial, p1 and p2 tangential. Fisheyes have
     its equidistant model with k1 to k4."""
-
     poses: Tensor  # [V, 3, 4] float32 camera-to-world, OpenGL axes: x right, y up, looking along -z
     intrinsics: Tensor  # [V, 4] float64: fx, fy, cx, cy in pixels
     sizes: Tensor  # [V, 2] int64: height, width in pixels
@@ -80,8 +78,7 @@ class Cameras:
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         """World rays, origins and directions [..., 3], through places [...] in pixels of views [...], on the cameras'
-        device. Directions have length 1 along the camera's axis; those of fisheyes, which see sideways, have length 1.
-        """
+        device. Directions have length 1 along the camera's axis; fisheyes, which see sideways, have unit directions."""
         return self.single_rays(view, row, column) if single_rays_agree() else self._looked_up(view, row, column)
 
     def single_rays(self, view: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +102,7 @@ class Cameras:
         height, width = self.size(view)
         if self.is_pinhole(view):
             return get_rays(height, width, self.matrix(view), self.poses[view])
-        row, column = torch.meshgrid(torch.arange(height, device=self.device),
-                                     torch.arange(width, device=self.device), indexing='ij')
+        row, column = torch.meshgrid(*(torch.arange(n, device=self.device) for n in (height, width)), indexing='ij')
         return self.single_rays(torch.full_like(row, view), row, column)
 
     def is_pinhole(self, view: int) -> bool:
@@ -137,9 +133,8 @@ class Cameras:
     def spread_rays(self, side: int) -> tuple[Tensor, Tensor]:
         """Rays spread evenly over each view, side x side, from corner pixel to corner pixel; most go between pixels:
         origins and directions, [V, side * side, 3] each."""
-        last = (self.sizes - 1)[:, None]  # [V, 1, 2]
         share = torch.linspace(0.0, 1.0, side, device=self.device)
-        places = last * torch.cartesian_prod(share, share)
+        places = (self.sizes - 1)[:, None] * torch.cartesian_prod(share, share)  # [V, side * side, 2]
         view = torch.arange(len(self), device=self.device)[:, None].expand(-1, side * side)
         return self.rays(view, places[..., 0], places[..., 1])
 
@@ -163,11 +158,9 @@ def same_rays(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> boo
 
 
 def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Coordinates of a pinhole from distorted coordinates [...] in focal lengths from the principal point, by lens
-    coefficients [...] in the order of COEFFICIENTS: OpenCV's model, inverted by Newton's method. Coordinates have no
-    meaning outside the region in which the model is one-to-one."""
-    k1, k2, p1, p2, k3, k4, k5, k6 = lens
-    goal_x, goal_y = x, y
+    """Pinhole's coordinates of distorted ones [...], both in focal lengths from the principal point, by coefficients
+    [...] as COEFFICIENTS: OpenCV's model, inverted by Newton's method. They mean nothing where it is not one-to-one."""
+    (k1, k2, p1, p2, k3, k4, k5, k6), goal_x, goal_y = lens, x, y
     for _ in range(NEWTON_STEPS):
         r2 = x * x + y * y
         over, under = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)), 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
@@ -185,12 +178,10 @@ def undistorted(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, T
 
 
 def fisheye_direction(x: Tensor, y: Tensor, lens: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts [...] of a fisheye's unit direction, to the right, down and along the axis; arguments as for `undistorted`.
-    OpenCV's lens bends an angle t from its axis to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8), inverted by Newton's
-    method."""
+    """Parts [...] of a fisheye's unit direction, to the right, down and ahead; arguments as for `undistorted`. OpenCV's
+    lens bends an angle t to t (1 + k1 t^2 + k2 t^4 + k3 t^6 + k4 t^8), inverted by Newton's method."""
     k1, k2, _, _, k3, k4, _, _ = lens
-    bent = torch.sqrt(x * x + y * y)
-    t = bent
+    bent = t = torch.sqrt(x * x + y * y)
     for _ in range(NEWTON_STEPS):
         t2 = t * t
         value = t * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))

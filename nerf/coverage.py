@@ -15,35 +15,24 @@ PLAIN, BRIGHT = 250, 225  # all channels of white that noise or JPEG has changed
 
 def covered(image: np.ndarray) -> np.ndarray:
     """Coverage [H, W] int16 of the pixels of a picture [H, W, 3 or 4] uint8: EMPTY to OPAQUE, or UNKNOWN.
-
-    It is the alpha channel, if the picture has one. Else the white region at the picture's border is EMPTY. Other
-    bright pixels and neighbours of white pixels are UNKNOWN, because they can be mixed with white.
-    """
+    It is the alpha channel, if there is one. Else white at the border is EMPTY; other bright pixels and neighbours of
+    white pixels are UNKNOWN, because they can be mixed with white."""
     if image.shape[-1] == 4:
         return image[..., 3].astype(np.int16)
     from skimage.measure import label
-
     white = (image >= PLAIN).all(-1)
     regions = label(np.pad(white, 1, constant_values=True), connectivity=1)
     background = regions[1:-1, 1:-1] == regions[0, 0]
-    unknown = _beside(white) | (image >= BRIGHT).all(-1)
+    framed, (height, width) = np.pad(white, 1), white.shape
+    near_white = np.any([framed[i:i + height, j:j + width] for i in range(3) for j in range(3)], axis=0)
+    unknown = near_white | (image >= BRIGHT).all(-1)
     return np.where(background, EMPTY, np.where(unknown, UNKNOWN, OPAQUE)).astype(np.int16)
-
-
-def _beside(mask: np.ndarray) -> np.ndarray:
-    """[H, W] bool: pixels with a neighbour in the mask [H, W], or in it themselves."""
-    framed, (height, width) = np.pad(mask, 1), mask.shape
-    return np.any([framed[i:i + height, j:j + width] for i in range(3) for j in range(3)], axis=0)
-
-
-# The visual hull: where something can be, as no camera sees only background there
 
 
 def knows_coverage(scene: Scene) -> bool:
     """Whether the training images, on white, have empty pixels and others. Without `white_bkgd` alpha is ignored:
     transparent pixels can have colours."""
-    return (scene.white_bkgd and scene.images.masks is None and _any_pixel(scene, empty=True)
-            and _any_pixel(scene, empty=False))
+    return scene.white_bkgd and scene.images.masks is None and all(_any_pixel(scene, empty) for empty in (True, False))
 
 
 def has_hull(scene: Scene) -> bool:

@@ -15,17 +15,14 @@ MEASURED = 'right half of each image, after a gain per colour channel was fitted
 
 @dataclass(frozen=True)
 class ExposureSettings:
-    """Numbers that decide what gains are learned. They were tried on the toy chair with random gains, seed 0
-    (docs/measurements.md, "Exposure")."""
-
+    """Numbers that decide the gains, tried on the toy chair with random gains (docs/measurements.md, "Exposure")."""
     rate: float = 1.0  # learning rate of the gains' logarithms, as a multiple of the learning rate
     penalty: float = 1e-4  # weight of a gain's squared logarithm, beside the mean squared error of its image
 
 
 class Exposure:
-    """Gains of training images, learned with the field. They multiply the colours that the field shows, except its
-    background. They begin at 1, and their logarithms have mean 0 over the images in each channel: otherwise the
-    brightness of the scene would drift."""
+    """Gains of training images, learned with the field. They multiply its colours without the background, and begin
+    at 1. Their logarithms have mean 0 over the images in each channel, or the scene's brightness would drift."""
 
     def __init__(self, n_images: int, device: torch.device, settings: ExposureSettings | None = None):
         self.settings = settings or ExposureSettings()
@@ -53,21 +50,15 @@ class Exposure:
         self.raw.copy_(raw)
 
 
-def right_halves(rendered: np.ndarray, target: np.ndarray,
-                 background: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right halves of a rendered test view and its image [H, W, 3] in [0, 1], for metrics. The gain of a test image is
-    unknown: it is fitted on the left halves, as NeRF-W fits the appearance of an image (arXiv:2008.02268).
-
-    `background` is the light [H, W, 1] of a background in both, which has no gain.
-
-    Returns:
-        right halves [H, W - W // 2, 3] float32, the rendered one times the gain and clipped to [0, 1], and the gain [3]
-        float64 with the least squared error on the left halves, per channel.
+def right_halves(rendered: np.ndarray, target: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Right halves [H, W - W // 2, 3] float32 of a rendered test view, times its gain and clipped to [0, 1], and of its
+    image, from [H, W, 3] in [0, 1]; and the gain [3] float64 per channel. The gain has the least squared error on the
+    left halves, as NeRF-W fits an image's appearance (arXiv:2008.02268). The background's light [H, W, 1] has none.
     """
     middle = target.shape[1] // 2
     shown, seen = (np.float64(picture) - background for picture in (rendered, target))
     power = (shown[:, :middle] ** 2).sum((0, 1))
     gain = (shown[:, :middle] * seen[:, :middle]).sum((0, 1)) / np.where(power > 0, power, 1.0)
     gain[power == 0] = 1.0
-    fitted = background[:, middle:] + gain * shown[:, middle:]
-    return fitted.clip(0.0, 1.0).astype(np.float32), target[:, middle:], gain
+    fitted = (background[:, middle:] + gain * shown[:, middle:]).clip(0.0, 1.0)
+    return fitted.astype(np.float32), target[:, middle:], gain

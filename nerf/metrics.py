@@ -22,13 +22,10 @@ def psnr(rendered: np.ndarray, target: np.ndarray) -> float:
 
 
 def compare(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Metrics of pictures [H, W, 3] float32 in [0, 1], by name: PSNR in dB, SSIM and, with the lpips package, LPIPS.
-
-    SSIM is that of Wang et al. 2004: Gaussian window, sigma 1.5, mean of the three channels. LPIPS is that of Zhang et
-    al. 2018, version 0.1, with AlexNet and with VGG; lower is better.
-    """
+    """Metrics of pictures [H, W, 3] float32 in [0, 1], by name: PSNR in dB, SSIM (Wang et al. 2004:
+    Gaussian window, sigma 1.5, mean of the channels) and, with the lpips package, LPIPS (Zhang et al. 2018, version
+    0.1, by AlexNet and VGG; lower is better)."""
     from skimage.metrics import structural_similarity
-
     ssim = structural_similarity(rendered, target, channel_axis=-1, gaussian_weights=True, sigma=1.5,
                                  use_sample_covariance=False, data_range=1.0)
     return {'psnr': psnr(rendered, target), 'ssim': float(ssim), **_lpips(rendered, target)}
@@ -42,7 +39,6 @@ def in_words(metrics: dict[str, float]) -> str:
 def _lpips(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """LPIPS by each network; empty if pictures are too small for the networks."""
     import torch
-
     if min(rendered.shape[:2]) < SMALLEST:
         return {}
     pictures = [torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None] * 2.0 - 1.0
@@ -53,8 +49,7 @@ def _lpips(rendered: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 @functools.cache
 def networks() -> dict[str, Callable]:
-    """Networks of the lpips package by metric, made once; empty, with a message, if the package or its weights are
-    missing. They stay on the CPU, because a GPU's memory is for the field."""
+    """Networks of lpips by metric, on the CPU; empty, with a message, if the package or its weights are missing."""
     if importlib.util.find_spec('lpips') is None:
         print('LPIPS is not measured; "pip install lpips" adds it')
         return {}

@@ -17,8 +17,7 @@ LARGEST_ERROR = 0.25  # white in an error map
 
 
 def error_map(rendered: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Error map [H, W] of pictures [H, W, 3] in [0, 1]: the absolute difference, mean of the channels, in units of
-    LARGEST_ERROR and at most 1."""
+    """Error map [H, W] of pictures [H, W, 3] in [0, 1]: mean absolute difference per LARGEST_ERROR, at most 1."""
     return (np.abs(rendered - target).mean(-1) / LARGEST_ERROR).clip(0.0, 1.0)
 
 
@@ -30,14 +29,9 @@ def draw_summary(run_dir: Path, step: int, n_views: int, target: Callable[[int],
 
 def summary_figure(run_dir: Path, step: int, n_views: int, target: Callable[[int], np.ndarray]):
     """Matplotlib figure of a run: PSNR over steps and time, from metrics.jsonl, and views of the newest test set.
-
-    Args:
-        step: the run's step. A run that was started again can have test sets of later steps, which are not shown.
-        n_views: number of test views; a test set with another number is not shown.
-        target: returns the image [H, W, 3] in [0, 1] of test view n.
-    """
+    Test sets of later steps, as a run started again can have, or of another number of views are not shown.
+    `target` returns the image [H, W, 3] in [0, 1] of test view n."""
     from matplotlib.figure import Figure
-
     lines = [json.loads(line) for line in (run_dir / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
     tests = [json.loads(path.read_text(encoding='utf-8')) for path in run_dir.glob('testset_*/metrics.json')]
     tests = sorted((test for test in tests if test['step'] <= step), key=lambda test: test['step'])
@@ -80,8 +74,7 @@ def _test_views(run_dir: Path, test: dict, n_views: int, target: Callable[[int],
     views = []
     for n, row in enumerate(test['images'][:SUMMARY_VIEWS]):
         rendered = read_image(run_dir / f"testset_{test['step']:06d}" / row['file'])[..., :3] / 255.0
-        wanted = target(n)
-        if rendered.shape != wanted.shape:
+        if rendered.shape != (wanted := target(n)).shape:
             return []
         views.append((row['psnr'], rendered, wanted, error_map(rendered, wanted)))
     return views

@@ -45,17 +45,12 @@ def opengl_pose(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
 def opencv_quaternion(pose: np.ndarray) -> np.ndarray:
     """Quaternion (w, x, y, z) of viser's camera with a pose [3, 4]."""
     from scipy.spatial.transform import Rotation
-
     x, y, z, w = Rotation.from_matrix(pose[:, :3] * FLIP).as_quat()
     return np.array([w, x, y, z])
 
 
 def rigid(matrix: np.ndarray) -> np.ndarray:
-    """Pose [3, 4] float64 of a file, its axes made orthonormal.
-
-    Raises:
-        ValueError: the matrix is no pose; the message is a predicate, 'is mirrored' for example.
-    """
+    """Pose [3, 4] float64 of a file, its axes made orthonormal. ValueError, with a predicate: the matrix is no pose."""
     if not (np.abs(matrix) < FARTHEST).all():
         raise ValueError(f'has values that are not finite or above {FARTHEST:g}')
     left, lengths, right = np.linalg.svd(matrix[:, :3])

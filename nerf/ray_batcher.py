@@ -24,8 +24,7 @@ class RayBatcher:
         n_rays: rays per step. A step with too few pixels for them is a UserError.
         no_batching: the rays of a step come from one image, each pixel at most once (images of several sizes or with
             masks: pixels may repeat). Else each pixel of all images has one ray per epoch, in shuffled order.
-        precrop_iters: with no_batching, steps whose rays come from the centre of an image.
-        precrop_frac: share of the centre in both sides of an image.
+        precrop_iters, precrop_frac: with no_batching, steps whose rays come from an image's centre, its share of sides.
         generator: source of all draws; rays are made on its device.
         foreground: most rays go through pixels that are not empty (nerf/coverage.py), also with no_batching. It has no
             effect on images without empty pixels or with masks.
@@ -43,28 +42,26 @@ class RayBatcher:
         self.precrop_frac = precrop_frac if self.precrop_iters else 1.0
         self.where = {'generator': generator, 'device': device}
         self.size = self.cameras.one_size() if images.masks is None else None  # None: pixels are drawn from lists
-        self.lists = {}
-        for frac in {1.0, self.precrop_frac} if self.size is None else ():
-            self.lists[frac] = [torch.from_numpy(part).to(device) for part in _pixel_lists(images, frac)]
+        shares = {1.0, self.precrop_frac} if self.size is None else ()
+        self.lists = {share: [torch.from_numpy(a).to(device) for a in _pixel_lists(images, share)] for share in shares}
         self.foreground = self.covered = None  # flat indices of pixels that are not empty; coverage of each pixel
         if foreground and images.masks is None:
             shown = np.concatenate([covered(images[i]).ravel() for i in range(len(images))])
             if (shown == EMPTY).any() and shown.any():
                 self.foreground = torch.from_numpy(np.flatnonzero(shown)).to(device)
                 self.covered = torch.from_numpy(shown).to(device)
-        self._check_enough()
+        if self.foreground is None:
+            self._check_enough()
         self.epoch_seed, self.order, self.used = 0, None, 0
         self.stored = None  # origins and directions [P, 3] of all pixels, after an edit
         if rays_were_edited(self.cameras):
             print('get_rays or get_rays_np was edited: training looks its rays up in those of whole images'
                   + ('' if single_rays_agree() else ', and smooth edges are off'))
-            self.stored = [torch.cat(parts) for parts in zip(*(
-                _whole_image(self.cameras, i) for i in range(len(self.cameras))))]
+            whole = (_whole_image(self.cameras, i) for i in range(len(self.cameras)))
+            self.stored = [torch.cat(parts) for parts in zip(*whole)]
 
     def _check_enough(self) -> None:
         """Raises a UserError if a step has too few pixels."""
-        if self.foreground is not None:
-            return
         if self.size:
             height, width = _centre(*self.size, self.precrop_frac)
             available = height * width * (1 if self.no_batching else len(self.cameras))
@@ -152,8 +149,8 @@ class RayBatcher:
                 'epoch_seed': self.epoch_seed, 'used': self.used, 'shuffled': self.order is not None}
 
     def load_state_dict(self, state: dict, step: int) -> None:
-        """Takes the state of `state_dict`. On another kind of device the generator gets a new seed. A broken state is a
-        ValueError, LookupError, TypeError or RuntimeError."""
+        """Takes a `state_dict`, with a new seed on another kind of device. A broken state is a ValueError, LookupError,
+        TypeError or RuntimeError."""
         if state['device'] == self.generator.device.type:
             self.generator.set_state(state['generator'])
         else:
@@ -170,14 +167,12 @@ def rays_were_edited(cameras: Cameras) -> bool:
     if not single_rays_agree():
         return True
     first = next((i for i in range(len(cameras)) if cameras.is_pinhole(i)), None)
-    if first is None:
-        return False
-    return not same_rays(_whole_image(cameras, first), tuple(part.flatten(0, 1) for part in cameras.view_rays(first)))
+    return first is not None and not same_rays(
+        _whole_image(cameras, first), tuple(part.flatten(0, 1) for part in cameras.view_rays(first)))
 
 
 def _whole_image(cameras: Cameras, i: int) -> tuple[Tensor, Tensor]:
-    """Origins and directions [P, 3] of the rays through all pixels of image i: by `get_rays_np`, or by the camera if
-    its lens distorts them."""
+    """Origins and directions [P, 3] of all pixels of image i: by `get_rays_np`, or if its lens distorts, the camera."""
     if cameras.is_pinhole(i):
         rays = get_rays_np(*cameras.size(i), cameras.matrix(i).cpu().numpy(), cameras.poses[i].cpu().numpy())
         rays = (torch.from_numpy(np.asarray(part, np.float32)).to(cameras.device) for part in rays)
@@ -192,8 +187,7 @@ def _centre(height: int, width: int, frac: float) -> tuple[int, int]:
 
 
 def _pixel_lists(images: Images, frac: float) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of the pixels inside masks and the centre `frac` of their image, image after image, and each image's
-    first place [N + 1] in them."""
+    """Flat indices of pixels inside masks and the centre `frac` of images, and each image's first place [N + 1]."""
     parts = []
     for (height, width), start, end in zip(images.sizes, images.starts, images.starts[1:]):
         inside, (rows, columns) = np.zeros((height, width), bool), _centre(height, width, frac)

@@ -94,9 +94,8 @@ def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | Non
     done = 0
     for picture in draw(sampler, view_rays(sampler, space, camera)):
         if bar is not None and not bar.disable:
-            now = int(picture.final.sum())  # waits for the GPU
-            bar.update(now - done)
-            done = now
+            done, before = int(picture.final.sum()), done  # waits for the GPU
+            bar.update(done - before)
     for _ in smooth_edges(sampler, space, camera, picture):
         pass
     return as_view(picture, space, *camera.size(0))
@@ -104,11 +103,8 @@ def render_view(sampler: Sampler, space: Space, camera: Cameras, bar: tqdm | Non
 
 @torch.inference_mode()
 def draw_pixels(sampler: Sampler, space: Space, camera: Cameras, picture: Picture, index: Tensor, side: int = 1) -> int:
-    """Draws some pixels [N], counted row by row, into one camera's picture; returns the number of rays.
-
-    Each pixel is the mean of side x side rays, spread evenly over its size around its own ray. Pixels without a ray in
-    the space stay as they are.
-    """
+    """Draws pixels [N], counted row by row, into one camera's picture; returns the number of rays. A pixel is the mean
+    of side x side rays, spread evenly over it around its own ray, or stays as it is if the space lacks these rays."""
     width, camera = camera.size(0)[1], camera.to(sampler.device)
     steps = (torch.arange(side, device=sampler.device) + 0.5) / side - 0.5
     down, right = torch.cartesian_prod(steps, steps).unbind(-1)
@@ -156,14 +152,9 @@ class Rendered(NamedTuple):
 
 def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path | None = None,
                 video: Path | None = None) -> Rendered:
-    """Renders a view of each camera, with a progress bar. Each is written while the next is rendered.
-
-    Several processes share the views. All of them get all views, and rank 0 writes.
-
-    Args:
-        savedir: folder of the pictures 000.png, 001.png, .... Pictures of an earlier render are removed.
-        video: file of the video, for cameras of one size.
-    """
+    """Renders a view of each camera, with a progress bar. Each is written while the next is rendered: as 000.png, ...
+    to `savedir`, where pictures of an earlier render are removed, and, for cameras of one size, to `video`. Several
+    processes share the views; all of them get all views, and rank 0 writes."""
     rendered, written, append = Rendered([], [], []), [], None
 
     def write(i: int) -> None:
@@ -182,18 +173,16 @@ def render_path(sampler: Sampler, space: Space, cameras: Cameras, savedir: Path 
         error = next(filter(None, (job.exception() for job in written)), None)
         if ranks.maximum(error is not None):
             raise error or UserError('rank 0 could not write a view')
-
-    with ExitStack() as opened, ThreadPoolExecutor(1) as writer, tqdm(
-            total=int(cameras.sizes.prod(1).sum()), desc='rendering', unit='ray', unit_scale=True, disable=None,
-            leave=False) as bar:
+    bar = tqdm(total=int(cameras.sizes.prod(1).sum()), desc='rendering', unit='ray', unit_scale=True, disable=None,
+               leave=False)
+    with ExitStack() as opened, ThreadPoolExecutor(1) as writer, bar:
         for start in range(0, len(cameras), ranks.count()):  # a view for each process; surplus ones are dropped
             mine = min(start + ranks.rank(), len(cameras) - 1)
             view = render_view(sampler, space, cameras.take([mine]), bar)
             check_written()
             for shown in _from_all(view, cameras.sizes[start:start + ranks.count()].tolist()):
-                rendered.rgbs.append(to8b(shown[..., :3]))
-                rendered.disps.append(shown[..., 3])
-                rendered.accs.append(shown[..., 4])
+                for views, part in zip(rendered, (to8b(shown[..., :3]), shown[..., 3], shown[..., 4])):
+                    views.append(part)
             written = [writer.submit(write, i) for i in range(start, len(rendered.rgbs)) if ranks.first()]
         check_written()
     return rendered

@@ -27,7 +27,6 @@ SAME_TURN, SAME_PLACE = 2e-3, 1e-3  # deviations of rotations' entries, and of p
 @dataclass(frozen=True)
 class Images:
     """N images of any sizes as one list of pixels: image after image, row after row."""
-
     pixels: np.ndarray  # [P, 3 or 4] uint8 as read; alpha is not premultiplied
     sizes: np.ndarray  # [N, 2] int64: height, width
     masks: np.ndarray | None = None  # [P] bool: pixels to train on; None: all pixels
@@ -66,7 +65,6 @@ class Images:
 @dataclass(frozen=True)
 class Scene:
     """Posed images, their space, and the cameras of the render path."""
-
     images: Images
     cameras: Cameras  # one for each image
     render_cameras: Cameras  # of the render path
@@ -152,22 +150,16 @@ def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
 
 def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int) -> Scene:
     """Scene of `load_blender_data`: cameras at distance 4 from an object at the origin, rays from 2 to 6."""
-    images, poses, render_poses, (H, W, focal), (i_train, i_val, i_test) = load_blender_data(
-        datadir, half_res, testskip)
+    images, poses, render_poses, (H, W, focal), splits = load_blender_data(datadir, half_res, testskip)
     cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
     return Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses[:, :3]), Bounded(2.0, 6.0), white_bkgd,
-                 i_train, i_val, i_test)
+                 *splits)
 
 
 def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool,
                unbounded: bool) -> Scene:
-    """Photographs from one side or, with `spherify`, all around.
-
-    Args:
-        datadir, factor, spherify: as for `load_llff_data`.
-        llffhold: as for `held_out`.
-        ndc, unbounded: as for `open_space`.
-    """
+    """Photographs from one side or, with `spherify`, all around. Arguments are those of `load_llff_data`, `held_out`
+    (llffhold) and `open_space` (ndc, unbounded)."""
     if spherify and ndc:
         raise UserError(f'{datadir}: spherify is for captures all around an object, which normalised device '
                         'coordinates cannot hold; set no_ndc too (and lindisp, as is usual)')
@@ -175,10 +167,9 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
     i_train, i_test = held_out(datadir, len(images), llffhold, central)
     H, W = images.shape[1:3]
     cameras = Cameras.of_one_kind(poses[..., :4], centred_intrinsics(H, W, float(poses[0, 2, 4])), H, W)
-    near, far = 0.9 * float(bds.min()), float(bds.max())
-    space = open_space(cameras, i_train, near, far, spherify, ndc, unbounded)
-    scene = Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses[..., :4]), space, white_bkgd, i_train,
-                  i_test, i_test)
+    space = open_space(cameras, i_train, 0.9 * float(bds.min()), float(bds.max()), spherify, ndc, unbounded)
+    path = cameras.posed(render_poses[..., :4])
+    scene = Scene(Images.of_one_size(images), cameras, path, space, white_bkgd, i_train, i_test, i_test)
     if ndc:
         check_forward_facing(scene, datadir)
     return scene
@@ -186,14 +177,14 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
 
 def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) -> Scene:
     """Scene of `load_dv_data`: rays from 1 before the origin to 1 behind it; the path is the test views."""
-    images, poses, render_poses, (H, W, _), (i_train, i_val, i_test) = load_dv_data(shape, datadir, testskip)
+    images, poses, render_poses, (H, W, _), splits = load_dv_data(shape, datadir, testskip)
     distance = float(np.linalg.norm(poses[:, :, 3], axis=-1).mean())
     if distance <= 1.0:
         raise UserError(f'{datadir}: the cameras of {shape} are {distance:g} from the origin in the mean, '
                         'but rays begin 1 before it; a DeepVoxels scene has its object there and cameras farther away')
     cameras = Cameras.of_one_kind(poses, load_intrinsics(shape, datadir, H, W), H, W)
     return Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses),
-                 Bounded(distance - 1.0, distance + 1.0), white_bkgd, i_train, i_val, i_test)
+                 Bounded(distance - 1.0, distance + 1.0), white_bkgd, *splits)
 
 
 def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: bool = True) -> Scene:
@@ -212,11 +203,7 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,
                unbounded: bool) -> Space:
     """Space of photographs: with `ndc`, NDC of the first camera, and otherwise unbounded or up to the depth `far`.
-
-    Args:
-        near, far: depths of the nearest and the farthest thing, in scene units.
-        surrounded: the cameras surround the origin.
-    """
+    Things are at depths of near to far, in scene units; `surrounded`: the cameras surround the origin."""
     if ndc:
         height, width = cameras.size(0)
         return NDC(height=height, width=width, focal=float(cameras.intrinsics[0, 0]), farthest=far)

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from nerf.cameras import Cameras
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
-from run_nerf_helpers import (
-    Rays, bundle_rays, disparity, ndc_disparity, ndc_points, ndc_rays, stratified_z, world_points,
-)
+from run_nerf_helpers import (Rays, bundle_rays, disparity, ndc_disparity, ndc_points, ndc_rays, stratified_z,
+                              world_points)
 
 BOX_RAYS = 17  # rays along both sides of each view for the box of a scene without bounds
 INFINITY = 1e5  # near bounds to the last sample of a ray without a far bound
@@ -30,11 +29,9 @@ BEYOND_NEAR = 1.0  # near bounds from the outermost forward-facing camera to the
 @dataclass(frozen=True)
 class Space:
     """Base of all kinds of space. Its methods are right for world coordinates without contraction."""
-
     near: float  # near bound of the rays in ray coordinates, for cameras without their own
     far: float  # far bound, likewise
     surrounded: bool = True  # cameras surround the origin; else they look at the scene from outside
-
     name = ''  # name of the kind, for defaults of flags
     note = ''  # text after the bounds at the start of a run
     unit = ''  # unit of bounds in the viewer
@@ -66,9 +63,8 @@ class Space:
         return points
 
     def projection(self) -> np.ndarray:
-        """Matrix [4, 4] from ray coordinates to the world: (x, y, z, 1) becomes (q X, q Y, q Z, q). Depth d along a
-        camera's axis, as (q d, q) times `depth_measure` [2, 2], becomes (r D, r). Measured depth D rises with d, and
-        its steps are even in ray coordinates."""
+        """Matrix [4, 4] from ray coordinates to the world: (x, y, z, 1) becomes (q X, q Y, q Z, q). Depth d along the
+        axis, as (q d, q) times `depth_measure` [2, 2], becomes (r D, r): D rises with d, evenly in ray coordinates."""
         return np.eye(4)
 
     def to_field(self, points: Tensor) -> Tensor:
@@ -100,15 +96,12 @@ class Space:
         """Depths [R, count] spread evenly between the bounds of rays."""
         return stratified_z(rays.near, rays.far, count)
 
-    # Bounds for a camera at any place
-
     def looking_distance(self, pose: np.ndarray) -> float:
         """Distance from a camera [3, 4] to the point around which it turns: the origin, if cameras surround it, else
         the depth of the mean of the nearest and the farthest disparity."""
         if self.surrounded:
             return max(float(np.linalg.norm(pose[:, 3])), 1e-3)
-        near, far = self.world_bounds
-        return 2.0 / (1.0 / near + 1.0 / far)
+        return 2.0 / sum(1.0 / bound for bound in self.world_bounds)
 
     @property
     def world_bounds(self) -> tuple[float, float]:
@@ -121,8 +114,7 @@ class Space:
         return 2.0 * self.far
 
     def seen_from(self, pose: np.ndarray, closest: float, farthest: float) -> Space:
-        """Space with the bounds of a camera [3, 4], given the distances of the closest and the farthest training camera
-        from the origin."""
+        """Space with the bounds of a camera [3, 4]. Training cameras are closest to farthest away from the origin."""
         return self
 
     # Boxes: [2, 3] float64, the lowest and the highest corner
@@ -135,7 +127,8 @@ class Space:
 
     def seen_box(self, *cameras: Cameras) -> np.ndarray:
         """Box around the views of cameras from near to far, in ray coordinates. Points outside it are in no view."""
-        return _holding(torch.cat([_ends(self.rays(*some.corner_rays())) for some in cameras]))
+        views = [self.rays(*some.corner_rays()) for some in cameras]
+        return _holding(torch.cat([r.origins + t * r.directions for r in views for t in (r.near, r.far)]))
 
     def grid_box(self, cameras: Cameras) -> np.ndarray:
         """Box of a grid in grid coordinates."""
@@ -166,13 +159,12 @@ class Space:
 
     def numbers(self) -> list[float]:
         """Numbers for a scene's fingerprint, as in the first checkpoints."""
-        return [self.near, self.far, False]
+        return [self.near, self.far, self.projective]
 
 
 @dataclass(frozen=True)
 class Bounded(Space):
     """Space between two bounds. Empty rays show the background."""
-
     name = 'bounded'
 
     def seen_from(self, pose: np.ndarray, closest: float, farthest: float) -> Space:
@@ -192,7 +184,6 @@ class Bounded(Space):
 class NDC(Space):
     """Normalised device coordinates of a forward-facing scene (appendix C), with the near plane at depth 1. Rays reach
     infinity. Voxels are longer along depth, because pixels tell less of it."""
-
     near: float = 0.0
     far: float = 1.0
     surrounded: bool = False
@@ -200,8 +191,7 @@ class NDC(Space):
     width: int = 0  # width of the defining camera in pixels
     focal: float = 1.0  # focal length of the defining camera in pixels
     farthest: float = math.inf  # depth of the farthest known thing in scene units
-
-    name, note, unit, closed, projective = 'ndc', ' (NDC)', ' (NDC)', True, True
+    name, note, unit, closed, projective, farthest_clip = 'ndc', ' (NDC)', ' (NDC)', True, True, 1.0
     voxel_shape = (1.0, 1.0, 4.0)
     depth_measure = ((0.0, -2.0), (1.0, 0.0))  # -2 / d
 
@@ -221,8 +211,7 @@ class NDC(Space):
 
     def from_world(self, points: Tensor) -> Tensor:
         """Points before the near plane are moved onto it."""
-        points = torch.cat([points[..., :2], points[..., 2:].clamp(max=-1.0)], -1)
-        return ndc_points(*self.camera, 1.0, points)
+        return ndc_points(*self.camera, 1.0, torch.cat([points[..., :2], points[..., 2:].clamp(max=-1.0)], -1))
 
     def to_world(self, points: Tensor) -> Tensor:
         return world_points(*self.camera, 1.0, points)
@@ -238,10 +227,6 @@ class NDC(Space):
     @property
     def world_bounds(self) -> tuple[float, float]:
         return 1.0, self.farthest
-
-    @property
-    def farthest_clip(self) -> float:
-        return 1.0
 
     def box(self, cameras: Cameras) -> np.ndarray:
         """The box ends at the farthest known thing."""
@@ -268,19 +253,13 @@ class NDC(Space):
         """A picture is 2 wide."""
         return 2.0 / cameras.sizes[:, 1].double()
 
-    def numbers(self) -> list[float]:
-        return [self.near, self.far, True]
-
 
 @dataclass(frozen=True)
 class Unbounded(Space):
-    """Space without bounds. Fields see it contracted into a ball, as in mip-NeRF 360 (arXiv:2111.12077): a point x, in
-    radii of a unit ball from its centre, stays in place inside that ball; outside it becomes (2 - 1/|x|) x/|x|
-    (equation 10), so infinity is at distance 2."""
-
+    """Space without bounds. Fields see it contracted, as in mip-NeRF 360 (arXiv:2111.12077, equation 10): a point x, in
+    radii of a unit ball from its centre, stays in place inside; outside it becomes (2 - 1/|x|) x/|x|."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # centre of the unit ball in scene units
     radius: float = 1.0  # radius of the unit ball in scene units
-
     name, closed, has_far, contracts, horizon = 'unbounded', True, False, True, INFINITY
 
     @classmethod
@@ -315,8 +294,7 @@ class Unbounded(Space):
     def grid_box(self, cameras: Cameras) -> np.ndarray:
         """Box around the views from near to infinity."""
         rays = self.rays(*cameras.spread_rays(BOX_RAYS), None if cameras.bounds is None else cameras.bounds[:, None])
-        far = self.radius * torch.logspace(-1.0, 6.0, 100)
-        depths = rays.near + torch.cat([torch.zeros(1), far])
+        depths = rays.near + torch.cat([torch.zeros(1), self.radius * torch.logspace(-1.0, 6.0, 100)])
         ends = self.to_field(rays.origins[:, None] + depths[..., None] * rays.viewdirs[:, None])
         return _holding(ends.flatten(0, 1))
 
@@ -334,11 +312,6 @@ class Unbounded(Space):
         return replace(self, centre=tuple(centre), radius=radius)
 
 
-def _ends(rays: Rays) -> Tensor:
-    """Points [2 R, 3] at both bounds of rays."""
-    return torch.cat([rays.origins + t * rays.directions for t in (rays.near, rays.far)])
-
-
 def _holding(points: Tensor) -> np.ndarray:
     """Box [2, 3] float64 around points [N, 3]."""
     return torch.stack([points.amin(0), points.amax(0)]).double().numpy()
@@ -346,8 +319,7 @@ def _holding(points: Tensor) -> np.ndarray:
 
 def looking_sideways(cameras: Cameras) -> np.ndarray:
     """Indices of cameras with a corner ray, the most oblique of all pixels, that does not go to -z."""
-    _, directions = cameras.corner_rays()
-    return np.flatnonzero((directions[..., 2] > -1e-6).any(-1))
+    return np.flatnonzero((cameras.corner_rays()[1][..., 2] > -1e-6).any(-1))
 
 
 def corners_in_words(box: np.ndarray) -> str:
@@ -355,11 +327,8 @@ def corners_in_words(box: np.ndarray) -> str:
     return ' to '.join(' '.join(f'{part:.4g}' for part in corner) for corner in box)
 
 
-# The contraction, in radii from its centre
-
-
 def contracted(x: Tensor) -> Tensor:
-    """Contraction of points [..., 3] (equation 10)."""
+    """Contraction of points [..., 3], in radii from its centre (equation 10)."""
     over = _over_distance(x)
     return (2.0 - over) * over * x
 
@@ -373,17 +342,13 @@ def shrinkage(x: Tensor, directions: Tensor) -> Tensor:
 
 def _shrinkage(over: Tensor, along: Tensor) -> Tensor:
     """Factor `shrinkage` at distance 1 / over, for the squared cosine `along` between direction and radius."""
-    shorter = (along * over ** 4 + (1.0 - along) * ((2.0 - over) * over) ** 2).sqrt()
-    return torch.where(over < 1.0, shorter, 1.0)
+    return torch.where(over < 1.0, (along * over ** 4 + (1.0 - along) * ((2.0 - over) * over) ** 2).sqrt(), 1.0)
 
 
 def even_depths(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, lengths: Tensor) -> Tensor:
     """Depths [R, S] at which rays have ascending contracted lengths [R, S] from near on. Origins and directions [R, 3]
-    are in radii from the centre, bounds [R] finite. Lengths beyond the ray's give far.
-
-    Contracted length is summed over S points of a ray, even in w: w = x for |x| < 1, else 2 - 1/|x| with the sign of x,
-    where x is the distance from the point nearest to the centre.
-    """
+    are in radii from the centre, bounds [R] finite. Lengths beyond the ray's give far. Contracted length is summed
+    over S points of a ray, even in w = `_drawn_in(x)`, where x is the distance from the point nearest to the centre."""
     speed = directions.norm(dim=-1, keepdim=True)
     nearest = (origins * directions).sum(-1, keepdim=True) / speed
     aside = ((origins ** 2).sum(-1, keepdim=True) - nearest ** 2).clamp(min=0.0)  # squared distance from the centre
@@ -401,7 +366,7 @@ def even_depths(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, 
 
 
 def _drawn_in(x: Tensor) -> Tensor:
-    """Contraction of a place x on a line through the centre."""
+    """Contraction w of a place x on a line through the centre: x for |x| < 1, else 2 - 1/|x| with the sign of x."""
     return torch.where(x.abs() < 1.0, x, x.sign() * (2.0 - 1.0 / x.abs().clamp(min=1.0)))
 
 

@@ -204,10 +204,10 @@ def tiny_colmap():
 
 # Small training runs
 
-SMALL_RUN = ['--dataset_type', 'blender', '--white_bkgd', '--use_viewdirs', '--netdepth', '3', '--netwidth', '16',
-             '--netdepth_fine', '2', '--netwidth_fine', '16', '--multires', '4', '--multires_views', '2',
-             '--N_samples', '8', '--N_importance', '8', '--N_rand', '32', '--lrate', '1e-2', '--testskip', '1',
-             '--device', 'cpu', '--precision', 'fp32']
+SMALL_SCENE = ['--dataset_type', 'blender', '--white_bkgd', '--testskip', '1', '--device', 'cpu', '--precision', 'fp32']
+SMALL_RUN = [*SMALL_SCENE, '--use_viewdirs', '--netdepth', '3', '--netwidth', '16', '--netdepth_fine', '2',
+             '--netwidth_fine', '16', '--multires', '4', '--multires_views', '2', '--N_samples', '8', '--N_importance',
+             '8', '--N_rand', '32', '--lrate', '1e-2']
 
 
 @pytest.fixture(scope='session')

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import ROOT, SMALL_RUN, assert_same, state_of_run
+from conftest import ROOT, SMALL_RUN, SMALL_SCENE, assert_same, state_of_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -31,11 +31,20 @@ SLOW = pytest.mark.slow
 OTHERS = 'import sys; {}; import run_nerf; sys.exit(run_nerf.main())'
 
 
+@pytest.fixture
+def flags(scene_dir, tmp_path):
+    """Makes the flags of a run on the tiny scene, those of networks for another field alone; later ones win."""
+    def make(*extra: str, expname: str = 'run') -> list[str]:
+        return [*(SMALL_SCENE if 'grid' in extra else SMALL_RUN), '--datadir', str(scene_dir), '--basedir',
+                str(tmp_path), '--expname', expname, *extra]
+    return make
+
+
 @pytest.fixture(scope='module')
 def whole(scene_dir, tmp_path_factory) -> Path:
     """The folder of a run with a checkpoint after every second step, a held-out view, test set and videos."""
     logs = tmp_path_factory.mktemp('whole')
-    assert run_nerf.main([*SMALL_RUN, '--datadir', str(scene_dir), '--basedir', str(logs), '--expname', 'run', *GRID,
+    assert run_nerf.main([*SMALL_SCENE, '--datadir', str(scene_dir), '--basedir', str(logs), '--expname', 'run', *GRID,
                           '--i_weights', '2', '--i_img', '12']) == 0
     return logs / 'run'
 
@@ -161,7 +170,7 @@ def test_where_compiled_loops_cannot_be_kept_they_are_used_all_the_same(flags, t
 @SLOW
 def test_an_average_of_the_weights_is_not_kept_and_a_line_says_so(flags, whole, tmp_path, capsys):
     assert run_nerf.main(flags(*GRID, '--ema_decay', '0.9', '--i_img', '12')) == 0
-    assert capsys.readouterr().err.startswith('warning: ema_decay = 0.9 has no effect where field is grid')
+    assert capsys.readouterr().err.startswith('warning: ema_decay = 0.9 has no effect unless field is mlp')
     assert_same(state_of_run(tmp_path / 'run', STEPS), state_of_run(whole, STEPS))
 
 
@@ -341,7 +350,7 @@ def test_a_forward_facing_scene(tiny_llff, tmp_path, extra):
 @pytest.mark.parametrize('white', [True, False])
 def test_any_background_with_and_without_alpha(tiny_scene, tmp_path, channels, white):
     scene = tiny_scene(tmp_path / 'scene', channels=channels)
-    flags = [flag for flag in SMALL_RUN if white or flag != '--white_bkgd']
+    flags = [flag for flag in SMALL_SCENE if white or flag != '--white_bkgd']
     assert run_nerf.main([*flags, '--datadir', str(scene), '--basedir', str(tmp_path), '--expname', 'run', *GRID,
                           '--i_img', '1000', '--i_video', '1000']) == 0
     lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
@@ -355,7 +364,7 @@ def test_any_background_with_and_without_alpha(tiny_scene, tmp_path, channels, w
 
 @SLOW
 def test_without_white_bkgd_a_scene_with_alpha_is_the_same_without(tiny_scene, tmp_path):
-    flags = [flag for flag in SMALL_RUN if flag != '--white_bkgd']
+    flags = [flag for flag in SMALL_SCENE if flag != '--white_bkgd']
     for name, channels in (('alpha', 4), ('plain', 3)):
         scene = tiny_scene(tmp_path / f'scene_{name}', channels=channels)
         assert run_nerf.main([*flags, '--datadir', str(scene), '--basedir', str(tmp_path), '--expname', name, *GRID,

@@ -432,11 +432,12 @@ def raw2outputs(raw: Tensor, z_vals: Tensor, rays_d: Tensor, raw_noise_std: floa
         generator: source of the noise.
         noise: [R, S] standard normal noise that was drawn ahead; None: it is drawn here.
     """
-    density = raw[..., 3].float()
+    rgb, density, _ = raw.float().tensor_split((3, 4), -1)
+    density = density[..., 0]
     if raw_noise_std > 0:
         noise = torch.randn(density.shape, generator=generator, device=raw.device) if noise is None else noise
         density = density + raw_noise_std * noise
-    return composite(raw2colour(raw[..., :3].float()), raw2density(density), z_vals, rays_d, white_bkgd, deltas)
+    return composite(raw2colour(rgb), raw2density(density), z_vals, rays_d, white_bkgd, deltas)
 
 
 # Rendering: sample rays, ask the field, composite

@@ -101,4 +101,5 @@ def seen(colours: Sequence[Tensor]) -> Tensor:
     """Number, sum and sum of squares of colours [R, 3] of each pass and, last, of the targets: [3, P + 1, 3] float64.
     They add up over tiles, steps and processes. Float64 shows one differing ray among a million."""
     values = torch.stack([part.detach() for part in colours]).double()  # [P + 1, R, 3]
-    return torch.stack([torch.ones_like(values), values, values ** 2]).sum(2)
+    total = values.sum(1)
+    return torch.stack([torch.full_like(total, values.shape[1]), total, values.square().sum(1)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nerf.fields.grid.backend import CHANNELS, STRAIGHT, Backend, Ball, Capacity, Marched, Rules, VoxelRays, row_tensor
 from nerf.fields.grid.schedule import GridSchedule
-from nerf.fields.grid.sparse_grid import MOST_VERTICES, SparseGrid, interpolated, trilinear
+from nerf.fields.grid.sparse_grid import MOST_VERTICES, SparseGrid
 from nerf.fields.grid.torch_backend import channels
 from nerf.fields.interface import Field, Sampler
 from nerf.files.packing import packed, unpacked
@@ -96,7 +96,7 @@ class GridField(Field):
 
     def radiance(self, points: Tensor, viewdirs: Tensor) -> tuple[Tensor, Tensor]:
         flat, dirs = points.reshape(-1, 3), viewdirs[:, None].expand(points.shape).reshape(-1, 3)
-        corner, weights = trilinear(self.grid.index, self.grid.scaled(self.space.to_grid(flat)))
+        corner, weights = self.grid.trilinear(self.grid.scaled(self.space.to_grid(flat)))
         _, features = channels(self.rows.detach(), corner.clamp(min=0), weights, self.backend.rules)
         rgb = features[:, :3] + self._view_dependent(features, dirs)
         return rgb.clamp(0.0, 1.0).reshape(points.shape), self.density(flat).reshape(points.shape[:-1])
@@ -104,8 +104,8 @@ class GridField(Field):
     def density(self, points: Tensor) -> Tensor:
         """`Field.density`. In contracted or stretched space it is the mean over directions (`Space.grid_scale`)."""
         scaled = self.grid.scaled(self.space.to_grid(points))
-        raw, weight = interpolated(self.grid.index, self.rows.detach()[:, :1], scaled)
-        last = constant(self.grid.index.shape, points.device) - 1
+        raw, weight = self.grid.interpolated(self.rows.detach()[:, :1], scaled)
+        last = constant(self.grid.cells.shape, points.device) - 1
         inside = ((scaled >= 0) & (scaled <= last)).all(-1) & (weight > 1.0 - 1e-4)
         density = self.backend.rules.optical_depth(raw[:, 0]) / self.grid.voxel * self.space.grid_scale(points)
         return torch.where(inside, density, 0.0)

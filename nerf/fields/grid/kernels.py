@@ -8,8 +8,8 @@ Arrays are float32 unless a type is named, of R rays, at most K kept samples of 
 origins, directions [R, 3], near, far, jitter [R]: rays in voxels, as `VoxelRays` of backend.py
 rows, gradients [M, 16]: channels of the rows and their gradients; gradients of untouched rows are zero
 heaviest [M]: largest weight of a sample around a row in this step; 0: the row is not touched
-index [X, Y, Z] int32, vertices [M] int32: row of each vertex, and flat index of the vertex of each row
-raw [X, Y, Z]: raw densities of the vertices, very negative if a vertex has no row
+number [X', Y', Z'], origin [B], index [512 B], places [M], all int32: `Bricks` of sparse_grid.py
+raw [512 B]: raw density at each place, very negative if it has no row
 count [R] int64, rest, depth [R], features [R, 15]: kept samples, transmittance behind them, depth, composited channels
 values [R, K, 16]: weight of each kept sample and its 15 channels, the first three as colours
 corners [R, K, 4] int32: rows of the lower corners around a sample, by the last bits of x and y; the next row of each
@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from numba import njit, prange
+
+from nerf.fields.grid.sparse_grid import BRICK, BRICK_BITS
 
 
 def _can_be_kept() -> bool:
@@ -40,6 +42,8 @@ OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contra
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
 BLOCK_BITS = 2  # blocks have 4 cells along an edge; all 64 are the bits of an int64
 BLOCK = 1 << BLOCK_BITS
+INSIDE = BRICK - 1  # mask of a vertex's index within its brick
+X_STEP, Y_STEP = BRICK * BRICK, BRICK  # between places in a brick
 
 
 @njit(**OPTIONS)
@@ -114,35 +118,55 @@ def _corner_weights(fx, fy, fz):
 
 
 @njit(**OPTIONS)
-def _interpolated(raw, i, j, k, weights):
-    """Raw density in cell (i, j, k)."""
+def _place(number, i, j, k):
+    """Place of vertex (i, j, k), whose brick exists."""
+    brick = number[i >> BRICK_BITS, j >> BRICK_BITS, k >> BRICK_BITS]
+    return (((brick << BRICK_BITS | i & INSIDE) << BRICK_BITS | j & INSIDE) << BRICK_BITS) | k & INSIDE
+
+
+@njit(**OPTIONS)
+def _corner_places(number, i, j, k):
+    """Places of the corners of cell (i, j, k), in the order of `_corner_weights`. Most cells lie in one brick."""
+    if (i & INSIDE) < INSIDE and (j & INSIDE) < INSIDE and (k & INSIDE) < INSIDE:
+        p = _place(number, i, j, k)
+        q = p + X_STEP
+        return p, p + 1, p + Y_STEP, p + Y_STEP + 1, q, q + 1, q + Y_STEP, q + Y_STEP + 1
+    return (_place(number, i, j, k), _place(number, i, j, k + 1), _place(number, i, j + 1, k),
+            _place(number, i, j + 1, k + 1), _place(number, i + 1, j, k), _place(number, i + 1, j, k + 1),
+            _place(number, i + 1, j + 1, k), _place(number, i + 1, j + 1, k + 1))
+
+
+@njit(**OPTIONS)
+def _interpolated(raw, corner_places, weights):
+    """Raw density in a cell."""
+    p0, p1, p2, p3, p4, p5, p6, p7 = corner_places
     w0, w1, w2, w3, w4, w5, w6, w7 = weights
-    return (w0 * raw[i, j, k] + w1 * raw[i, j, k + 1] + w2 * raw[i, j + 1, k] + w3 * raw[i, j + 1, k + 1]
-            + w4 * raw[i + 1, j, k] + w5 * raw[i + 1, j, k + 1] + w6 * raw[i + 1, j + 1, k]
-            + w7 * raw[i + 1, j + 1, k + 1])
+    return (w0 * raw[p0] + w1 * raw[p1] + w2 * raw[p2] + w3 * raw[p3] + w4 * raw[p4] + w5 * raw[p5] + w6 * raw[p6]
+            + w7 * raw[p7])
 
 
 @njit(parallel=True, **OPTIONS)
-def march(origins, directions, near, far, jitter, rows, raw, index, blocks, rules, saved, count, rest, depth, features,
-          values, corners, places):
-    """Marches rays through kept cells, `blocks` by `cells_of_blocks`, and composites their samples by the `Rules` of
-    backend.py. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
+def march(origins, directions, near, far, jitter, rows, raw, size, number, index, blocks, rules, saved, count, rest,
+          depth, features, values, corners, places):
+    """Marches rays through kept cells of a box of `size` vertices, `blocks` by `cells_of_blocks`, and composites their
+    samples by the `Rules` of backend.py. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
     the samples."""
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
     sharpness, offset = F(rules.sharpness), F(rules.offset)
     for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
         count[r], rest[r], depth[r] = _met(
-            origins[r], directions[r], near[r], far[r], jitter[r], raw, index, blocks, (least, dark),
+            origins[r], directions[r], near[r], far[r], jitter[r], raw, size, (number, index), blocks, (least, dark),
             (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
         _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
 
 
 @njit(**OPTIONS)
-def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opacity, ball, values, corners, places):
+def _met(origin, direction, near, far, jitter, raw, size, bricks, blocks, limits, opacity, ball, values, corners,
+         places):
     """Number of one ray's kept samples, transmittance behind them, and expected depth; weights, corners and places of
     the samples are filled in."""
-    (nx, ny, nz), (least, dark), (sharpness, offset) = index.shape, limits, opacity
+    (nx, ny, nz), (number, index), (least, dark), (sharpness, offset) = size, bricks, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
     ox, oy, oz = origin[0], origin[1], origin[2]
@@ -179,7 +203,8 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
             t += step
             continue
         fx, fy, fz = x - F(i), y - F(j), z - F(k)
-        a = sharpness * _interpolated(raw, i, j, k, _corner_weights(fx, fy, fz)) + offset
+        around = _corner_places(number, i, j, k)
+        a = sharpness * _interpolated(raw, around, _corner_weights(fx, fy, fz)) + offset
         if a < thin:
             t += step
             continue
@@ -190,8 +215,8 @@ def _met(origin, direction, near, far, jitter, raw, index, blocks, limits, opaci
             t += step
             continue
         values[n, 0] = weight
-        corners[n, 0], corners[n, 1] = index[i, j, k], index[i, j + 1, k]
-        corners[n, 2], corners[n, 3] = index[i + 1, j, k], index[i + 1, j + 1, k]
+        corners[n, 0], corners[n, 1], corners[n, 2], corners[n, 3] = (
+            index[around[0]], index[around[2]], index[around[4]], index[around[6]])
         places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
         places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
         distance += weight * t
@@ -269,27 +294,38 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
                         heaviest[row] = max(heaviest[row], weight)
 
 
+@njit(**OPTIONS)
+def _neighbour(place, axis, step, number, origin, index):
+    """Row of the vertex one step, -1 or 1, along an axis from a place; -1: it has none."""
+    shift = BRICK_BITS * (2 - axis)
+    within = (place >> shift & INSIDE) + step
+    if 0 <= within < BRICK:
+        return index[place + (step << shift)]
+    brick, last = origin[place >> 3 * BRICK_BITS], number.shape[axis] - 1
+    stride = 1
+    for later in range(axis + 1, 3):
+        stride *= number.shape[later]
+    if not 0 <= brick // stride % (last + 1) + step <= last:
+        return np.int32(-1)
+    other = number.reshape(-1)[brick + step * stride]
+    if other < 0:
+        return np.int32(-1)
+    return index[(other << 3 * BRICK_BITS) + (place & BRICK ** 3 - 1) - (step * INSIDE << shift)]
+
+
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
+def smooth(rows, number, origin, index, places, gradients, heaviest, weights, axis, sums):
     """Gradients of half the squared differences of neighbouring rows along an axis, times weights [16], added to those
     of touched rows. sums [P, 16] get sums of the touched rows' gradients, for P parts of the rows."""
-    size, stride, width, flat = index.shape[axis], 1, rows.shape[1], index.reshape(-1)
-    for later in range(axis + 1, 3):
-        stride *= index.shape[later]
-    n_rows, n_parts = rows.shape[0], sums.shape[0]
+    width, n_rows, n_parts = rows.shape[1], rows.shape[0], sums.shape[0]
     for part in prange(n_parts):  # rows are in the order of the memory
         for c in range(width):
             sums[part, c] = ZERO
         for row in range(n_rows * part // n_parts, n_rows * (part + 1) // n_parts):
             if heaviest[row] == ZERO:
                 continue
-            vertex = vertices[row]
-            place = vertex // stride % size
             for side in range(2):
-                step = 2 * side - 1
-                if not 0 <= place + step < size:
-                    continue
-                other = flat[vertex + step * stride]
+                other = _neighbour(places[row], axis, 2 * side - 1, number, origin, index)
                 if other < 0:
                     continue
                 for c in range(width):
@@ -299,7 +335,7 @@ def smooth(rows, index, vertices, gradients, heaviest, weights, axis, sums):
 
 
 @njit(parallel=True, **OPTIONS)
-def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
+def adam(rows, raw, places, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
          debias_square, apply):
     """Adam's step on the touched rows, and on their running means [M, 16], at rates [16] of the channels. strongest [M]
     get `heaviest`, if it is larger. No row is touched afterwards, and all gradients are zero. Running means began at
@@ -316,7 +352,7 @@ def adam(rows, raw, vertices, gradients, means, squares, heaviest, strongest, ra
                 square = second * squares[row, c] + (ONE - second) * g * g
                 means[row, c], squares[row, c] = mean, square
                 rows[row, c] -= rates[c] * debias_mean * mean / (math.sqrt(debias_square * square) + epsilon)
-            raw[vertices[row]] = rows[row, 0]
+            raw[places[row]] = rows[row, 0]
         for c in range(width):
             gradients[row, c] = ZERO
 

@@ -10,7 +10,7 @@ from nerf.fields.grid import kernels
 from nerf.fields.grid.backend import CHANNELS, Backend, Capacity, Marched, Rules, VoxelRays
 from nerf.fields.grid.sparse_grid import SparseGrid
 
-NOTHING = np.float32(-1e9)  # raw density of a vertex without a row
+NOTHING = np.float32(-1e9)  # raw density at a place without a row
 PARTS = 256  # of the rows, of which `smooth` gives sums
 
 
@@ -21,19 +21,21 @@ class NumbaBackend(Backend):
 
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
         super().__init__(grid, rows, rules, most_rays)
-        self.index, self.blocks = grid.index.numpy().copy(), kernels.cells_of_blocks(grid.cells.numpy())
-        self.vertices = grid.vertices.numpy().astype(np.int32)
+        self.size, self.blocks = tuple(grid.cells.shape), kernels.cells_of_blocks(grid.cells.numpy())
+        bricks = grid.bricks
+        self.number, self.origin, self.index = bricks.number.numpy(), bricks.origin.numpy(), bricks.rows.numpy()
+        self.places = bricks.places.numpy().astype(np.int32)
         self.values, self.gradient = rows.detach().numpy(), np.zeros((len(rows), CHANNELS), np.float32)
         rows.grad = torch.from_numpy(self.gradient)
         self.touched_by = self.heaviest.numpy()
-        self.raw, self.version = np.full(self.index.shape, NOTHING, np.float32), None
+        self.raw, self.version = np.full(self.index.shape, NOTHING), None
         self.is_clear = True  # no row is touched
 
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
         if (n_rays := len(rays.near)) > self.most_rays:  # the kernels do not look how long their arrays are
             raise ValueError(f'{n_rays} rays at once; at most {self.most_rays}')
         if self.version != self.rows._version:  # PyTorch has changed rows; `adam` keeps their densities in `raw`
-            self.raw.reshape(-1)[self.vertices] = self.values[:, 0]
+            self.raw[self.places] = self.values[:, 0]
             self.version = self.rows._version
         return Marched(*_March.apply(self.rows, self, rays, torch.is_grad_enabled()))
 
@@ -45,15 +47,15 @@ class NumbaBackend(Backend):
 
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
         sums = np.empty((PARTS, CHANNELS), np.float32)
-        kernels.smooth(self.values, self.index, self.vertices, self.gradient, self.touched_by, weights.numpy(),
-                       int(axis), sums)
+        kernels.smooth(self.values, self.number, self.origin, self.index, self.places, self.gradient, self.touched_by,
+                       weights.numpy(), int(axis), sums)
         return torch.from_numpy(sums).sum()
 
     def adam(self, state: dict[str, Tensor], rates: Tensor, betas: tuple[float, float], epsilon: float,
              skip: Tensor) -> None:
         step = int(state['step'])
         debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in betas)
-        kernels.adam(self.values, self.raw.reshape(-1), self.vertices, self.gradient, state['exp_avg'].numpy(),
+        kernels.adam(self.values, self.raw, self.places, self.gradient, state['exp_avg'].numpy(),
                      state['exp_avg_sq'].numpy(), self.touched_by, state['strongest'].numpy(), rates.numpy(), betas,
                      epsilon, *debias, not skip)
         self.is_clear = True
@@ -67,7 +69,7 @@ class _March(torch.autograd.Function):
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         kernels.march(*(np.ascontiguousarray(part.numpy()) for part in rays), backend.values, backend.raw,
-                      backend.index, backend.blocks, backend.rules, saved, count, rest, depth, features,
+                      backend.size, backend.number, backend.index, backend.blocks, backend.rules, saved, count, rest, depth, features,
                       buffers.values, buffers.corners, buffers.places)
         buffers.march += 1
         ctx.backend, ctx.count, ctx.rest, ctx.buffers, ctx.march = backend, count, rest, buffers, buffers.march

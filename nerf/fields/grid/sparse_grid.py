@@ -1,9 +1,15 @@
-"""Sparse grid: a box of cubic cells of which some are kept, with a row of values for each vertex of a kept cell."""
+"""Sparse grid: a box of cubic cells of which some are kept, with a row of values for each vertex of a kept cell.
+
+Rows are found through bricks of 8 x 8 x 8 vertices, of which only those with a row are stored: an index of all vertices
+of a box would take more memory than the rows."""
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +19,51 @@ from nerf.fields.occupancy import Occupancy
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 
-MOST_VERTICES = 2 ** 28  # vertices of a box, with rows or without: each needs 5 bytes
+MOST_VERTICES = 2 ** 29  # vertices of a box, with rows or without: each needs a byte
+BRICK_BITS = 3  # bricks have 8 vertices along an edge
+BRICK = 1 << BRICK_BITS
+
+
+class Bricks(NamedTuple):
+    """Index from vertices to rows, in B bricks. The place of a vertex is its brick's number times 512, plus its index
+    in the brick."""
+    number: Tensor  # [X', Y', Z'] int32 of each brick; -1: it has no row
+    origin: Tensor  # [B] int32, flat index of each brick in `number`
+    rows: Tensor  # [512 B] int32, row at each place; -1: none
+    places: Tensor  # [M] int64, place of each row
+
+    @classmethod
+    def of(cls, vertices: Tensor, shape: Sequence[int]) -> Bricks:
+        """Bricks of the vertices with flat indices [M], ascending, in a box of `shape` vertices."""
+        size, device = [-(size // -BRICK) for size in shape], vertices.device
+        x, y, z = vertices // (shape[1] * shape[2]), vertices // shape[2] % shape[1], vertices % shape[2]
+        brick = ((x >> BRICK_BITS) * size[1] + (y >> BRICK_BITS)) * size[2] + (z >> BRICK_BITS)
+        number = torch.full([math.prod(size)], -1, dtype=torch.int32, device=device)
+        number[brick] = 0
+        origin = (number == 0).nonzero()[:, 0].int()
+        number[origin.long()] = torch.arange(len(origin), dtype=torch.int32, device=device)
+        places = (number[brick].long() << 3 * BRICK_BITS) + _within_brick(x, y, z)
+        rows = torch.full([len(origin) << 3 * BRICK_BITS], -1, dtype=torch.int32, device=device)
+        rows[places] = torch.arange(len(places), dtype=torch.int32, device=device)
+        return cls(number.reshape(size), origin, rows, places)
+
+    def row_at(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """Rows [...] int64 of vertices (x, y, z) in the box, int64 each; -1: none."""
+        number = self.number[x >> BRICK_BITS, y >> BRICK_BITS, z >> BRICK_BITS].long()
+        rows = self.rows[(number.clamp(min=0) << 3 * BRICK_BITS) + _within_brick(x, y, z)].long()
+        return torch.where(number < 0, -1, rows)
+
+
+def _within_brick(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Index of a vertex in its brick."""
+    return (((x & BRICK - 1) << BRICK_BITS | y & BRICK - 1) << BRICK_BITS) | z & BRICK - 1
 
 
 @dataclass(frozen=True)
 class SparseGrid(Occupancy):
     """Grid of X x Y x Z vertices, M of them with rows, and of the cells between them. Kept cells are the occupied ones;
     no cell begins at the last vertex along an axis. Rows are in the order of their vertices' flat indices."""
-    index: Tensor  # [X, Y, Z] int32, row of each vertex; -1: it has none
+    vertices: Tensor  # [M] int64, flat indices of the vertices with rows
 
     @classmethod
     def of_cells(cls, low: Tensor, voxel: float, cells: Tensor) -> SparseGrid:
@@ -28,10 +71,7 @@ class SparseGrid(Occupancy):
         cells = cells.clone()
         for axis in range(3):
             cells.narrow(axis, cells.shape[axis] - 1, 1).zero_()
-        vertices = vertices_of(cells)
-        index = torch.full(cells.shape, -1, dtype=torch.int32, device=cells.device)
-        index[vertices] = torch.arange(int(vertices.sum()), dtype=torch.int32, device=cells.device)
-        return cls(low, voxel, cells, index)
+        return cls(low, voxel, cells, vertices_of(cells).view(-1).nonzero()[:, 0])
 
     @classmethod
     def filled(cls, box: np.ndarray, voxel: float, device: torch.device) -> SparseGrid:
@@ -41,18 +81,49 @@ class SparseGrid(Occupancy):
                             torch.ones(shape, dtype=torch.bool, device=device))
 
     @functools.cached_property
-    def vertices(self) -> Tensor:
-        """Flat indices [M] int64 of the vertices with rows."""
-        return (self.index.view(-1) >= 0).nonzero()[:, 0]
+    def bricks(self) -> Bricks:
+        """Index from vertices to rows."""
+        return Bricks.of(self.vertices, self.cells.shape)
 
     @property
     def n_rows(self) -> int:
-        return int(self.index.max()) + 1
+        return len(self.vertices)
+
+    @property
+    def has_row(self) -> Tensor:
+        """[X, Y, Z] bool: vertices with a row."""
+        return self.mask_of(torch.ones_like(self.vertices, dtype=torch.bool))
+
+    def mask_of(self, rows: Tensor) -> Tensor:
+        """[X, Y, Z] bool: vertices whose rows are set in a mask [M]."""
+        mask = torch.zeros_like(self.cells)
+        mask.view(-1)[self.vertices] = rows
+        return mask
+
+    def trilinear(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [N, 8] int64, -1 for none, and trilinear weights [N, 8] of the corners around points [N, 3] in voxels, in
+        the order of the last bits of x, y and z. Points outside the box are moved to its surface."""
+        last = constant(self.cells.shape, points.device) - 1
+        points = points.clamp(min=0.0).minimum(last.to(points.dtype))
+        lowest = points.long().minimum(last - 1)
+        share = points - lowest
+        corners = torch.arange(8, device=points.device)[:, None] >> torch.arange(2, -1, -1, device=points.device) & 1
+        weights = torch.where(corners.bool(), share[:, None], 1.0 - share[:, None]).prod(-1)
+        return self.bricks.row_at(*(lowest[:, None] + corners).unbind(-1)), weights
+
+    def interpolated(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [N, C] of rows [M, C] at points [N, 3] in voxels: means over the corners with a row, and the weight
+        [N] of these corners."""
+        corner, weights = self.trilinear(points)
+        weights = torch.where(corner >= 0, weights, 0.0)
+        total = weights.sum(-1)
+        values = (rows[corner.clamp(min=0)] * weights[..., None]).sum(1)
+        return values / total.clamp(min=1e-6)[:, None], total
 
     def keeping(self, cells: Tensor) -> tuple[SparseGrid, Tensor]:
         """Grid of the kept cells in a mask [X, Y, Z], and the rows [M'] of this grid that it keeps."""
         grid = SparseGrid.of_cells(self.low, self.voxel, cells & self.cells)
-        return grid, self.index[grid.index >= 0].long()
+        return grid, torch.searchsorted(self.vertices, grid.vertices)
 
     def refined(self, voxel: float, most: int = MOST_VERTICES) -> SparseGrid:
         """Grid of smaller voxels over the same kept cells, in the smallest box. UserError: the box would have more than
@@ -71,7 +142,9 @@ class SparseGrid(Occupancy):
 
     def vertex_points(self) -> Tensor:
         """Points [M, 3] float32 of the vertices with rows."""
-        return ((self.index >= 0).nonzero() * self.voxel + self.low.to(self.index.device)).float()
+        _, y, z = self.cells.shape
+        places = torch.stack([self.vertices // (y * z), self.vertices // z % y, self.vertices % z], -1)
+        return (places * self.voxel + self.low.to(places.device)).float()
 
 
 def vertices_of(cells: Tensor) -> Tensor:
@@ -97,27 +170,3 @@ def _spread(mask: Tensor, by: int) -> Tensor:
         moved.narrow(axis, max(by, 0), size).copy_(mask.narrow(axis, max(-by, 0), size))
         mask = mask | moved
     return mask
-
-
-def trilinear(index: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, 8] int64 and trilinear weights [N, 8] of the corners around points [N, 3] in voxels, in the order of the
-    last bits of x, y and z. The index [X, Y, Z] has the rows of vertices; -1: none. Points outside the box are moved to
-    its surface."""
-    shape = constant(index.shape, points.device)
-    points = points.clamp(min=0.0).minimum((shape - 1).to(points.dtype))
-    lowest = points.long().minimum(shape - 2)
-    share = points - lowest
-    corners = torch.arange(8, device=points.device)[:, None] >> torch.arange(2, -1, -1, device=points.device) & 1
-    at = lowest[:, None] + corners
-    weights = torch.where(corners.bool(), share[:, None], 1.0 - share[:, None]).prod(-1)
-    return index[at[..., 0], at[..., 1], at[..., 2]].long(), weights
-
-
-def interpolated(index: Tensor, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [N, C] of rows [M, C] at points [N, 3] in voxels: means over the corners with a row, and the weight [N] of
-    these corners."""
-    corner, weights = trilinear(index, points)
-    weights = torch.where(corner >= 0, weights, 0.0)
-    total = weights.sum(-1)
-    values = (rows[corner.clamp(min=0)] * weights[..., None]).sum(1)
-    return values / total.clamp(min=1e-6)[:, None], total

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nerf.fields.grid.backend import STEP, STRAIGHT, Backend, Ball, Capacity, Marched, Rules, VoxelRays
-from nerf.fields.grid.sparse_grid import SparseGrid, trilinear
+from nerf.fields.grid.sparse_grid import SparseGrid
 from nerf.fields.occupancy import crossed
 from nerf.runtime.devices import constant
 from nerf.space import even_depths
@@ -39,7 +39,7 @@ class TorchBackend(Backend):
         with torch.no_grad():
             if capacity:  # unused capacity is on rays that nobody sees
                 origins, directions = (torch.cat([part, part[:1].expand(SPARE, 3)]) for part in (origins, directions))
-            corner, weights = trilinear(grid.index, rules.ball.contract(origins[ray] + t[:, None] * directions[ray]))
+            corner, weights = grid.trilinear(rules.ball.contract(origins[ray] + t[:, None] * directions[ray]))
             optical = STEP * rules.optical_depth((rows[corner, 0] * weights).sum(-1))
             kept = _kept(ray, optical, len(origins), rules) & (ray < n_rays)
             place, found = _places(kept, capacity and capacity.kept)
@@ -61,14 +61,17 @@ class TorchBackend(Backend):
 
     @torch.no_grad()
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
-        rows, gradient, grid = self.rows, self.rows.grad, self.grid
-        touched, flat = (gradient != 0).any(-1), grid.index.view(-1)
-        stride, size = (constant(part, rows.device).take(axis) for part in (grid.index.stride(), grid.index.shape))
-        place = grid.vertices // stride % size
-        for step, inside in ((-1, place > 0), (1, place < size - 1)):
-            other = flat[(grid.vertices + step * stride).clamp(0, len(flat) - 1)]
-            has_other = touched & inside & (other >= 0)
-            gradient += torch.where(has_other[:, None], weights * (rows - rows[other.clamp(min=0)]), 0.0)
+        rows, gradient, shape = self.rows, self.rows.grad, self.grid.cells.shape
+        touched, vertices = (gradient != 0).any(-1), self.grid.vertices
+        vertex = torch.stack([vertices // (shape[1] * shape[2]), vertices // shape[2] % shape[1], vertices % shape[2]])
+        along = torch.arange(3, device=rows.device) == axis
+        last = constant(shape, rows.device)[:, None] - 1
+        for step in (-1, 1):
+            other = vertex + step * along[:, None]
+            inside = ((other >= 0) & (other <= last)).all(0)
+            row = self.grid.bricks.row_at(*other.clamp(min=0).minimum(last))
+            has_other = touched & inside & (row >= 0)
+            gradient += torch.where(has_other[:, None], weights * (rows - rows[row.clamp(min=0)]), 0.0)
         return gradient.sum()
 
     @torch.no_grad()
@@ -92,7 +95,7 @@ class TorchBackend(Backend):
 
 def channels(rows: Tensor, corner: Tensor, weights: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
     """Optical depth of a voxel [N] and the 15 channels behind density [N, 15] at points, from rows [M, 16] and the
-    corners and weights [N, 8] by `trilinear`. The first three channels are colours in [0, 1]."""
+    corners and weights [N, 8] by `SparseGrid.trilinear`. The first three channels are colours in [0, 1]."""
     values = (rows[corner] * weights[..., None]).sum(1)
     return rules.optical_depth(values[:, 0]), torch.cat([torch.sigmoid(values[:, 1:4]), values[:, 4:]], -1)
 
@@ -103,7 +106,7 @@ def samples(grid: SparseGrid, rays: VoxelRays, ball: Ball = STRAIGHT,
     contracted space too. This waits for the device, unless N is given as a capacity: entries beyond the samples are on
     rays from R on then, at depths without meaning."""
     origins, directions, near, far, jitter = rays
-    shape, device = grid.index.shape, near.device
+    shape, device = grid.cells.shape, near.device
     longest = math.tau * ball.radius if ball.contracted else math.hypot(*shape) + STEP  # no line is longer
     steps = jitter[:, None] + torch.arange(math.ceil(longest / STEP), device=device)
     if ball.contracted:

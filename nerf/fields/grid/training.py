@@ -8,7 +8,7 @@ from torch import Tensor
 from nerf.fields.grid.backend import Capacity
 from nerf.fields.grid.field import GridField
 from nerf.fields.grid.row_adam import RowAdam
-from nerf.fields.grid.sparse_grid import cells_around, dilated, interpolated
+from nerf.fields.grid.sparse_grid import cells_around, dilated, vertices_of
 from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, exposed
 from nerf.fields.paper.training import ONE_COLOUR
 from nerf.runtime.errors import UserError
@@ -113,12 +113,13 @@ class GridTraining(Training):
         """[X, Y, Z] bool: cells with a dense corner, not hidden from all rays since Adam began anew. Matter behind
         surfaces or in no view would be seen from elsewhere. Before the last stage, neighbours of these cells too."""
         grid, schedule = self.field.grid, self.schedule
-        is_dense = self.field.backend.rules.optical_depth(self.field.rows.detach()[:, 0]) > schedule.thin
+        dense = grid.mask_of(self.field.backend.rules.optical_depth(self.field.rows.detach()[:, 0]) > schedule.thin)
         running = self.row_adam.running
         if schedule.hidden and running['step'] >= schedule.hidden_after * schedule.pruning * self.n_iters:
-            is_dense &= running['strongest'] > schedule.hidden
-        dense = torch.zeros_like(grid.cells)
-        dense[grid.index >= 0] = is_dense
+            visible = grid.mask_of(running['strongest'] > schedule.hidden)
+            for _ in range(schedule.hidden_margin):
+                visible = vertices_of(cells_around(visible))
+            dense &= visible
         around = cells_around(dense)
         return around if self.field.stage + 1 == len(self.field.voxels) else dilated(around)
 
@@ -159,4 +160,4 @@ def refine(field: GridField, voxel: float) -> None:
     rows_expected = schedule.rows_per_cell * int(grid.cells.sum())
     finer = grid.refined(max(voxel, grid.voxel * (rows_expected / schedule.most_rows) ** (1 / 3)))
     points = grid.scaled(finer.vertex_points()).split(2 ** 16)
-    field.take(finer, torch.cat([interpolated(grid.index, field.rows.detach(), part)[0] for part in points]))
+    field.take(finer, torch.cat([grid.interpolated(field.rows.detach(), part)[0] for part in points]))

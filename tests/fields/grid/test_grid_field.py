@@ -362,7 +362,7 @@ def test_a_grid_and_its_rows_are_read_as_they_were():
     prune(field, torch.rand(field.grid.cells.shape, generator=torch.Generator().manual_seed(6)) < 0.1)
     other.load_weights(field.weights())
     assert torch.equal(other.grid.cells, field.grid.cells)
-    assert torch.equal(other.grid.index, field.grid.index)
+    assert torch.equal(other.grid.vertices, field.grid.vertices)
     assert (other.grid.low.tolist(), other.grid.voxel) == (field.grid.low.tolist(), field.grid.voxel)
     assert torch.equal(other.rows, field.rows)
 

@@ -83,7 +83,7 @@ def plain(grid: SparseGrid, rows: Tensor, **numbers) -> TorchBackend:
 def uneven_samples(grid: SparseGrid, rays: VoxelRays, ball: Ball) -> tuple[Tensor, Tensor]:
     """Ray and depth of samples in kept cells, whose steps have the length that the contraction has at their start."""
     origins, directions, near, far, jitter = rays
-    last, found = torch.tensor(grid.index.shape) - 1, []
+    last, found = torch.tensor(grid.cells.shape) - 1, []
 
     def step(t: Tensor) -> Tensor:
         return STEP / directions.norm(dim=-1) / shrinkage(ball.from_centre(origins + t[:, None] * directions),
@@ -134,10 +134,11 @@ class Marching:
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
                         np.full((n, most, 5), np.nan, np.float32))
         self.gradients, (self.heaviest, self.strongest) = np.zeros_like(rows), np.zeros((2, len(rows)), np.float32)
-        self.vertices = np.flatnonzero(grid.index.numpy() >= 0).astype(np.int32)
-        self.raw = np.full(grid.index.shape, -1e9, np.float32)
-        self.raw.reshape(-1)[self.vertices] = rows[:, 0]
-        kernels.march(*(part.numpy() for part in rays), rows, self.raw, grid.index.numpy(),
+        self.number, self.origin, self.index, places = (part.numpy() for part in grid.bricks)
+        self.places = places.astype(np.int32)
+        self.raw = np.full(len(self.index), -1e9, np.float32)
+        self.raw[self.places] = rows[:, 0]
+        kernels.march(*(part.numpy() for part in rays), rows, self.raw, tuple(grid.cells.shape), self.number, self.index,
                       cells_of_blocks(grid.cells.numpy()), rules(least, ball, most), saved, self.count, self.rest,
                       self.depth, self.features, *self.samples)
 
@@ -150,13 +151,13 @@ class Marching:
     def smooth(self, weights: np.ndarray, axis: int, parts: int = 7) -> np.ndarray:
         """Smooths; the sums of the gradients [16]."""
         sums = np.full((parts, CHANNELS), np.nan, np.float32)
-        kernels.smooth(self.rows, self.grid.index.numpy(), self.vertices, self.gradients, self.heaviest, weights, axis,
-                       sums)
+        kernels.smooth(self.rows, self.number, self.origin, self.index, self.places, self.gradients, self.heaviest,
+                       weights, axis, sums)
         return sums.sum(0)
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:
         debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in BETAS)
-        kernels.adam(self.rows, self.raw.reshape(-1), self.vertices, self.gradients, means, squares, self.heaviest,
+        kernels.adam(self.rows, self.raw, self.places, self.gradients, means, squares, self.heaviest,
                      self.strongest, rates, BETAS, EPSILON, *debias, apply)
 
 
@@ -318,7 +319,7 @@ def test_samples_of_little_weight_are_skipped_and_take_no_light():
 
 def test_a_dense_sample_behind_thin_ones_is_kept():
     grid, rows = full_grid(8, 0.0)
-    x = (grid.index >= 0).nonzero()[:, 0]
+    x = grid.has_row.nonzero()[:, 0]
     rows[x >= 6, 0] = 1.0
     opacity = -math.expm1(-STEP * float(optical_depth(torch.tensor(0.0))))
     rays = along_x(-1.0, 0.0, 99.0)
@@ -415,7 +416,7 @@ def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
     rays = VoxelRays(centre + 5.0 * torch.rand(20, 3, generator=generator), directions, torch.zeros(20),
                      torch.full((20,), 1e3), torch.full((20,), 0.5))
     rows = torch.full((grid.n_rows, CHANNELS), -3.0)
-    rows[(((grid.index >= 0).nonzero() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
+    rows[((grid.has_row.nonzero() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
     marching = Marching(grid, rows.numpy(), rays, ball=ball)
     depth = torch.from_numpy(marching.depth / (1.0 - marching.rest))
     points = (rays.origins + depth[:, None] * directions - centre) / 10.0
@@ -475,9 +476,9 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     before, touched = marching.gradients.copy(), torch.from_numpy(marching.heaviest > 0)
     sums = marching.smooth(weights.numpy(), axis)
     whole = torch.zeros(*SHAPE, CHANNELS, dtype=torch.float64)
-    whole[grid.index >= 0] = rows.double()
+    whole[grid.has_row] = rows.double()
     whole.requires_grad_()
-    size, has_row = SHAPE[axis] - 1, grid.index >= 0
+    size, has_row = SHAPE[axis] - 1, grid.has_row
     pairs = has_row.narrow(axis, 0, size) & has_row.narrow(axis, 1, size)
     difference = (whole.narrow(axis, 1, size) - whole.narrow(axis, 0, size))[pairs]
     (0.5 * weights * difference ** 2).sum().backward()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nerf.fields.grid.sparse_grid import SparseGrid, cells_around, dilated, interpolated, trilinear, vertices_of
+from nerf.fields.grid.sparse_grid import SparseGrid, cells_around, dilated, vertices_of
 from nerf.runtime.errors import UserError
 
 LOW = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
@@ -37,6 +37,13 @@ def a_grid(shape=(6, 5, 9), share: float = 0.2, voxel: float = 0.25) -> SparseGr
     return SparseGrid.of_cells(LOW, voxel, some_cells(shape, share))
 
 
+def index_of(grid: SparseGrid) -> torch.Tensor:
+    """[X, Y, Z] int32: row of each vertex, -1 for none, by the order of the vertices."""
+    index = torch.full(grid.cells.shape, -1, dtype=torch.int32)
+    index.view(-1)[grid.vertices] = torch.arange(grid.n_rows, dtype=torch.int32)
+    return index
+
+
 # Which cells and vertices
 
 
@@ -45,9 +52,8 @@ def test_one_cell_has_eight_vertices_whose_rows_are_in_the_order_of_their_indice
     assert grid.n_rows == 8
     assert places_of(grid.cells) == {(1, 0, 2)}
     for row, (i, j, k) in enumerate(CORNERS):
-        assert grid.index[1 + i, j, 2 + k] == row
-    assert (grid.index == -1).sum() == 4 * 3 * 5 - 8
-    assert grid.index.dtype == torch.int32
+        assert index_of(grid)[1 + i, j, 2 + k] == row
+    assert (index_of(grid) == -1).sum() == 4 * 3 * 5 - 8
 
 
 def test_neighbouring_cells_share_vertices():
@@ -60,7 +66,7 @@ def test_no_cell_begins_at_the_last_vertex_and_the_mask_that_is_given_stays():
     grid = SparseGrid.of_cells(LOW, 0.5, given)
     assert places_of(grid.cells) == set(product(range(2), range(3), range(1)))
     assert given.all()
-    assert grid.index.flatten().tolist() == list(range(24))
+    assert index_of(grid).flatten().tolist() == list(range(24))
 
 
 def test_a_grid_without_cells_has_no_rows():
@@ -75,8 +81,8 @@ def test_rows_are_those_of_plain_loops(shape):
     cells = places_of(grid.cells)
     assert cells
     vertices = sorted({(i + di, j + dj, k + dk) for i, j, k in cells for di, dj, dk in CORNERS})
-    assert [grid.index[vertex].item() for vertex in vertices] == list(range(len(vertices)))
-    assert grid.n_rows == len(vertices) == (grid.index >= 0).sum()
+    assert [index_of(grid)[vertex].item() for vertex in vertices] == list(range(len(vertices)))
+    assert grid.n_rows == len(vertices) == (index_of(grid) >= 0).sum()
 
 
 def test_a_filled_box_has_all_cells_that_reach_into_it():
@@ -99,7 +105,7 @@ def test_centres_and_vertices_are_at_their_places_in_the_scene():
     assert points.dtype == torch.float32
     assert set(map(tuple, points.tolist())) == expected
     scaled = grid.scaled(points)
-    assert [grid.index[tuple(vertex)].item() for vertex in scaled.round().long().tolist()] == list(range(16))
+    assert [index_of(grid)[tuple(vertex)].item() for vertex in scaled.round().long().tolist()] == list(range(16))
     torch.testing.assert_close(scaled, scaled.round())
 
 
@@ -139,7 +145,7 @@ def test_keeping_some_cells_tells_which_row_each_row_was():
 def test_keeping_everything_changes_nothing():
     grid = a_grid()
     kept, rows = grid.keeping(torch.ones_like(grid.cells))
-    assert torch.equal(kept.index, grid.index)
+    assert torch.equal(kept.vertices, grid.vertices)
     assert rows.tolist() == list(range(grid.n_rows))
 
 
@@ -189,8 +195,8 @@ def test_too_many_vertices_are_an_error_with_their_number():
 
 
 def test_trilinear_weights_of_one_point_worked_by_hand():
-    index = torch.arange(3 * 4 * 5).reshape(3, 4, 5)
-    rows, weights = trilinear(index, torch.tensor([[1.25, 0.5, 3.75]]))
+    grid = SparseGrid.of_cells(LOW, 0.5, torch.ones((3, 4, 5), dtype=torch.bool))
+    rows, weights = grid.trilinear(torch.tensor([[1.25, 0.5, 3.75]]))
     assert rows.tolist() == [[20 + 3, 20 + 4, 25 + 3, 25 + 4, 40 + 3, 40 + 4, 45 + 3, 45 + 4]]
     assert rows.dtype == torch.int64
     expected = [0.75 * 0.5 * 0.25, 0.75 * 0.5 * 0.75] * 2 + [0.25 * 0.5 * 0.25, 0.25 * 0.5 * 0.75] * 2
@@ -201,11 +207,22 @@ def test_trilinear_weights_of_one_point_worked_by_hand():
     ((0.0, 0.0, 0.0), (0, 0, 0)), ((2.0, 3.0, 4.0), (2, 3, 4)), ((1.0, 3.0, 2.0), (1, 3, 2)),
     ((-5.0, 1.0, 9.0), (0, 1, 4)), ((7.0, -0.5, 2.0), (2, 0, 2))])
 def test_at_a_vertex_all_weight_is_its_and_points_outside_are_moved_to_the_surface(point, vertex):
-    index = torch.arange(3 * 4 * 5).reshape(3, 4, 5)
-    rows, weights = trilinear(index, torch.tensor([point]))
+    grid = SparseGrid.of_cells(LOW, 0.5, torch.ones((3, 4, 5), dtype=torch.bool))
+    rows, weights = grid.trilinear(torch.tensor([point]))
     assert weights.sum() == 1.0
-    assert rows[0, weights[0].argmax()] == index[vertex]
+    assert rows[0, weights[0].argmax()] == torch.arange(3 * 4 * 5).reshape(3, 4, 5)[vertex]
     assert weights.max() == 1.0
+
+
+@pytest.mark.parametrize('shape', [(6, 5, 9), (17, 8, 20), (9, 30, 3)])
+def test_bricks_find_the_row_of_every_vertex_and_store_no_empty_brick(shape):
+    grid = SparseGrid.of_cells(LOW, 0.5, some_cells(shape, 0.01, seed=sum(shape)))
+    everywhere = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing='ij')).reshape(3, -1)
+    rows = grid.bricks.row_at(*everywhere)
+    assert rows.tolist() == index_of(grid).flatten().tolist()
+    full = {tuple(part // 8 for part in place) for place in places_of(grid.has_row)}
+    assert len(grid.bricks.origin) == len(full)
+    assert len(grid.bricks.rows) == 512 * len(full)
 
 
 def test_interpolation_of_a_trilinear_function_is_exact():
@@ -214,9 +231,9 @@ def test_interpolation_of_a_trilinear_function_is_exact():
         return torch.stack([1.0 + x - 2.0 * y, x * y * z - z, torch.full_like(x, 3.0)], -1)
 
     grid = SparseGrid.of_cells(LOW, 0.5, torch.ones((4, 6, 3), dtype=torch.bool))
-    rows = function((grid.index >= 0).nonzero().float())
+    rows = function(grid.has_row.nonzero().float())
     points = torch.rand((200, 3), generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 5.0, 2.0])
-    values, weight = interpolated(grid.index, rows, points)
+    values, weight = grid.interpolated(rows, points)
     torch.testing.assert_close(values, function(points), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(weight, torch.ones(200))
 
@@ -226,8 +243,8 @@ def test_interpolation_is_the_mean_over_the_corners_that_have_rows_as_in_plain_l
     generator = torch.Generator().manual_seed(3)
     rows = torch.rand((grid.n_rows, 2), generator=generator)
     points = torch.rand((300, 3), generator=generator) * 6.0 - 0.5
-    values, weight = interpolated(grid.index, rows, points)
-    last = np.array(grid.index.shape) - 1
+    values, weight = grid.interpolated(rows, points)
+    last = np.array(grid.cells.shape) - 1
     some, none = 0, 0
     for point, value, total in zip(points.double().numpy(), values.double().numpy(), weight.tolist()):
         point = point.clip(0.0, last)
@@ -235,7 +252,7 @@ def test_interpolation_is_the_mean_over_the_corners_that_have_rows_as_in_plain_l
         expected, share_of_all = np.zeros(2), 0.0
         for corner in CORNERS:
             share = np.prod([f if c else 1.0 - f for f, c in zip(point - lowest, corner)])
-            if (row := grid.index[tuple(lowest + corner)].item()) >= 0:
+            if (row := index_of(grid)[tuple(lowest + corner)].item()) >= 0:
                 expected, share_of_all = expected + share * rows[row].double().numpy(), share_of_all + share
         assert total == pytest.approx(share_of_all, abs=1e-6)
         if share_of_all > 1e-3:

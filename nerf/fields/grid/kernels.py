@@ -42,6 +42,7 @@ OPTIONS = {'cache': _can_be_kept(), 'error_model': 'numpy', 'fastmath': {'contra
 ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxel apart
 BLOCK_BITS = 2  # blocks have 4 cells along an edge; all 64 are the bits of an int64
 BLOCK = 1 << BLOCK_BITS
+FARTHEST_CLEAR = 8  # blocks of a jump of a contracted ray, about; further ones cost time at each change of the grid
 INSIDE = BRICK - 1  # mask of a vertex's index within its brick
 X_STEP, Y_STEP = BRICK * BRICK, BRICK  # between places in a brick
 
@@ -65,6 +66,16 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
     along = min(inner * inner / (square * (dx * dx + dy * dy + dz * dz)), ONE)  # the squared cosine
     shorter = math.sqrt(along * over * over * over * over + (ONE - along) * across * across)
     return cx + across * px, cy + across * py, cz + across * pz, shorter
+
+
+@njit(**OPTIONS)
+def _clear_steps(x, y, z, bi, bj, bk, clearance):
+    """Steps of half a voxel for which a path from (x, y, z) in block (bi, bj, bk) meets no kept cell, however it bends.
+    All blocks at a distance of less than `clearance` blocks from this one, which is at least 1, are empty."""
+    near_x = min(x - F(bi << BLOCK_BITS), F((bi + 1) << BLOCK_BITS) - x)
+    near_y = min(y - F(bj << BLOCK_BITS), F((bj + 1) << BLOCK_BITS) - y)
+    near_z = min(z - F(bk << BLOCK_BITS), F((bk + 1) << BLOCK_BITS) - z)
+    return int(TWO * (min(near_x, min(near_y, near_z)) + F((clearance - 1) << BLOCK_BITS)))
 
 
 @njit(**OPTIONS)
@@ -98,6 +109,26 @@ def _leaves_block(bi, bj, bk, x, y, z, dx, dy, dz, over_x, over_y, over_z):
 def bit_in_block(i, j, k):
     """Number of the bit that cell (i, j, k) is in its block."""
     return ((i % BLOCK << BLOCK_BITS) + j % BLOCK << BLOCK_BITS) + k % BLOCK
+
+
+def clearance_of(blocks):
+    """Distance [X', Y', Z'] uint8 of each block to the nearest block that is not 0, in blocks, along the axis in which
+    it is largest; at most FARTHEST_CLEAR."""
+    clear, empty = np.zeros(blocks.shape, np.uint8), blocks == 0
+    for _ in range(FARTHEST_CLEAR):
+        clear += empty
+        empty = ~_spread_blocks(~empty)
+    return clear
+
+
+def _spread_blocks(mask):
+    """Blocks of a mask [X', Y', Z'] and their neighbours, diagonal ones too."""
+    for axis in range(3):
+        moved, mask = np.moveaxis(mask, axis, 0), mask.copy()
+        spread = np.moveaxis(mask, axis, 0)
+        spread[1:] |= moved[:-1]
+        spread[:-1] |= moved[1:]
+    return mask
 
 
 def cells_of_blocks(cells):
@@ -146,27 +177,30 @@ def _interpolated(raw, corner_places, weights):
 
 
 @njit(parallel=True, **OPTIONS)
-def march(origins, directions, near, far, jitter, rows, raw, size, number, index, blocks, rules, saved, count, rest,
-          depth, features, values, corners, places):
-    """Marches rays through kept cells of a box of `size` vertices, `blocks` by `cells_of_blocks`, and composites their
-    samples by the `Rules` of backend.py. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
+def march(origins, directions, near, far, jitter, rows, raw, size, number, index, blocks, clearance, rules, saved,
+          count, rest, depth, features, values, corners, places):
+    """Marches rays through kept cells of a box of `size` vertices, and composites their samples by the `Rules` of
+    backend.py. `blocks` are those of `cells_of_blocks`; `clearance` is that of `clearance_of`, or 0 for rays that take
+    all steps. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
     the samples."""
     contracted, cx, cy, cz = rules.ball.contracted, F(rules.ball.x), F(rules.ball.y), F(rules.ball.z)
     radius, least_step, least, dark = F(rules.ball.radius), F(rules.least_step), F(rules.least), F(rules.dark)
     sharpness, offset = F(rules.sharpness), F(rules.offset)
     for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
         count[r], rest[r], depth[r] = _met(
-            origins[r], directions[r], near[r], far[r], jitter[r], raw, size, (number, index), blocks, (least, dark),
-            (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
+            origins[r], directions[r], near[r], far[r], jitter[r], raw, size, (number, index), (blocks, clearance),
+            (least, dark), (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r],
+            places[r])
         _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
 
 
 @njit(**OPTIONS)
-def _met(origin, direction, near, far, jitter, raw, size, bricks, blocks, limits, opacity, ball, values, corners,
+def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, limits, opacity, ball, values, corners,
          places):
     """Number of one ray's kept samples, transmittance behind them, and expected depth; weights, corners and places of
     the samples are filled in."""
-    (nx, ny, nz), (number, index), (least, dark), (sharpness, offset) = size, bricks, limits, opacity
+    (nx, ny, nz), (number, index), (blocks, clearance) = size, bricks, kept_cells
+    (least, dark), (sharpness, offset) = limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
     ox, oy, oz = origin[0], origin[1], origin[2]
@@ -174,7 +208,7 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, blocks, limits
     over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
     dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
     leaves_ball = F(1e9)
-    if contracted:  # each step asks whether it is in the box; rays jump over blocks inside the ball alone
+    if contracted:  # each step asks whether it is in the box
         start, end = near, far
         x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
         t = start + jitter * dt / _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius)[3]
@@ -195,7 +229,12 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, blocks, limits
         i, j, k = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)
         bi, bj, bk = i >> BLOCK_BITS, j >> BLOCK_BITS, k >> BLOCK_BITS
         kept = blocks[bi, bj, bk]
-        if not kept and step <= dt:
+        if not kept:
+            if step > dt:  # outside the ball, where a ray that moves outwards becomes ever slower
+                clear = F(_clear_steps(x, y, z, bi, bj, bk, clearance[bi, bj, bk]))
+                outwards = (x - cx) * dx + (y - cy) * dy + (z - cz) * dz >= ZERO
+                t += max(clear, ONE) * step if outwards else max(clear * dt, step)
+                continue
             leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
             t += F(max(int((leave - t) / dt) + 1, 1)) * dt
             continue

@@ -22,7 +22,7 @@ class NumbaBackend(Backend):
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
         super().__init__(grid, rows, rules, most_rays)
         self.size, self.blocks = tuple(grid.cells.shape), kernels.cells_of_blocks(grid.cells.numpy())
-        bricks = grid.bricks
+        self.clearance, bricks = kernels.clearance_of(self.blocks), grid.bricks
         self.number, self.origin, self.index = bricks.number.numpy(), bricks.origin.numpy(), bricks.rows.numpy()
         self.places = bricks.places.numpy().astype(np.int32)
         self.values, self.gradient = rows.detach().numpy(), np.zeros((len(rows), CHANNELS), np.float32)
@@ -69,7 +69,8 @@ class _March(torch.autograd.Function):
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
         rest, depth = np.empty((2, n_rays), np.float32)
         kernels.march(*(np.ascontiguousarray(part.numpy()) for part in rays), backend.values, backend.raw,
-                      backend.size, backend.number, backend.index, backend.blocks, backend.rules, saved, count, rest, depth, features,
+                      backend.size, backend.number, backend.index, backend.blocks, backend.clearance,
+                      backend.rules, saved, count, rest, depth, features,
                       buffers.values, buffers.corners, buffers.places)
         buffers.march += 1
         ctx.backend, ctx.count, ctx.rest, ctx.buffers, ctx.march = backend, count, rest, buffers, buffers.march

@@ -73,8 +73,8 @@ class GridSchedule:
     thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if no corner reaches it')
     hidden: float = _number(0.2, 0.0, 1.0, 'weight; rows are pruned if all samples around them weigh less, as they lie '
                             'behind surfaces or in no view. 0: no such pruning')
-    hidden_margin: int = _count(0, 0, 100, 'voxels around a row that is not hidden; rows so near are kept too. Few rays '
-                                'meet each row between two prunings, and holes would show')
+    hidden_margin: int = _count(0, 0, 100, 'voxels around a row that is not hidden; rows so near are kept too. Between '
+                                'two prunings rays miss some rows of a surface, and holes would show')
     hidden_after: float = _number(0.5, 0.0, 100.0, 'intervals between prunings that Adam trains before hidden rows are '
                                   'pruned; rays have met all visible rows then')
     # Rays and samples of a step

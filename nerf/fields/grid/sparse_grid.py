@@ -101,8 +101,8 @@ class SparseGrid(Occupancy):
         return mask
 
     def trilinear(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [N, 8] int64, -1 for none, and trilinear weights [N, 8] of the corners around points [N, 3] in voxels, in
-        the order of the last bits of x, y and z. Points outside the box are moved to its surface."""
+        """Rows [N, 8] int64 and trilinear weights [N, 8] of the corners around points [N, 3] in voxels, in the order of
+        the last bits of x, y and z; row -1: none. Points outside the box are moved to its surface."""
         last = constant(self.cells.shape, points.device) - 1
         points = points.clamp(min=0.0).minimum(last.to(points.dtype))
         lowest = points.long().minimum(last - 1)

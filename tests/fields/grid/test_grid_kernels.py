@@ -126,7 +126,7 @@ class Marching:
     """A march of the kernels, and their arrays."""
 
     def __init__(self, grid: SparseGrid, rows: np.ndarray, rays: VoxelRays, least: float = LEAST, most: int = MOST,
-                 saved: bool = True, ball: Ball = STRAIGHT):
+                 saved: bool = True, ball: Ball = STRAIGHT, jumps: bool = False):
         n = len(rays.near)
         self.grid, self.rows = grid, rows
         self.count, (self.rest, self.depth) = np.full(n, -1, np.int64), np.full((2, n), np.nan, np.float32)
@@ -138,8 +138,10 @@ class Marching:
         self.places = places.astype(np.int32)
         self.raw = np.full(len(self.index), -1e9, np.float32)
         self.raw[self.places] = rows[:, 0]
-        kernels.march(*(part.numpy() for part in rays), rows, self.raw, tuple(grid.cells.shape), self.number, self.index,
-                      cells_of_blocks(grid.cells.numpy()), rules(least, ball, most), saved, self.count, self.rest,
+        blocks = cells_of_blocks(grid.cells.numpy())
+        clearance = kernels.clearance_of(blocks) if jumps else np.zeros(blocks.shape, np.uint8)
+        kernels.march(*(part.numpy() for part in rays), rows, self.raw, tuple(grid.cells.shape), self.number,
+                      self.index, blocks, clearance, rules(least, ball, most), saved, self.count, self.rest,
                       self.depth, self.features, *self.samples)
 
     def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
@@ -422,6 +424,35 @@ def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
     points = (rays.origins + depth[:, None] * directions - centre) / 10.0
     assert (marching.rest < 0.01).all()
     assert (contracted(points).norm(dim=-1) - 1.6).abs().max() < 0.15  # a voxel and a half
+
+
+@pytest.mark.parametrize('outside', [False, True])
+def test_contracted_rays_that_jump_over_empty_blocks_see_what_rays_see_that_take_all_steps(outside):
+    generator = torch.Generator().manual_seed(3)
+    place = torch.stack(torch.meshgrid(*[torch.arange(82) + 0.5] * 3, indexing='ij'), -1)
+    distance = (place - 40.0).norm(dim=-1)
+    grid = SparseGrid.of_cells(torch.zeros(3, dtype=torch.float64), 1.0, (distance - 28.0).abs() < 2.5)
+    ball, centre = Ball(True, 40.0, 40.0, 40.0, 20.0), torch.full((3,), 40.0)
+    rows = 0.05 * torch.randn(grid.n_rows, CHANNELS, generator=generator)
+    rows[:, 0] += 0.35  # half of the light goes through a shell of 1.4 radii
+    starts, directions = torch.randn(2, 300, 3, generator=generator)
+    starts = centre + (60.0 if outside else 8.0) * torch.nn.functional.normalize(starts, dim=-1)
+    directions = centre + 10.0 * directions - starts if outside else directions
+    rays = VoxelRays(starts, directions, torch.zeros(300), torch.full((300,), 1e4), torch.full((300,), 0.5))
+    steps, jumps = (Marching(grid, rows.numpy(), rays, ball=ball, jumps=each) for each in (False, True))
+    assert 0.02 < steps.rest.mean() < 0.8
+    assert np.abs(steps.count - jumps.count).max() <= 4  # a ray meets the shell once or twice, or four times
+    np.testing.assert_allclose(jumps.rest, steps.rest, atol=0.1)
+    assert abs((jumps.rest - steps.rest).mean()) < 2e-3  # places of samples differ, but none is left out
+    np.testing.assert_allclose(jumps.depth, steps.depth, rtol=0.1, atol=0.5)
+
+
+def test_clearance_is_the_distance_to_the_nearest_block_in_plain_loops():
+    blocks = np.zeros((14, 5, 6), np.int64)
+    blocks[1, 2, 3], blocks[2, 4, 0] = 8, -1
+    clearance, full = kernels.clearance_of(blocks), np.argwhere(blocks)
+    for place in np.ndindex(*blocks.shape):
+        assert clearance[place] == min(8, np.abs(full - place).max(1).min())
 
 
 # Gradients

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,6 +56,7 @@ class RayBatcher:
         if self.foreground is None:
             self._check_enough()
         self.epoch_seed, self.order, self.used = 0, None, 0
+        self.squares: Squares | None = None  # of the last side that was asked for
         self.stored = None  # origins and directions [P, 3] of all pixels, after an edit
         if rays_were_edited(self.cameras):
             print('get_rays or get_rays_np was edited: training looks its rays up in those of whole images'
@@ -89,14 +93,31 @@ class RayBatcher:
         """Rays of a step, counted from 1, and their targets."""
         return self.rays(*self.pixels(step))
 
-    def rays(self, image: Tensor, row: Tensor, column: Tensor) -> tuple[Rays, Target]:
-        """Rays through R pixels, and their targets, whose coverage is known with `foreground` alone."""
+    def rays(self, image: Tensor, row: Tensor, column: Tensor, side: int = 1) -> tuple[Rays, Target]:
+        """Rays through R pixels, and their targets, whose coverage is known with `foreground` alone. With a side, rays
+        go through the middle of the square of side x side pixels around each pixel, and have its mean colour."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
-        target = Target(target_colours(self.colours[pixel], self.scene.white_bkgd),
-                        None if self.covered is None else self.covered[pixel] / OPAQUE)
         bounds = None if self.cameras.bounds is None else self.cameras.bounds[image]
+        if side > 1 and not self.stored:
+            colours, row, column = self._square(image, row, column, side)
+        else:
+            colours = target_colours(self.colours[pixel], self.scene.white_bkgd)
+        target = Target(colours, None if self.covered is None else self.covered[pixel] / OPAQUE)
         rays = [part[pixel] for part in self.stored] if self.stored else self.cameras.single_rays(image, row, column)
         return self.scene.rays(*rays, bounds), target
+
+    def _square(self, image: Tensor, row: Tensor, column: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean colour [R, 3] and middle, row and column [R], of the square around each pixel; squares end at edges."""
+        if self.squares is None or self.squares.side != side:
+            self.squares = Squares.of(self.scene.images.take(self.scene.i_train), side, self.scene.white_bkgd)
+            self.squares = self.squares._replace(colours=self.squares.colours.to(self.starts.device),
+                                                 starts=self.squares.starts.to(self.starts.device))
+        height, width = self.cameras.sizes[image].unbind(-1)
+        across = (width + side - 1) // side
+        square = self.squares.starts[image] + row // side * across + column // side
+        middles = (0.5 * (part // side * side + torch.minimum(part // side * side + side, size) - 1)
+                   for part, size in ((row, height), (column, width)))
+        return self.squares.colours[square], *middles
 
     def _from_one_image(self, step: int, n_rays: int) -> tuple[Tensor, Tensor, Tensor]:
         frac = self.precrop_frac if step <= self.precrop_iters else 1.0
@@ -160,6 +181,34 @@ class RayBatcher:
             if type(state['used']) is not int or not 0 <= state['used'] <= len(self.order):
                 raise ValueError(f"{state['used']} pixels used of {len(self.order)}")
             self.used = state['used']
+
+
+class Squares(NamedTuple):
+    """Mean colours of squares of pixels, of all images."""
+    side: int  # pixels along a side of a square
+    colours: Tensor  # [Q, 3] float32, image after image, row after row
+    starts: Tensor  # [N] int64, index of each image's first square
+
+    @classmethod
+    def of(cls, images: Images, side: int, white_bkgd: bool) -> Squares:
+        """Squares of all images. Pixels outside of masks have no part in a mean, unless the whole square is masked."""
+        colours, starts = [], [0]
+        for i, (start, end) in enumerate(pairwise(images.starts)):
+            shown = target_colours(torch.from_numpy(images[i]), white_bkgd).numpy()
+            weight = np.ones(shown.shape[:2], np.float32)
+            if images.masks is not None:
+                weight = np.maximum(images.masks[start:end].reshape(weight.shape), np.float32(1e-6))
+            sums = (_sums_of_squares(part, side) for part in (shown * weight[..., None], weight[..., None]))
+            colours.append(np.divide(*sums).reshape(-1, 3))
+            starts.append(starts[-1] + len(colours[-1]))
+        return cls(side, torch.from_numpy(np.concatenate(colours)), torch.tensor(starts[:-1]))
+
+
+def _sums_of_squares(values: np.ndarray, side: int) -> np.ndarray:
+    """Sums [H', W', C] of values [H, W, C] in squares of side x side pixels."""
+    for axis in range(2):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], side), axis)
+    return values
 
 
 def rays_were_edited(cameras: Cameras) -> bool:

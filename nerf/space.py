@@ -83,6 +83,11 @@ class Space:
         """Grid units per unit of ray coordinates [...] at points [..., 3], in the mean over directions."""
         return torch.ones_like(points[..., 0]) / math.prod(self.voxel_shape) ** (1 / 3)
 
+    @property
+    def scale_at_centre(self) -> float:
+        """Grid units per unit of ray coordinates at the centre of the scene, across the views."""
+        return 1.0
+
     def grid_rays(self, rays: Rays, voxel: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Straight rays for marching a grid: origins and directions [R, 3] in grid coordinates before contraction, near
         and far bounds [R]. Rays to infinity end by the voxel's edge, in grid units."""
@@ -284,6 +289,10 @@ class Unbounded(Space):
         """Cube root of the determinant of the contraction's Jacobian. Steps along a ray shrink more, across it less."""
         over = _over_distance(self.from_centre(points))[..., 0]
         return (over ** 4 * (2.0 - over) ** 2) ** (1 / 3) / self.radius
+
+    @property
+    def scale_at_centre(self) -> float:
+        return 1.0 / self.radius
 
     def grid_rays(self, rays: Rays, voxel: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rays end at most a quarter of a voxel before infinity."""

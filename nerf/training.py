@@ -70,7 +70,7 @@ class Trainer:
         """Changes the weights by pixels [R] int64 and numbers [R, ...]; returns losses and notes by prefixed name."""
         n_rays = len(image)
         image, row, column, *numbers = rows_of((image, row, column, *numbers), ranks.share(n_rays))
-        rays, target = self.batcher.rays(image, row, column)
+        rays, target = self.batcher.rays(image, row, column, self.training.pixels_per_ray())
         self.optimiser.zero_grad()
         losses, notes = Counter(), Counter()
         for tile in self.training.tiles(len(image)):  # gradients of the tiles add up

@@ -139,6 +139,11 @@ class Training:
         """Rays of the next step, at most n_rays."""
         return n_rays
 
+    def pixels_per_ray(self) -> int:
+        """Side, in pixels, of the square whose mean colour a ray of the next step should show. It changes only when
+        `after_step` has replaced tensors."""
+        return 1
+
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
         """Random numbers of a step, but for its pixels, on the generator's device."""
         raise NotImplementedError

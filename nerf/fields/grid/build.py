@@ -28,9 +28,10 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
     if not (space.closed or knows_coverage(scene)):  # rays end on the pictures' own background
         schedule = replace(schedule, slow_start=1.0)
     box = space.grid_box(cameras)
-    voxels = schedule.voxels(float((box[1] - box[0]).max()), float(space.pixel_sides(cameras).median()))
-    field = GridField(box, voxels, schedule, space, choose_backend(device, kernels), scene.white_bkgd, seed, device,
-                      dtype, view_chunk, supersample)
+    pixel = float(space.pixel_sides(cameras).median()) * space.scale_at_centre
+    field = GridField(box, schedule.voxels(float((box[1] - box[0]).max()), pixel), schedule, space,
+                      choose_backend(device, kernels), scene.white_bkgd, seed, device, dtype, view_chunk, supersample,
+                      pixel)
     if schedule.seen_by:
         views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
         prune(field, seen_cells(field, views, schedule.seen_by))

@@ -33,6 +33,7 @@ class GridField(Field):
     Args:
         box: [2, 3] corners of the grid, in grid coordinates.
         voxels: edge of a voxel in each stage of training, in grid units; all cells of the first stage are kept.
+        pixel: side of a pixel at the scene's centre, in grid units; 0: unknown.
         seed: seed of the network's initial weights.
         view_chunk: most rays of a picture at once.
     """
@@ -40,11 +41,11 @@ class GridField(Field):
 
     def __init__(self, box: np.ndarray, voxels: Sequence[float], schedule: GridSchedule, space: Space,
                  backend: type[Backend], white_bkgd: bool, seed: int, device: torch.device,
-                 dtype: torch.dtype = torch.float32, view_chunk: int = 32768, supersample: int = 1):
+                 dtype: torch.dtype = torch.float32, view_chunk: int = 32768, supersample: int = 1, pixel: float = 0.0):
         super().__init__()
         self.schedule, self.space, self.white_bkgd, self.dtype = schedule, space, white_bkgd, dtype
         self.backend_kind, self.view_chunk, self.supersample = backend, view_chunk, supersample
-        self.voxels, self.stage = tuple(voxels), 0
+        self.voxels, self.pixel, self.stage = tuple(voxels), pixel, 0
         self.network = view_network(schedule, torch.Generator().manual_seed(seed)).to(device)
         self.take(SparseGrid.filled(box, self.voxels[0], device))
 

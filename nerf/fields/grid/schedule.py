@@ -78,6 +78,9 @@ class GridSchedule:
     hidden_after: float = _number(0.5, 0.0, 100.0, 'intervals between prunings that Adam trains before hidden rows are '
                                   'pruned; rays have met all visible rows then')
     # Rays and samples of a step
+    blur: float = _number(0.0, 0.0, 100.0, 'side, in voxels at the centre of the scene, of the squares of pixels whose '
+                          'mean colours rays should show, down to a power of two in pixels. Coarse voxels cannot show '
+                          'single pixels, so these are noise to them. 0: single pixels')
     samples: int = _count(65000, 1, 2 ** 31 - 1, 'kept samples of a step; the number of rays follows from it')
     first_rays: int = _count(1024, 1, 2 ** 20, 'rays of the first step')
     fewest_rays: int = _count(256, 1, 2 ** 20, 'fewest rays of a step')
@@ -133,6 +136,10 @@ class GridSchedule:
         a pixel at the scene's centre."""
         voxels = [longest / stage.cells for stage in stages_of(self.stages)]
         return voxels[:1] + [voxel for voxel in voxels[1:] if voxel >= self.voxel_pixels * pixel]
+
+    def pixels_per_ray(self, voxel: float, pixel: float) -> int:
+        """Side, in pixels, of the squares of `blur`, by the sides of a voxel and of a pixel in the same unit."""
+        return 2 ** int(math.log2(max(self.blur * voxel / pixel, 1.0))) if self.blur and pixel else 1
 
     def lrate_decay(self, n_iters: int) -> float:
         """Thousand steps in which the learning rate of a run of n_iters steps falls to a tenth."""

@@ -37,6 +37,9 @@ class GridTraining(Training):
     def rays_per_step(self, n_rays: int) -> int:
         return min(self.schedule.captured_rays if self.captured else self.n_rays, n_rays)
 
+    def pixels_per_ray(self) -> int:
+        return self.schedule.pixels_per_ray(self.field.grid.voxel, self.field.pixel)
+
     def random_numbers(self, n_rays: int, generator: torch.Generator) -> Numbers:
         """Place of each ray's first sample in a step [R], and colour of its background [R, 3]."""
         where = {'generator': generator, 'device': generator.device}

@@ -412,3 +412,34 @@ def test_a_white_background_is_composited_on_the_sampled_pixels():
     expected = torch.tensor([[100 / 255 * 0.2 + 0.8, 200 / 255 * 0.2 + 0.8, 0.8], [1, 1, 1]])
     torch.testing.assert_close(on_white, expected)
     torch.testing.assert_close(target_colours(pixel, white_bkgd=False), pixel[:, :3] / 255)
+
+
+# Squares of pixels
+
+
+@pytest.mark.parametrize('side', [2, 4, 16])
+def test_rays_of_squares_have_the_mean_colour_and_the_middle_of_the_square_around_each_pixel(side):
+    """The mean of (image, row, column) over a square is its middle, also where an edge cuts the square."""
+    scene = scene_of_several_sizes()
+    batcher, trained = batcher_of(scene, 20), torch.from_numpy(scene.i_train)
+    for step in range(1, 8):
+        image, row, column = batcher.pixels(step)
+        rays, target = batcher.rays(image, row, column, side)
+        shown, middle_row, middle_column = (255 * target.rgb).unbind(-1)
+        torch.testing.assert_close(shown, trained[image].float())
+        for middle, place, size in ((middle_row, row, 0), (middle_column, column, 1)):
+            first = place // side * side
+            last = torch.minimum(first + side, torch.tensor(SIZES)[trained[image], size]) - 1
+            torch.testing.assert_close(middle, (first + last) / 2, rtol=0, atol=1e-3)
+        _, directions = scene.cameras.single_rays(trained[image], middle_row, middle_column)
+        torch.testing.assert_close(rays.directions, directions, rtol=1e-3, atol=1e-4)
+
+
+def test_masked_pixels_have_no_part_in_the_colour_of_a_square():
+    masks = [np.zeros(size, bool) for size in SIZES]
+    for mask in masks:
+        mask[1, 1] = mask[0, 2] = True
+    batcher = batcher_of(scene_of_several_sizes(masks), 5)
+    image, row, column = (torch.tensor(part) for part in ([1, 1, 2], [0, 1, 0], [0, 1, 2]))
+    _, target = batcher.rays(image, row, column, 2)
+    assert pixels(target) == [(2, 1, 1), (2, 1, 1), (3, 0, 2)]

@@ -79,10 +79,13 @@ class Capacity(NamedTuple):
 
 
 class Marched(NamedTuple):
-    """Result of marching R rays."""
+    """Result of marching R rays. Spread is the distortion of mip-NeRF 360 (arXiv:2111.12077, equation 15), without its
+    term for the lengths of samples, which are half a voxel. Normalised distances are 1 - near / depth of contracted
+    rays; else distances from near, as shares of the box's longest side."""
     features: Tensor  # [R, 15] composited channels behind density, the first three as colours
     rest: Tensor  # [R] transmittance behind all samples
     depth: Tensor  # [R] expected depth, not divided by opacity
+    spread: Tensor  # [R] sum of w v |s - t| over all pairs of samples, with weights w, v at normalised distances s, t
     count: Tensor  # [R] kept samples
     n_samples: int | Tensor  # their sum
     n_whole: Tensor | None = None  # [] number of first rays that were within capacity; None: all
@@ -99,7 +102,8 @@ class Backend:
         self.heaviest = row_tensor(None, (grid.n_rows,), rows.device)  # weight around each row in this training step
 
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
-        """Marches rays through the kept cells and composites their samples; differentiable by `rows`. If gradients are
+        """Marches rays through the kept cells and composites their samples; differentiable by `rows`, except
+        depth and count. If gradients are
         enabled, `heaviest` gets the largest weight of a sample around each row, after the backward pass at the latest.
 
         With a capacity, this does not wait for the device. The last rays get nothing if the capacity is too small."""

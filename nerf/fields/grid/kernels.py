@@ -8,13 +8,14 @@ Arrays are float32 unless a type is named, of R rays, at most K kept samples of 
 origins, directions [R, 3], near, far, jitter [R]: rays in voxels, as `VoxelRays` of backend.py
 rows, gradients [M, 16]: channels of the rows and their gradients; gradients of untouched rows are zero
 heaviest [M]: largest weight of a sample around a row in this step; 0: the row is not touched
-number [X', Y', Z'], origin [B], index [512 B], places [M], all int32: `Bricks` of sparse_grid.py
-raw [512 B]: raw density at each place, very negative if it has no row
-count [R] int64, rest, depth [R], features [R, 15]: kept samples, transmittance behind them, depth, composited channels
+number [X', Y', Z'], origin [B], index [512 B], slots [M], all int32: `Bricks` of sparse_grid.py
+raw [512 B]: raw density in each slot, very negative if it has no row
+count [R] int64, rest, depth, spread [R], features [R, 15]: kept samples, and the results of `Marched` (backend.py)
 values [R, K, 16]: weight of each kept sample and its 15 channels, the first three as colours
 corners [R, K, 4] int32: rows of the lower corners around a sample, by the last bits of x and y; the next row of each
     is that of the corner above it
-places [R, K, 5]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x index
+places [R, K, 6]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x
+    index, and normalised distance along the ray
 
 Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
 the loop is short."""
@@ -44,7 +45,7 @@ BLOCK_BITS = 2  # blocks have 4 cells along an edge; all 64 are the bits of an i
 BLOCK = 1 << BLOCK_BITS
 FARTHEST_CLEAR = 8  # blocks of a jump of a contracted ray, about; further ones cost time at each change of the grid
 INSIDE = BRICK - 1  # mask of a vertex's index within its brick
-X_STEP, Y_STEP = BRICK * BRICK, BRICK  # between places in a brick
+X_STEP, Y_STEP = BRICK * BRICK, BRICK  # between slots in a brick
 
 
 @njit(**OPTIONS)
@@ -149,28 +150,28 @@ def _corner_weights(fx, fy, fz):
 
 
 @njit(**OPTIONS)
-def _place(number, i, j, k):
-    """Place of vertex (i, j, k), whose brick exists."""
+def _slot(number, i, j, k):
+    """Slot of vertex (i, j, k), whose brick exists."""
     brick = number[i >> BRICK_BITS, j >> BRICK_BITS, k >> BRICK_BITS]
     return (((brick << BRICK_BITS | i & INSIDE) << BRICK_BITS | j & INSIDE) << BRICK_BITS) | k & INSIDE
 
 
 @njit(**OPTIONS)
-def _corner_places(number, i, j, k):
-    """Places of the corners of cell (i, j, k), in the order of `_corner_weights`. Most cells lie in one brick."""
+def _corner_slots(number, i, j, k):
+    """Slots of the corners of cell (i, j, k), in the order of `_corner_weights`. Most cells lie in one brick."""
     if (i & INSIDE) < INSIDE and (j & INSIDE) < INSIDE and (k & INSIDE) < INSIDE:
-        p = _place(number, i, j, k)
+        p = _slot(number, i, j, k)
         q = p + X_STEP
         return p, p + 1, p + Y_STEP, p + Y_STEP + 1, q, q + 1, q + Y_STEP, q + Y_STEP + 1
-    return (_place(number, i, j, k), _place(number, i, j, k + 1), _place(number, i, j + 1, k),
-            _place(number, i, j + 1, k + 1), _place(number, i + 1, j, k), _place(number, i + 1, j, k + 1),
-            _place(number, i + 1, j + 1, k), _place(number, i + 1, j + 1, k + 1))
+    return (_slot(number, i, j, k), _slot(number, i, j, k + 1), _slot(number, i, j + 1, k),
+            _slot(number, i, j + 1, k + 1), _slot(number, i + 1, j, k), _slot(number, i + 1, j, k + 1),
+            _slot(number, i + 1, j + 1, k), _slot(number, i + 1, j + 1, k + 1))
 
 
 @njit(**OPTIONS)
-def _interpolated(raw, corner_places, weights):
+def _interpolated(raw, corner_slots, weights):
     """Raw density in a cell."""
-    p0, p1, p2, p3, p4, p5, p6, p7 = corner_places
+    p0, p1, p2, p3, p4, p5, p6, p7 = corner_slots
     w0, w1, w2, w3, w4, w5, w6, w7 = weights
     return (w0 * raw[p0] + w1 * raw[p1] + w2 * raw[p2] + w3 * raw[p3] + w4 * raw[p4] + w5 * raw[p5] + w6 * raw[p6]
             + w7 * raw[p7])
@@ -178,7 +179,7 @@ def _interpolated(raw, corner_places, weights):
 
 @njit(parallel=True, **OPTIONS)
 def march(origins, directions, near, far, jitter, rows, raw, size, number, index, blocks, clearance, rules, saved,
-          count, rest, depth, features, values, corners, places):
+          count, rest, depth, spread, features, values, corners, places):
     """Marches rays through kept cells of a box of `size` vertices, and composites their samples by the `Rules` of
     backend.py. `blocks` are those of `cells_of_blocks`; `clearance` is that of `clearance_of`, or 0 for rays that take
     all steps. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
@@ -191,6 +192,7 @@ def march(origins, directions, near, far, jitter, rows, raw, size, number, index
             origins[r], directions[r], near[r], far[r], jitter[r], raw, size, (number, index), (blocks, clearance),
             (least, dark), (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r],
             places[r])
+        spread[r] = _spread_along(count[r], values[r], places[r])
         _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
 
 
@@ -206,8 +208,8 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
     ox, oy, oz = origin[0], origin[1], origin[2]
     dx, dy, dz = direction[0], direction[1], direction[2]
     over_x, over_y, over_z = _inverse(dx), _inverse(dy), _inverse(dz)
-    dt = HALF / math.sqrt(dx * dx + dy * dy + dz * dz)
-    leaves_ball = F(1e9)
+    speed = math.sqrt(dx * dx + dy * dy + dz * dz)
+    dt, per_depth, leaves_ball = HALF / speed, speed / F(max(nx, ny, nz)), F(1e9)
     if contracted:  # each step asks whether it is in the box
         start, end = near, far
         x, y, z = ox + start * dx, oy + start * dy, oz + start * dz
@@ -242,7 +244,7 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
             t += step
             continue
         fx, fy, fz = x - F(i), y - F(j), z - F(k)
-        around = _corner_places(number, i, j, k)
+        around = _corner_slots(number, i, j, k)
         a = sharpness * _interpolated(raw, around, _corner_weights(fx, fy, fz)) + offset
         if a < thin:
             t += step
@@ -258,6 +260,7 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
             index[around[0]], index[around[2]], index[around[4]], index[around[6]])
         places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
         places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
+        places[n, 5] = ONE - near / t if contracted else (t - near) * per_depth
         distance += weight * t
         light *= passed
         n += 1
@@ -265,6 +268,18 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
             break
         t += step
     return n, light, distance
+
+
+@njit(**OPTIONS)
+def _spread_along(n, values, places):
+    """Spread of a ray's n samples."""
+    total, moment, spread = ZERO, ZERO, ZERO
+    for s in range(n):
+        weight, distance = values[s, 0], places[s, 5]
+        spread += TWO * weight * (distance * total - moment)
+        total += weight
+        moment += weight * distance
+    return spread
 
 
 @njit(**OPTIONS)
@@ -291,18 +306,28 @@ def _composite(rows, n, saved, values, corners, places, features):
 
 
 @njit(parallel=True, **OPTIONS)
-def raw_gradients(count, rest, values, places, of_features, of_rest):
+def raw_gradients(count, rest, values, places, of_features, of_rest, of_spread):
     """Gradients of the loss by the raw density of each kept sample, in place of its slope; back to front along a ray.
-    The loss has the gradients of_features [R, 15] and of_rest [R] by `features` and `rest`."""
+    The loss has the gradients of_features [R, 15], of_rest and of_spread [R] by `features`, `rest` and `spread`."""
     for r in prange(count.shape[0]):
         light, behind = rest[r], of_rest[r] * rest[r]
+        before, moment_before, after, moment_after = ZERO, ZERO, ZERO, ZERO  # sums of weights, and times distances
+        for s in range(count[r]):
+            before += values[r, s, 0]
+            moment_before += values[r, s, 0] * places[r, s, 5]
         for s in range(count[r] - 1, -1, -1):
-            weight, by_weight = values[r, s, 0], ZERO
+            weight, distance = values[r, s, 0], places[r, s, 5]
+            before -= weight
+            moment_before -= weight * distance
+            away = distance * (before - after) - moment_before + moment_after
+            by_weight = of_spread[r] * TWO * away
             for c in range(15):
                 by_weight += of_features[r, c] * values[r, s, c + 1]
             places[r, s, 3] *= light * by_weight - behind
             behind += weight * by_weight
             light += weight
+            after += weight
+            moment_after += weight * distance
 
 
 @njit(parallel=True, **OPTIONS)
@@ -334,13 +359,13 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
 
 
 @njit(**OPTIONS)
-def _neighbour(place, axis, step, number, origin, index):
-    """Row of the vertex one step, -1 or 1, along an axis from a place; -1: it has none."""
+def _neighbour(slot, axis, step, number, origin, index):
+    """Row of the vertex one step, -1 or 1, along an axis from a slot; -1: it has none."""
     shift = BRICK_BITS * (2 - axis)
-    within = (place >> shift & INSIDE) + step
+    within = (slot >> shift & INSIDE) + step
     if 0 <= within < BRICK:
-        return index[place + (step << shift)]
-    brick, last = origin[place >> 3 * BRICK_BITS], number.shape[axis] - 1
+        return index[slot + (step << shift)]
+    brick, last = origin[slot >> 3 * BRICK_BITS], number.shape[axis] - 1
     stride = 1
     for later in range(axis + 1, 3):
         stride *= number.shape[later]
@@ -349,11 +374,11 @@ def _neighbour(place, axis, step, number, origin, index):
     other = number.reshape(-1)[brick + step * stride]
     if other < 0:
         return np.int32(-1)
-    return index[(other << 3 * BRICK_BITS) + (place & BRICK ** 3 - 1) - (step * INSIDE << shift)]
+    return index[(other << 3 * BRICK_BITS) + (slot & BRICK ** 3 - 1) - (step * INSIDE << shift)]
 
 
 @njit(parallel=True, **OPTIONS)
-def smooth(rows, number, origin, index, places, gradients, heaviest, weights, axis, sums):
+def smooth(rows, number, origin, index, slots, gradients, heaviest, weights, axis, sums):
     """Gradients of half the squared differences of neighbouring rows along an axis, times weights [16], added to those
     of touched rows. sums [P, 16] get sums of the touched rows' gradients, for P parts of the rows."""
     width, n_rows, n_parts = rows.shape[1], rows.shape[0], sums.shape[0]
@@ -364,7 +389,7 @@ def smooth(rows, number, origin, index, places, gradients, heaviest, weights, ax
             if heaviest[row] == ZERO:
                 continue
             for side in range(2):
-                other = _neighbour(places[row], axis, 2 * side - 1, number, origin, index)
+                other = _neighbour(slots[row], axis, 2 * side - 1, number, origin, index)
                 if other < 0:
                     continue
                 for c in range(width):
@@ -374,7 +399,7 @@ def smooth(rows, number, origin, index, places, gradients, heaviest, weights, ax
 
 
 @njit(parallel=True, **OPTIONS)
-def adam(rows, raw, places, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
+def adam(rows, raw, slots, gradients, means, squares, heaviest, strongest, rates, betas, epsilon, debias_mean,
          debias_square, apply):
     """Adam's step on the touched rows, and on their running means [M, 16], at rates [16] of the channels. strongest [M]
     get `heaviest`, if it is larger. No row is touched afterwards, and all gradients are zero. Running means began at
@@ -391,7 +416,7 @@ def adam(rows, raw, places, gradients, means, squares, heaviest, strongest, rate
                 square = second * squares[row, c] + (ONE - second) * g * g
                 means[row, c], squares[row, c] = mean, square
                 rows[row, c] -= rates[c] * debias_mean * mean / (math.sqrt(debias_square * square) + epsilon)
-            raw[places[row]] = rows[row, 0]
+            raw[slots[row]] = rows[row, 0]
         for c in range(width):
             gradients[row, c] = ZERO
 

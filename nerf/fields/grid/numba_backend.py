@@ -24,7 +24,7 @@ class NumbaBackend(Backend):
         self.size, self.blocks = tuple(grid.cells.shape), kernels.cells_of_blocks(grid.cells.numpy())
         self.clearance, bricks = kernels.clearance_of(self.blocks), grid.bricks
         self.number, self.origin, self.index = bricks.number.numpy(), bricks.origin.numpy(), bricks.rows.numpy()
-        self.places = bricks.places.numpy().astype(np.int32)
+        self.slots = bricks.slots.numpy().astype(np.int32)
         self.values, self.gradient = rows.detach().numpy(), np.zeros((len(rows), CHANNELS), np.float32)
         rows.grad = torch.from_numpy(self.gradient)
         self.touched_by = self.heaviest.numpy()
@@ -35,7 +35,7 @@ class NumbaBackend(Backend):
         if (n_rays := len(rays.near)) > self.most_rays:  # the kernels do not look how long their arrays are
             raise ValueError(f'{n_rays} rays at once; at most {self.most_rays}')
         if self.version != self.rows._version:  # PyTorch has changed rows; `adam` keeps their densities in `raw`
-            self.raw[self.places] = self.values[:, 0]
+            self.raw[self.slots] = self.values[:, 0]
             self.version = self.rows._version
         return Marched(*_March.apply(self.rows, self, rays, torch.is_grad_enabled()))
 
@@ -47,7 +47,7 @@ class NumbaBackend(Backend):
 
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
         sums = np.empty((PARTS, CHANNELS), np.float32)
-        kernels.smooth(self.values, self.number, self.origin, self.index, self.places, self.gradient, self.touched_by,
+        kernels.smooth(self.values, self.number, self.origin, self.index, self.slots, self.gradient, self.touched_by,
                        weights.numpy(), int(axis), sums)
         return torch.from_numpy(sums).sum()
 
@@ -55,7 +55,7 @@ class NumbaBackend(Backend):
              skip: Tensor) -> None:
         step = int(state['step'])
         debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in betas)
-        kernels.adam(self.values, self.raw, self.places, self.gradient, state['exp_avg'].numpy(),
+        kernels.adam(self.values, self.raw, self.slots, self.gradient, state['exp_avg'].numpy(),
                      state['exp_avg_sq'].numpy(), self.touched_by, state['strongest'].numpy(), rates.numpy(), betas,
                      epsilon, *debias, not skip)
         self.is_clear = True
@@ -67,24 +67,24 @@ class _March(torch.autograd.Function):
     def forward(ctx, rows: Tensor, backend: NumbaBackend, rays: VoxelRays, saved: bool) -> tuple:
         n_rays, buffers = len(rays.near), SampleBuffers(backend.most_rays, backend.rules.most)
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
-        rest, depth = np.empty((2, n_rays), np.float32)
+        rest, depth, spread = np.empty((3, n_rays), np.float32)
         kernels.march(*(np.ascontiguousarray(part.numpy()) for part in rays), backend.values, backend.raw,
                       backend.size, backend.number, backend.index, backend.blocks, backend.clearance,
-                      backend.rules, saved, count, rest, depth, features,
-                      buffers.values, buffers.corners, buffers.places)
+                      backend.rules, saved, count, rest, depth, spread, features, buffers.values, buffers.corners,
+                      buffers.places)
         buffers.march += 1
         ctx.backend, ctx.count, ctx.rest, ctx.buffers, ctx.march = backend, count, rest, buffers, buffers.march
-        marched = Marched(*map(torch.from_numpy, (features, rest, depth, count)), int(count.sum()))
+        marched = Marched(*map(torch.from_numpy, (features, rest, depth, spread, count)), int(count.sum()))
         ctx.mark_non_differentiable(marched.depth, marched.count)
         return tuple(marched)
 
     @staticmethod
-    def backward(ctx, of_features: Tensor, of_rest: Tensor, *_) -> tuple[None, ...]:
-        of_features, of_rest = of_features.contiguous().numpy(), of_rest.contiguous().numpy()
+    def backward(ctx, of_features: Tensor, of_rest: Tensor, _: Tensor, of_spread: Tensor, *__) -> tuple[None, ...]:
+        of_features, of_rest, of_spread = (part.contiguous().numpy() for part in (of_features, of_rest, of_spread))
         backend, samples = ctx.backend, ctx.buffers
         if samples.march != ctx.march:
             raise RuntimeError('the samples of this march are gone: another march, or its backward pass, came before')
-        kernels.raw_gradients(ctx.count, ctx.rest, samples.values, samples.places, of_features, of_rest)
+        kernels.raw_gradients(ctx.count, ctx.rest, samples.values, samples.places, of_features, of_rest, of_spread)
         kernels.scatter(ctx.count, samples.values, samples.corners, samples.places, of_features, backend.gradient,
                         backend.touched_by)
         samples.march += 1  # `raw_gradients` has overwritten some of them
@@ -100,5 +100,5 @@ class SampleBuffers:
     def __init__(self, n_rays: int, most: int):
         self.values = np.empty((n_rays, most, CHANNELS), np.float32)
         self.corners = np.empty((n_rays, most, 4), np.int32)
-        self.places = np.empty((n_rays, most, 5), np.float32)
+        self.places = np.empty((n_rays, most, 6), np.float32)
         self.march = 0  # number of the march that has its samples here

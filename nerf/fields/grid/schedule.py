@@ -109,6 +109,8 @@ class GridSchedule:
                                     'neighbouring raw densities, along one axis a step')
     smooth_others: float = _number(4.5e-9, 0.0, 1e6, 'weight in the loss of half the squared differences of '
                                    'neighbouring colours and features')
+    spread: float = _number(0.0, 0.0, 1e6, 'weight in the loss of the spread of weights along a ray (the distortion of '
+                            'mip-NeRF 360), after the first stage. It draws fog onto surfaces')
     beta_mean: float = _number(0.9, 0.0, 0.9999, 'decay of the mean of the gradient, in Adam')
     beta_square: float = _number(0.99, 0.0, 0.999999, 'decay of the mean squared gradient, in Adam; few steps touch a '
                                  'row')

@@ -25,12 +25,12 @@ BRICK = 1 << BRICK_BITS
 
 
 class Bricks(NamedTuple):
-    """Index from vertices to rows, in B bricks. The place of a vertex is its brick's number times 512, plus its index
-    in the brick."""
+    """Index from vertices to rows, in B bricks. The slot of a vertex is its brick's number times 512, plus its index in
+    the brick."""
     number: Tensor  # [X', Y', Z'] int32 of each brick; -1: it has no row
     origin: Tensor  # [B] int32, flat index of each brick in `number`
-    rows: Tensor  # [512 B] int32, row at each place; -1: none
-    places: Tensor  # [M] int64, place of each row
+    rows: Tensor  # [512 B] int32, row in each slot; -1: none
+    slots: Tensor  # [M] int64, slot of each row
 
     @classmethod
     def of(cls, vertices: Tensor, shape: Sequence[int]) -> Bricks:
@@ -42,10 +42,10 @@ class Bricks(NamedTuple):
         number[brick] = 0
         origin = (number == 0).nonzero()[:, 0].int()
         number[origin.long()] = torch.arange(len(origin), dtype=torch.int32, device=device)
-        places = (number[brick].long() << 3 * BRICK_BITS) + _within_brick(x, y, z)
+        slots = (number[brick].long() << 3 * BRICK_BITS) + _within_brick(x, y, z)
         rows = torch.full([len(origin) << 3 * BRICK_BITS], -1, dtype=torch.int32, device=device)
-        rows[places] = torch.arange(len(places), dtype=torch.int32, device=device)
-        return cls(number.reshape(size), origin, rows, places)
+        rows[slots] = torch.arange(len(slots), dtype=torch.int32, device=device)
+        return cls(number.reshape(size), origin, rows, slots)
 
     def row_at(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         """Rows [...] int64 of vertices (x, y, z) in the box, int64 each; -1: none."""

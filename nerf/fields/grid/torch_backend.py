@@ -55,9 +55,18 @@ class TorchBackend(Backend):
             weights = torch.where(ray < n_rays, shown.weights.detach(), 0.0).to(self.heaviest)
             self.heaviest.scatter_reduce_(0, corner.flatten(),
                                           weights.repeat_interleave(8, output_size=corner.numel()), 'amax')
+        spread = _spread(shown.weights, self._distance(rays, ray, t), ray, len(origins))
         count = ray.new_zeros(len(origins)).index_add_(0, ray, torch.ones_like(ray))[:n_rays]
-        return Marched(shown.rgb[:n_rays], 1.0 - shown.acc[:n_rays], shown.depth[:n_rays], count,
-                       count.sum() if capacity else len(ray), n_whole)
+        return Marched(shown.rgb[:n_rays], 1.0 - shown.acc[:n_rays], shown.depth[:n_rays], spread[:n_rays],
+                       count, count.sum() if capacity else len(ray), n_whole)
+
+    def _distance(self, rays: VoxelRays, ray: Tensor, t: Tensor) -> Tensor:
+        """Normalised distances [N] of samples at depths t [N]; see `Marched`."""
+        ray = ray.clamp(max=len(rays.near) - 1)  # unused capacity has no meaning
+        near = rays.near[ray]
+        if self.rules.ball.contracted:
+            return 1.0 - near / t
+        return (t - near) * (rays.directions.norm(dim=-1) / max(self.grid.cells.shape))[ray]
 
     @torch.no_grad()
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
@@ -91,6 +100,19 @@ class TorchBackend(Backend):
     def clear_gradient(self) -> None:
         self.rows.grad = None
         self.heaviest.zero_()
+
+
+def _spread(weights: Tensor, distance: Tensor, ray: Tensor, n_rays: int) -> Tensor:
+    """Spread [R] of each ray's samples by weights and ascending distances [N]; see `Marched`."""
+    weights, distance = weights.double(), distance.double()  # sums over all rays stay precise
+    first = torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
+
+    def before(values: Tensor) -> Tensor:
+        """Sums of values [N] over a ray's earlier samples."""
+        total = F.pad(values.cumsum(0), (1, 0))
+        return total[:-1] - total[first]
+    terms = 2.0 * weights * (distance * before(weights) - before(weights * distance))
+    return terms.new_zeros(n_rays).index_add(0, ray, terms).float()
 
 
 def channels(rows: Tensor, corner: Tensor, weights: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:

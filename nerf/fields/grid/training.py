@@ -46,8 +46,8 @@ class GridTraining(Training):
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
     def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
-        """Mean squared error of the rays. Notes for `after_step` are sums: rays, their kept samples, squared errors of
-        the rays and of the targets' mean colour.
+        """Mean squared error of the rays and, after the first stage, their spread. Notes for `after_step` are sums:
+        rays, their kept samples, squared errors of the rays and of the targets' mean colour.
 
         Pixels of known coverage are compared on random colours: fog of the background's colour then costs as much as
         other fog. In closed spaces all rays end on random colours: else darkness would become holes."""
@@ -63,13 +63,17 @@ class GridTraining(Training):
         marched = self.field.march(rays, jitter, capacity)
         rgb = exposed(self.field.coloured(marched, rays.viewdirs, background), marched.rest[:, None] * background,
                       target.gains)
-        n_rays = marched.n_whole
+        n_rays, spread = marched.n_whole, marched.spread
         if n_rays is None:
             n_rays, mse = torch.tensor(len(jitter), device=rgb.device), img2mse(rgb, wanted)
         else:
-            whole = torch.arange(len(jitter), device=rgb.device)[:, None] < n_rays
-            mse = torch.where(whole, (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
-        return Losses({'mse': mse}, {
+            whole = torch.arange(len(jitter), device=rgb.device) < n_rays
+            mse = torch.where(whole[:, None], (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
+            spread = torch.where(whole, spread, 0.0)
+        terms = {'mse': mse}
+        if self.schedule.spread and self.field.stage:
+            terms['spread'] = self.schedule.spread * spread.sum() / n_rays
+        return Losses(terms, {
             'rays': n_rays, 'samples': torch.as_tensor(marched.n_samples, device=rgb.device),
             'error': mse.detach() * n_rays, 'error_of_mean': img2mse(wanted.mean(0), wanted) * n_rays})
 

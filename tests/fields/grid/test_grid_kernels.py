@@ -129,53 +129,57 @@ class Marching:
                  saved: bool = True, ball: Ball = STRAIGHT, jumps: bool = False):
         n = len(rays.near)
         self.grid, self.rows = grid, rows
-        self.count, (self.rest, self.depth) = np.full(n, -1, np.int64), np.full((2, n), np.nan, np.float32)
+        self.count = np.full(n, -1, np.int64)
+        self.rest, self.depth, self.spread = np.full((3, n), np.nan, np.float32)
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
-                        np.full((n, most, 5), np.nan, np.float32))
+                        np.full((n, most, 6), np.nan, np.float32))
         self.gradients, (self.heaviest, self.strongest) = np.zeros_like(rows), np.zeros((2, len(rows)), np.float32)
-        self.number, self.origin, self.index, places = (part.numpy() for part in grid.bricks)
-        self.places = places.astype(np.int32)
+        self.number, self.origin, self.index, slots = (part.numpy() for part in grid.bricks)
+        self.slots = slots.astype(np.int32)
         self.raw = np.full(len(self.index), -1e9, np.float32)
-        self.raw[self.places] = rows[:, 0]
+        self.raw[self.slots] = rows[:, 0]
         blocks = cells_of_blocks(grid.cells.numpy())
         clearance = kernels.clearance_of(blocks) if jumps else np.zeros(blocks.shape, np.uint8)
         kernels.march(*(part.numpy() for part in rays), rows, self.raw, tuple(grid.cells.shape), self.number,
                       self.index, blocks, clearance, rules(least, ball, most), saved, self.count, self.rest,
-                      self.depth, self.features, *self.samples)
+                      self.depth, self.spread, self.features, *self.samples)
 
-    def backward(self, of_features: Tensor, of_rest: Tensor) -> Marching:
+    def backward(self, of_features: Tensor, of_rest: Tensor, of_spread: Tensor | None = None) -> Marching:
         values, corners, places = self.samples
-        kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy())
+        of_spread = torch.zeros_like(of_rest) if of_spread is None else of_spread
+        kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy(),
+                              of_spread.numpy())
         kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.heaviest)
         return self
 
     def smooth(self, weights: np.ndarray, axis: int, parts: int = 7) -> np.ndarray:
         """Smooths; the sums of the gradients [16]."""
         sums = np.full((parts, CHANNELS), np.nan, np.float32)
-        kernels.smooth(self.rows, self.number, self.origin, self.index, self.places, self.gradients, self.heaviest,
+        kernels.smooth(self.rows, self.number, self.origin, self.index, self.slots, self.gradients, self.heaviest,
                        weights, axis, sums)
         return sums.sum(0)
 
     def adam(self, means: np.ndarray, squares: np.ndarray, rates: np.ndarray, step: int, apply: bool = True) -> None:
         debias = (np.float32(1.0 / (1.0 - beta ** step)) for beta in BETAS)
-        kernels.adam(self.rows, self.raw, self.places, self.gradients, means, squares, self.heaviest,
+        kernels.adam(self.rows, self.raw, self.slots, self.gradients, means, squares, self.heaviest,
                      self.strongest, rates, BETAS, EPSILON, *debias, apply)
 
 
 def assert_agree(marching: Marching, expected: Marched) -> None:
     assert marching.count.tolist() == expected.count.tolist()
     for ours, theirs in ((marching.features, expected.features), (marching.rest, expected.rest),
-                         (marching.depth, expected.depth)):
+                         (marching.depth, expected.depth), (marching.spread, expected.spread)):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def gradients_of(grid: SparseGrid, rows: Tensor, rays: VoxelRays, of_features: Tensor, of_rest: Tensor,
-                 ball: Ball = STRAIGHT) -> np.ndarray:
-    """By autograd, for the rows of a mixture of features and rest."""
+                 ball: Ball = STRAIGHT, of_spread: Tensor | float = 0.0) -> np.ndarray:
+    """By autograd, for the rows of a mixture of features, rest and spread."""
     backend = plain(grid, rows.double(), ball=ball)
     marched = march_plain(backend, rays)
-    ((marched.features * of_features).sum() + (marched.rest * of_rest).sum()).backward()
+    ((marched.features * of_features).sum() + (marched.rest * of_rest).sum()
+     + (marched.spread * of_spread).sum()).backward()
     return backend.rows.grad.numpy()
 
 
@@ -480,6 +484,30 @@ def test_gradients_of_features_or_rest_alone_are_those_of_autograd(of):
     expected = gradients_of(grid, rows, rays, of_features, of_rest)
     np.testing.assert_allclose(marching.gradients, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     assert of == 'features' or (marching.gradients[:, 1:] == 0.0).all()
+
+
+@pytest.mark.parametrize('contracts', [False, True])
+def test_gradients_of_the_spread_are_those_of_autograd(contracts):
+    grid, rows = a_grid(5)
+    ball = Ball(True, 9.0, 6.0, 11.0, 5.0) if contracts else STRAIGHT
+    rays = random_rays(100, 5)
+    rays = certain(grid, rows, rays._replace(near=rays.near + 0.5), ball=ball)
+    nothing, of_spread = torch.zeros(len(rays.near)), mixture(len(rays.near))[1]
+    marching = Marching(grid, rows.numpy(), rays, ball=ball).backward(torch.zeros(len(nothing), 15), nothing, of_spread)
+    expected = gradients_of(grid, rows, rays, torch.zeros(len(nothing), 15), nothing, ball, of_spread)
+    assert np.abs(expected[:, 0]).max() > 1e-3
+    np.testing.assert_allclose(marching.gradients, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_spread_of_a_ray_is_the_sum_over_all_pairs_of_its_samples():
+    grid, rows = a_grid(2)
+    marching, last = Marching(grid, rows.numpy(), random_rays(50, 2)), max(SHAPE)
+    assert (marching.count > 3).sum() > 10
+    for r, n in enumerate(marching.count):
+        weight, distance = marching.samples[0][r, :n, 0], marching.samples[2][r, :n, 5]
+        pairs = weight[:, None] * weight * np.abs(distance[:, None] - distance)
+        assert marching.spread[r] == pytest.approx(pairs.sum(), abs=1e-5)
+        assert (np.diff(distance) * last >= 0.499).all()  # samples are half a voxel apart
 
 
 def test_rows_have_the_weight_of_the_heaviest_sample_around_them():

@@ -110,8 +110,8 @@ def choose_arc(azimuth: np.ndarray, avoided: Iterable[int] = (), protocol: Proto
     """Indices of the photographs in an arc of azimuth that begins at a photograph, or just behind one.
 
     Of the arcs with at least `fewest` photographs, and with others close by on both sides, it is the one with the
-    fewest photographs, or of those the one in the smallest gap between others. If no arc is like that, the gap may be
-    wide, then photographs may be fewer; without an arc of two photographs the result is empty.
+    fewest photographs, or of those the one in the smallest gap between others. If no arc is like that, photographs may
+    be fewer, or else the gap may be wide; without an arc of two photographs the result is empty.
 
     Args:
         azimuth: [N] in degrees; NaN: the photograph has none, and is in no arc.

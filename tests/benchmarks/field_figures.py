@@ -88,8 +88,8 @@ def ended(space: Space) -> Space:
 
 @torch.inference_mode()
 def rendered(sampler: Sampler, rays: Rays, end: bool = False) -> Composite:
-    """Composites of any number of rays; with `end`, of their part before the far bound. A ray whose bounds leave
-    nothing between them is empty."""
+    """Composites of any number of rays; with `end`, of their part before the far bound. The last sample of a ray does
+    not count there, as it stands for everything behind. A ray whose bounds leave nothing between them is empty."""
     field = sampler.field
     before = getattr(field, 'space', None)
     try:
@@ -100,10 +100,10 @@ def rendered(sampler: Sampler, rays: Rays, end: bool = False) -> Composite:
     finally:
         if end and before is not None:
             field.space = before
-    rgb, disp, acc, depth = (torch.cat([getattr(part, name) for part in parts])
-                             for name in ('rgb', 'disp', 'acc', 'depth'))
-    acc = torch.where(rays.far[:, 0] > rays.near[:, 0], acc, 0.0)
-    return Composite(rgb, disp, acc, acc[:, None], depth)
+    whole = Composite(*map(torch.cat, zip(*parts)))
+    if end and whole.weights.shape[1] > 1:
+        whole = whole._replace(acc=whole.weights[:, :-1].sum(-1))
+    return whole._replace(acc=torch.where(rays.far[:, 0] > rays.near[:, 0], whole.acc, 0.0))
 
 
 def lattice(cameras: Cameras, view: int, most: int) -> tuple[Tensor, Tensor, int]:

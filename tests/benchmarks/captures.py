@@ -35,8 +35,6 @@ from nerf.captures.colmap import FOLDERS
 from nerf.captures.placement import Placement, place
 from nerf.exposure import right_halves
 from nerf.files.images import read_image
-from nerf.flags import parse_flags
-from nerf.formats import load_scene
 from nerf.metrics import compare
 from nerf.runtime.errors import UserError
 
@@ -92,6 +90,7 @@ class Split:
     name: str  # 'test', 'validation' or 'arc'
     flags: list[str]  # of run_nerf.py: where the data are
     tested: list[str]  # names of the photographs
+    targets: list[np.ndarray]  # [H, W, 3 or 4] uint8 each, at the size of training
     points: Path | None = None  # file of the known points; None: there are none
     photographs: list[int] = field(default_factory=list)  # indices of the tested photographs in that file
 
@@ -231,7 +230,9 @@ def write_split(folder: Path, capture: Capture, train: np.ndarray, test: np.ndar
     (folder / 'transforms.json').write_text(json.dumps(top, indent=1), encoding='utf-8')
     flags = ['--dataset_type', 'transforms', '--datadir', str(folder), '--outside_files', '--factor', str(factor)]
     by_name = sorted(test.tolist(), key=names.get)  # as the loader sorts them
-    return Split('', flags, [capture.paths[i].name for i in by_name], photographs=by_name)
+    loaded = load_transforms(folder, factor, outside_files=True)
+    return Split('', flags, [capture.paths[i].name for i in by_name], [loaded.images[i] for i in loaded.i_test],
+                 photographs=by_name)
 
 
 def upright_path(folder: Path, capture: Capture, i: int) -> Path:
@@ -280,7 +281,8 @@ def llff_split(folder: Path, copy: Path, options: argparse.Namespace, protocol: 
         np.save(copy / 'poses_bounds.npy', rows[kept])
         folder, paths, hold = copy, [paths[i] for i in kept], protocol.hold_again
     flags = ['--dataset_type', 'llff', '--datadir', str(folder), '--factor', str(factor), '--llffhold', str(hold)]
-    return Split('validation' if options.validation else 'test', flags, [path.name for path in paths[::hold]])
+    return Split('validation' if options.validation else 'test', flags, [path.name for path in paths[::hold]],
+                 [read_image(path) for path in paths[::hold]])
 
 
 # Runs
@@ -318,37 +320,38 @@ def last_line(log: Path) -> str:
 
 def measure(checkout: Path, split: Split, run: Path) -> dict[str, Any]:
     """Metrics of a run's pictures of the test views, and figures of its field."""
-    again = ['run_nerf.py', '--config', str(run / 'args.txt'), '--render_only', '--render_test']
-    row: dict[str, Any] = {}
-    if called(checkout, again, run.parent / f'{run.name}_pictures.log') is not None:
-        row |= picture_metrics(split, next(run.glob('renderonly_test_*')))
     job = run.parent / f'{run.name}_job.json'
     job.write_text(json.dumps({'run': str(run), 'points': str(split.points) if split.points else None,
-                               'photographs': split.photographs}), encoding='utf-8')
+                               'tested': split.tested, 'photographs': split.photographs}), encoding='utf-8')
     script = str(Path(__file__).with_name('field_figures.py'))
     answer = called(checkout, [script, str(checkout), str(job)], run.parent / f'{run.name}_figures.log')
-    return row | (json.loads(answer.splitlines()[-1]) if answer else {})
+    row = json.loads(answer.splitlines()[-1]) if answer else {}
+    again = ['run_nerf.py', '--config', str(run / 'args.txt'), '--render_only', '--render_test']
+    if called(checkout, again, run.parent / f'{run.name}_pictures.log') is not None:
+        row |= picture_metrics(split, next(run.glob('renderonly_test_*')), row.pop('drawn', None))
+    return row
 
 
-def picture_metrics(split: Split, folder: Path) -> dict[str, Any]:
-    """Means of the metrics of pictures 000.png, ... of the test views in a folder: whole, and right halves after a
-    gain; and those of each view."""
-    scene = load_scene(parse_flags([*split.flags, '--expname', 'measured', '--field', 'grid']))
+def picture_metrics(split: Split, folder: Path, drawn: list[int] | None = None) -> dict[str, Any]:
+    """Means of the metrics of pictures 000.png, ... in a folder, which are of the test views `drawn` (None: of all):
+    whole, and right halves after a gain; and those of each view."""
     paths = sorted(path for path in folder.glob('*.png') if path.stem.isdigit())
-    if len(paths) != len(scene.i_test):
-        print(f'left out: {folder} has {len(paths)} pictures of {len(scene.i_test)} test views', flush=True)
+    drawn = list(range(len(split.tested))) if drawn is None else drawn
+    if len(drawn) < len(split.tested) or len(paths) != len(drawn):
+        print(f'{folder} has {len(paths)} pictures of {len(split.tested)} test views', flush=True)
+    if len(paths) != len(drawn):
         return {}
-    views = []
-    for path, i, name in zip(paths, scene.i_test, split.tested):
-        views.append({'photograph': name,
-                      **view_metrics(np.float32(read_image(path)) / 255.0, scene.target(i), scene.background(i))})
+    views = [{'photograph': split.tested[i], **view_metrics(read_image(path), split.targets[i])}
+             for path, i in zip(paths, drawn)]
     names = [key for key in views[0] if key != 'photograph']
     return {name: float(np.mean([view[name] for view in views])) for name in names} | {'views': views}
 
 
-def view_metrics(shown: np.ndarray, target: np.ndarray, background: np.ndarray) -> dict[str, float]:
-    """Metrics of a picture [H, W, 3] of a test view, as a whole and, as 'right_...', of its right half after a gain."""
-    halves = right_halves(shown, target, background)[:2]
+def view_metrics(rendered: np.ndarray, photograph: np.ndarray) -> dict[str, float]:
+    """Metrics of a picture of a test view, as a whole and, as 'right_...', of its right half after a gain. Both
+    pictures are [H, W, 3 or more] uint8."""
+    shown, target = (picture[..., :3].astype(np.float32) / 255.0 for picture in (rendered, photograph))
+    halves = right_halves(shown, target, np.zeros_like(target[..., :1]))[:2]
     return compare(shown, target) | {f'right_{name}': value for name, value in compare(*halves).items()}
 
 

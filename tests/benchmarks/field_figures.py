@@ -248,6 +248,15 @@ def figures(scene: Scene, sampler: Sampler, known: Known | None, photographs: li
     return found | {'depth_error': middle(np.concatenate(errors))}
 
 
+def drawn_views(scene: Scene, tested: list[str]) -> list[int]:
+    """Places, in a list of the names of all test photographs, of those that the scene has as test views. Scenes of some
+    versions leave out cameras, and know the names of their photographs."""
+    if len(scene.i_test) == len(tested):
+        return list(range(len(tested)))
+    stems = [Path(name).stem for name in tested]
+    return [stems.index(Path(scene.names[i]).stem) for i in scene.i_test]
+
+
 def mean(values: np.ndarray) -> float | None:
     """Mean of values; None if there are none."""
     return float(values.mean()) if len(values) else None
@@ -258,9 +267,10 @@ def middle(values: np.ndarray) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
-def main(job: dict) -> dict[str, float]:
-    """Figures of a run: its folder 'run', the file of 'points' (None: unknown), and the 'photographs' of its test
-    views as indices in that file."""
+def main(job: dict) -> dict:
+    """Figures of a run, and its test views as places in the list of test photographs. The job has the folder of the
+    'run', the names of the 'tested' photographs, the file of 'points' (None: unknown), and the 'photographs', as
+    indices in that file."""
     from nerf.fields.kinds import FIELDS
     from nerf.flags import parse_flags
     from nerf.formats import load_scene
@@ -276,7 +286,9 @@ def main(job: dict) -> dict[str, float]:
     known = None
     if job['points'] and scene.placement:
         known = Known.read(job['points'], scene.placement.matrix)
-    return figures(scene, field.sampler(), known, job['photographs'])
+    drawn = drawn_views(scene, job['tested'])
+    photographs = [job['photographs'][i] for i in drawn] if job['photographs'] else []
+    return {'drawn': drawn, **figures(scene, field.sampler(), known, photographs)}
 
 
 if __name__ == '__main__':

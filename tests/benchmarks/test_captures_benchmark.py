@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import captures
 import field_figures
@@ -117,6 +118,7 @@ def test_test_views_and_the_arc_do_not_train(split_folders):
     assert set(loaded) == {'test', 'arc'}
     assert names(loaded['test'], loaded['test'].i_test) == names(source, source.i_test)
     for name, part in loaded.items():
+        assert all(map(np.array_equal, splits[name].targets, (part.images[i] for i in part.i_test)))
         assert [part.paths[i].name for i in part.i_test] == splits[name].tested
         assert len(part.i_train) + len(part.i_test) == 24
     azimuth = 15.0 * np.array(splits['arc'].photographs)
@@ -234,15 +236,26 @@ def test_voxels_are_as_wide_as_their_pixels_say():
 
 
 def test_right_halves_after_a_gain_forgive_brightness_alone():
-    target = np.random.default_rng(0).random((SIDE, SIDE, 3), dtype=np.float32)
-    background = np.zeros((SIDE, SIDE, 1), np.float32)
-    darker = captures.view_metrics(np.float32([0.5, 0.7, 0.9]) * target, target, background)
+    photograph = np.random.default_rng(0).integers(0, 250, (SIDE, SIDE, 3), np.uint8)
+    darker = captures.view_metrics(np.rint([0.5, 0.7, 0.9] * photograph).astype(np.uint8), photograph)
     assert darker['psnr'] < 20.0
-    assert darker['right_psnr'] > 60.0
-    noisy = target.copy()
-    noisy[:, SIDE // 2:] = 0.5
-    noisy = captures.view_metrics(noisy, target, background)
-    assert noisy['right_psnr'] == pytest.approx(psnr(np.full((SIDE, 32, 3), 0.5), target[:, 32:]), abs=0.01)
+    assert darker['right_psnr'] > 50.0
+    grey = photograph.copy()
+    grey[:, SIDE // 2:] = 128
+    noisy = captures.view_metrics(grey, photograph)
+    assert noisy['right_psnr'] == pytest.approx(psnr(grey[:, 32:] / 255.0, photograph[:, 32:] / 255.0), abs=0.01)
+
+
+def test_pictures_are_compared_with_the_photographs_that_they_show(tmp_path):
+    photographs = [np.full((SIDE, SIDE, 3), level, np.uint8) for level in (0, 100, 200)]
+    split = captures.Split('test', [], ['a.png', 'b.png', 'c.png'], photographs)
+    for i, level in enumerate((0, 200)):
+        Image.fromarray(np.full((SIDE, SIDE, 3), level, np.uint8)).save(tmp_path / f'{i:03d}.png')
+        Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / f'disp_{i:03d}.png')
+    assert captures.picture_metrics(split, tmp_path) == {}
+    found = captures.picture_metrics(split, tmp_path, [0, 2])
+    assert [view['photograph'] for view in found['views']] == ['a.png', 'c.png']
+    assert found['psnr'] == 100.0
 
 
 def test_table_has_means_over_seeds_and_differences_of_versions():

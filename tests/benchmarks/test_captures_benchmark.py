@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 import captures
 import field_figures
-from captured import ball_of_points, capture_of, ring
+from captured import ball_of_points, capture_of, change, ring
 from known_fields import Solid
 from load_photos import load_transforms
 from nerf.cameras import Cameras
@@ -91,21 +93,25 @@ def test_cameras_above_the_scene_have_no_azimuth():
 
 
 @pytest.fixture
-def split_folders(tmp_path, tiny_transforms):
-    """Folders of the splits of 24 photographs all around, by name: splits_of(validation)."""
-    source = tiny_transforms(tmp_path / 'scene', count=24)
-    meta = json.loads((source / 'transforms.json').read_text())
-    for frame, pose in zip(meta['frames'], ring(np.arange(24) * 15.0)):
-        frame['transform_matrix'] = [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]
-    (source / 'transforms.json').write_text(json.dumps(meta))
+def ring_folder(tmp_path, tiny_transforms):
+    """Folder of a transforms.json with 24 photographs from all around a ball, and points on it."""
+    folder = tiny_transforms(tmp_path / 'scene', count=24, ply_file_path='points.ply')
+    captures.write_points(folder / 'points.ply', ball_of_points())
+    poses = [{'transform_matrix': [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]} for pose in ring(np.arange(24) * 15.0)]
+    change(folder, *poses)
+    return folder
 
+
+@pytest.fixture
+def split_folders(tmp_path, ring_folder):
+    """Function from `validation` to the whole capture, its splits by name, and their captures as loaded."""
     def written(validation: bool):
         out = tmp_path / f'out_{validation}'
         out.mkdir()
         options = Namespace(validation=validation, no_arc=False, factor=None)
-        splits = captures.splits_of('ring', source, out, options)
+        splits = captures.splits_of('ring', ring_folder, out, options)
         loaded = {split.name: load_transforms(out / f'ring_{split.name}', outside_files=True) for split in splits}
-        return load_transforms(source), {split.name: split for split in splits}, loaded
+        return load_transforms(ring_folder), {split.name: split for split in splits}, loaded
     return written
 
 
@@ -266,3 +272,20 @@ def test_table_has_means_over_seeds_and_differences_of_versions():
     assert lines[0] == ['capture', 'version', 'PSNR', 'arc fog %']
     assert lines[2:] == [['fox', 'here', '24.50', '2.00'], ['fox', 'against', '23.25', ''],
                          ['fox', 'difference', '+1.25', '']]
+
+
+@pytest.mark.slow
+def test_whole_program_compares_two_versions(ring_folder, tmp_path):
+    command = [sys.executable, captures.__file__, '--captures', f'ring={ring_folder}', '--steps', '10', '--seeds', '3',
+               '--against', str(captures.ROOT), '--out', str(tmp_path / 'out')]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 'left out' not in done.stdout
+    here, against = json.loads((tmp_path / 'out' / 'captures.json').read_text())['rows']
+    assert (here['version'], against['version'], here['seed']) == ('here', 'against', 3)
+    for key in (column.key for column in captures.COLUMNS if column.key != 'lpips_alex'):
+        assert math.isfinite(here[key])
+    assert here['arc_psnr'] == against['arc_psnr']
+    assert here['path_fog'] == against['path_fog']
+    assert {view['split'] for view in here['views']} == {'test', 'arc'}
+    assert f'| {here["psnr"]:.2f} |' in done.stdout
+    assert not list((tmp_path / 'out').rglob('*.tar'))

@@ -33,12 +33,7 @@ def make_capture(folder: Path, count: int = 20) -> Path:
     (folder / 'images').mkdir(parents=True)
     mesh = trimesh.load(ROOT / 'data' / 'toy_chair' / 'toy_chair.ply', process=False)
     triangles, colours = mesh.triangles, mesh.visual.vertex_colors[mesh.faces][..., :3].astype(np.float64)
-    poses, walls = [pose_of(i, count) for i in range(count)], noise()
-    camera = Cameras(poses=torch.zeros(1, 3, 4), sizes=torch.tensor([[HEIGHT * SUPER, WIDTH * SUPER]]),
-                     intrinsics=SUPER * torch.tensor([[FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2]], dtype=torch.float64),
-                     distortion=torch.tensor([[*LENS.values(), 0.0, 0.0, 0.0, 0.0]]), within=0.5)
-    camera.poses[:, :, :3] = torch.eye(3)
-    directions = camera.view_rays(0)[1].reshape(-1, 3).numpy()  # of all rays, in the camera's axes
+    poses, walls, directions = [pose_of(i, count) for i in range(count)], noise(), ray_directions()
     exif = Image.Exif()
     exif[0x010F], exif[0x0110] = 'Toys', 'Toy camera'
     exif.get_ifd(0x8769)[0xA405] = FOCAL_35
@@ -51,6 +46,29 @@ def make_capture(folder: Path, count: int = 20) -> Path:
     text = json.dumps({'camera_model': 'OPENCV', **lens, 'frames': frames}, indent=1)
     (folder / 'true_transforms.json').write_text(text + '\n')
     return folder
+
+
+def ray_directions() -> np.ndarray:
+    """Directions [R, 3] of all rays of a photograph, in the camera's axes."""
+    camera = Cameras(poses=torch.zeros(1, 3, 4), sizes=torch.tensor([[HEIGHT * SUPER, WIDTH * SUPER]]),
+                     intrinsics=SUPER * torch.tensor([[FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2]], dtype=torch.float64),
+                     distortion=torch.tensor([[*LENS.values(), 0.0, 0.0, 0.0, 0.0]]), within=0.5)
+    camera.poses[:, :, :3] = torch.eye(3)
+    return camera.view_rays(0)[1].reshape(-1, 3).numpy()
+
+
+def surface_points(count: int = 20, of_each: int = 200) -> np.ndarray:
+    """Points [count * of_each, 3] on the surfaces that random rays of the photographs of `make_capture` meet."""
+    mesh = trimesh.load(ROOT / 'data' / 'toy_chair' / 'toy_chair.ply', process=False)
+    generator, directions, points = np.random.default_rng(0), ray_directions(), []
+    for pose in (pose_of(i, count) for i in range(count)):
+        ahead = directions @ pose[:, :3].T
+        places = pose[:, 3] + wall_distance(pose[:, 3], ahead).min(1, keepdims=True) * ahead
+        triangles = (mesh.triangles - pose[:, 3]) @ pose[:, :3]
+        ray, face, weights = nearest_hits(triangles, directions)
+        places[ray] = pose[:, 3] + np.einsum('nk,nkc->nc', weights, triangles[face]) @ pose[:, :3].T
+        points.append(places[generator.choice(len(places), of_each, replace=False)])
+    return np.concatenate(points)
 
 
 def pose_of(i: int, count: int) -> np.ndarray:
@@ -83,8 +101,7 @@ def photograph(pose: np.ndarray, directions: np.ndarray, triangles: np.ndarray, 
 
 def wall_colours(origin: np.ndarray, directions: np.ndarray, walls: np.ndarray) -> np.ndarray:
     """Colours [R, 3] of the walls where rays from inside the room leave it."""
-    with np.errstate(divide='ignore'):
-        distance = np.where(directions > 0, ROOM[1] - origin, ROOM[0] - origin) / directions  # [R, 3 axes]
+    distance = wall_distance(origin, directions)
     axis = distance.argmin(1)
     points = origin + distance.min(1, keepdims=True) * directions
     wall = 2 * axis + (np.take_along_axis(directions, axis[:, None], 1)[:, 0] > 0)
@@ -92,6 +109,12 @@ def wall_colours(origin: np.ndarray, directions: np.ndarray, walls: np.ndarray) 
     across = np.array([[1, 2], [0, 2], [0, 1]])[axis]  # the two axes of a wall
     u, v = (np.take_along_axis(share, across, 1) * TEXELS).clip(0, TEXELS - 1).astype(int).T
     return walls[wall, u, v].astype(np.float64)
+
+
+def wall_distance(origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Distances [R, 3 axes] along rays from inside the room to the wall across each axis."""
+    with np.errstate(divide='ignore'):
+        return np.where(directions > 0, ROOM[1] - origin, ROOM[0] - origin) / directions
 
 
 def nearest_hits(triangles: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

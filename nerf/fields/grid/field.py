@@ -50,10 +50,9 @@ class GridField(Field):
         self.take(SparseGrid.filled(box, self.voxels[0], device))
 
     def take(self, grid: SparseGrid, rows: Tensor | None = None) -> None:
-        """Replaces the grid and its rows, by a copy of rows [M, 16]; None: zeros."""
-        self.grid = grid
-        self.rows = nn.Parameter(row_tensor(rows, (grid.n_rows, CHANNELS), grid.cells.device))
-        self._backend = None
+        """Replaces the grid and its rows, by rows [M, 16] of `row_tensor`; None: zeros."""
+        self.grid, self._backend = grid, None
+        self.rows = nn.Parameter(row_tensor(None, (grid.n_rows, CHANNELS), grid.cells.device) if rows is None else rows)
 
     @property
     def backend(self) -> Backend:
@@ -156,7 +155,7 @@ class GridField(Field):
             scale = grid.voxel / self.voxels[stage]
             self.space, self.voxels = space, tuple(scale * voxel for voxel in self.voxels)
         self.stage = stage
-        self.take(grid, rows)
+        self.take(grid, row_tensor(rows, (grid.n_rows, CHANNELS), self.device))
 
 
 def _read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseGrid, Tensor]:

@@ -40,6 +40,11 @@ class RowAdam(torch.optim.Optimizer):
             'exp_avg_sq': row_tensor(None, (n_rows, CHANNELS), device),
             'strongest': row_tensor(None, (n_rows,), device)}  # largest weight of a sample around a row
 
+    def release(self) -> None:
+        """Frees the memory of the rows and of their state, before `take`."""
+        self.state.clear()
+        self.backend, self.param_groups[0]['params'] = None, []
+
     @property
     def running(self) -> dict[str, Tensor]:
         """State of the rows: 'step', the running means 'exp_avg' and 'exp_avg_sq', and 'strongest'."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from nerf.fields.grid.backend import Capacity
+from nerf.fields.grid.backend import CHANNELS, Capacity, row_tensor
 from nerf.fields.grid.field import GridField
 from nerf.fields.grid.row_adam import RowAdam
 from nerf.fields.grid.sparse_grid import cells_around, dilated, vertices_of
@@ -13,6 +13,8 @@ from nerf.fields.interface import Changes, Losses, Numbers, Target, Training, ex
 from nerf.fields.paper.training import ONE_COLOUR
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import Rays, img2mse
+
+ROWS = 2 ** 16  # rows that are interpolated at once, as memory allows
 
 
 class GridTraining(Training):
@@ -97,15 +99,18 @@ class GridTraining(Training):
         if step >= self.n_iters or (step % schedule.pruning_interval(self.n_iters) and not has_next):
             return Changes([])
         before, lines, dense = len(field.rows), self._fog_note(step), self._dense_cells()
-        if step > 2 * schedule.pruning_steps or dense.any():  # after a few steps everything can be thin still
+        prunes = step > 2 * schedule.pruning_steps or bool(dense.any())  # after a few steps all can be thin still
+        if prunes or has_next:
+            self.row_adam.release()
+        if prunes:
             prune(field, dense)
         if has_next:
             field.stage += 1
             refine(field, field.voxels[field.stage])
-        if replaced := field.rows is not self.row_adam.backend.rows:
+        if prunes or has_next:
             self.row_adam.take(field.backend, self._rise())  # Adam begins anew, which trains better
         done = field.describe().strip() if has_next else f'pruned {before:,} to {len(field.rows):,} vertices'
-        return Changes([*lines, f'step {step}: {done}'], replaced)
+        return Changes([*lines, f'step {step}: {done}'], prunes or has_next)
 
     def _fog_note(self, step: int) -> list[str]:
         """Line for a grid of fog: one colour for all pixels is as near to the last step's targets as its rays are."""
@@ -158,7 +163,7 @@ def prune(field: GridField, cells: Tensor) -> None:
         raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
                         'check that the images are not empty and that the cameras look at one scene')
     grid, rows = field.grid.keeping(cells)
-    field.take(grid, field.rows.detach()[rows])
+    field.take(grid, row_tensor(field.rows.detach()[rows], (grid.n_rows, CHANNELS), field.device))
 
 
 def refine(field: GridField, voxel: float) -> None:
@@ -166,5 +171,7 @@ def refine(field: GridField, voxel: float) -> None:
     grid, schedule = field.grid, field.schedule
     rows_expected = schedule.rows_per_cell * int(grid.cells.sum())
     finer = grid.refined(max(voxel, grid.voxel * (rows_expected / schedule.most_rows) ** (1 / 3)))
-    points = grid.scaled(finer.vertex_points()).split(2 ** 16)
-    field.take(finer, torch.cat([grid.interpolated(field.rows.detach(), part)[0] for part in points]))
+    rows = row_tensor(None, (finer.n_rows, CHANNELS), field.device)
+    for part, points in zip(rows.split(ROWS), grid.scaled(finer.vertex_points()).split(ROWS)):
+        part.copy_(grid.interpolated(field.rows.detach(), points)[0])
+    field.take(finer, rows)

@@ -102,3 +102,10 @@ def test_steps_follow_from_shares_of_the_run():
     assert [schedule.begins(stage, 1000) for stage in (1, 2)] == [100.0, 500.0]
     assert schedule.begins(1, 20) == 8
     assert schedule.lrate_decay(2000) == pytest.approx(1.0)  # two tenths in 2,000 steps
+
+
+@pytest.mark.parametrize(('blur', 'voxel', 'pixel', 'side'), [
+    (0.0, 8.0, 1.0, 1), (1.0, 8.0, 1.0, 8), (1.0, 7.9, 1.0, 4), (0.5, 8.0, 1.0, 4), (1.0, 0.8, 0.1, 8),
+    (1.0, 0.5, 1.0, 1), (1.0, 1.0, 0.0, 1)])
+def test_squares_of_pixels_are_the_largest_power_of_two_within_blur_voxels(blur, voxel, pixel, side):
+    assert GridSchedule(blur=blur).pixels_per_ray(voxel, pixel) == side

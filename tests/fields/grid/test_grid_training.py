@@ -345,10 +345,12 @@ def test_a_grid_has_no_more_rows_than_it_may():
 
 
 @BOTH
-@pytest.mark.parametrize('hidden', [0.2, 0.0])
-def test_rows_hidden_from_all_rays_are_pruned_unless_the_schedule_says_not_to(compiled, hidden):
-    """A slab in front of another: rays from above meet the upper one alone."""
-    field = fill(a_field(compiled, hidden=hidden), lambda points: torch.where(points[:, 2].abs() > 0.3, 400.0, 1e-6))
+@pytest.mark.parametrize(('hidden', 'margin', 'lowest'), [
+    (0.2, 0, (0.2, 0.8)), (0.2, 1, (-0.1, 0.5)), (0.2, 8, (-1.1, -0.9)), (0.0, 0, (-1.1, -0.9))])
+def test_rows_hidden_from_all_rays_are_pruned_but_for_a_margin_unless_the_schedule_says_not_to(
+        compiled, hidden, margin, lowest):
+    """Matter of which rays from above meet the upper side alone. Cells are a quarter wide."""
+    field = fill(a_field(compiled, hidden=hidden, hidden_margin=margin), even(400.0))
     training = GridTraining(field, 20)
     x, y = (part.flatten() for part in torch.meshgrid(torch.linspace(-0.95, 0.95, 40), torch.linspace(-0.95, 0.95, 40),
                                                       indexing='ij'))
@@ -362,7 +364,20 @@ def test_rows_hidden_from_all_rays_are_pruned_unless_the_schedule_says_not_to(co
     training.after_step(19, some_notes(training))
     kept = field.grid.vertex_points()[:, 2]
     assert kept.max() > 0.9
-    assert kept.min() > -0.3 if hidden else kept.min() < -0.9
+    assert lowest[0] < kept.min() < lowest[1]
+
+
+def test_the_spread_is_a_loss_after_the_first_stage_if_the_schedule_has_a_weight():
+    field, rays = fill(a_field(False, spread=0.5), even(0.2)), one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0])
+    training, target = GridTraining(field, 20), Target(torch.zeros(1, 3))
+    assert training.losses(rays, numbers(1, 0.5), target).terms.keys() == {'mse'}
+    field.stage = 1
+    terms = training.losses(rays, numbers(1, 0.5), target).terms
+    spread = field.march(rays, torch.full((1,), 0.5)).spread
+    assert float(terms['spread'].detach()) == pytest.approx(0.5 * float(spread.detach()))
+    assert terms['spread'] > 1e-3
+    field.schedule = training.schedule = replace(field.schedule, spread=0.0)
+    assert training.losses(rays, numbers(1, 0.5), target).terms.keys() == {'mse'}
 
 
 @BOTH

@@ -71,6 +71,7 @@ class GridSchedule:
     pruning: float = _number(0.12, 0.0, 1.0, 'share of the run between prunings')
     pruning_steps: int = _count(8, 1, 2 ** 31 - 1, 'fewest steps between prunings, and before the second stage')
     thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if no corner reaches it')
+    margin: int = _count(1, 0, 100, 'cells around dense cells that are kept before the last stage, as surfaces move')
     hidden: float = _number(0.2, 0.0, 1.0, 'weight; rows are pruned if all samples around them weigh less, as they lie '
                             'behind surfaces or in no view. 0: no such pruning')
     hidden_margin: int = _count(0, 0, 100, 'voxels around a row that is not hidden; rows so near are kept too. Between '

@@ -73,8 +73,8 @@ class GridTraining(Training):
             mse = torch.where(whole[:, None], (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
             spread = torch.where(whole, spread, 0.0)
         terms = {'mse': mse}
-        if self.schedule.spread and self.field.stage:
-            terms['spread'] = self.schedule.spread * spread.sum() / n_rays
+        if self.schedule.spread:
+            terms['spread'] = (self.schedule.spread if self.field.stage else 0.0) * spread.sum() / n_rays
         return Losses(terms, {
             'rays': n_rays, 'samples': torch.as_tensor(marched.n_samples, device=rgb.device),
             'error': mse.detach() * n_rays, 'error_of_mean': img2mse(wanted.mean(0), wanted) * n_rays})
@@ -123,7 +123,7 @@ class GridTraining(Training):
 
     def _dense_cells(self) -> Tensor:
         """[X, Y, Z] bool: cells with a dense corner, not hidden from all rays since Adam began anew. Matter behind
-        surfaces or in no view would be seen from elsewhere. Before the last stage, neighbours of these cells too."""
+        surfaces or in no view would be seen from elsewhere. Before the last stage, their neighbours too (`margin`)."""
         grid, schedule = self.field.grid, self.schedule
         dense = grid.mask_of(self.field.backend.rules.optical_depth(self.field.rows.detach()[:, 0]) > schedule.thin)
         running = self.row_adam.running
@@ -133,7 +133,10 @@ class GridTraining(Training):
                 visible = vertices_of(cells_around(visible))
             dense &= visible
         around = cells_around(dense)
-        return around if self.field.stage + 1 == len(self.field.voxels) else dilated(around)
+        if self.field.stage + 1 < len(self.field.voxels):
+            for _ in range(schedule.margin):
+                around = dilated(around)
+        return around
 
     def scalars(self) -> dict[str, float]:
         """Size of the grid, rays of the last step, and samples per ray."""

@@ -242,8 +242,8 @@ def alike(capture: Capture, protocol: Protocol = PROTOCOL) -> list[np.ndarray]:
             (places[view] >= 0) & (places[view] < [width, height])).all(1)
         patches[view] = np.where(good[:, None], values, 0.0) / np.maximum(
             np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
-    alike = np.einsum('ipk,jpk->pij', patches, patches, optimize=True) > protocol.alike  # [P, n, n]
-    best = alike[np.arange(len(alike)), alike.sum(2).argmax(1)]  # [P, n]
+    same = np.einsum('ipk,jpk->pij', patches, patches, optimize=True) > protocol.alike  # [P, n, n]
+    best = same[np.arange(len(same)), same.sum(2).argmax(1)]  # [P, n]
     best &= best.sum(1, keepdims=True) > 1
     return [np.flatnonzero(best[:, view]) for view in range(n)]
 

@@ -27,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from load_photos import load_colmap, load_transforms
 from make_capture import make_capture, surface_points
+from nerf.cameras import Cameras
 from nerf.captures.capture import Capture, held_out
 from nerf.captures.colmap import FOLDERS
 from nerf.captures.placement import Placement, place
@@ -56,6 +58,13 @@ class Protocol:
     widest: float = 2.0  # largest gap between the training views on both sides, in arcs, if possible
     overhead: float = 0.3  # a camera nearer to the vertical axis than this share of the median has no azimuth
     points_held: int = 5  # every points_held-th sparse point is kept from training
+    # Points without tracks
+    patch: int = 9  # samples along the side of a patch around a point
+    patch_scale: float = 480.0  # distances between these samples, at least a pixel, that make the longer side
+    contrast: float = 4.0  # grey levels of standard deviation below which a patch tells nothing
+    alike: float = 0.9  # correlation from which on two patches show the same thing; at 0.8, some points of the fox
+    # were found where its head hides them
+    # Size of the photographs
     longest: int = 640  # without --factor, photographs are reduced until their longer side has at most so many pixels
 
 
@@ -202,11 +211,62 @@ def write_known(path: Path, capture: Capture, protocol: Protocol = PROTOCOL) -> 
     or None without points."""
     if capture.points is None:
         return None
-    positions = capture.cameras.poses[:, :, 3].numpy()
-    tracks = {} if capture.seen is None else {'seen': np.concatenate(capture.seen),
-                                              'ends': np.cumsum([len(one) for one in capture.seen])}
-    np.savez(path, points=capture.points, held=is_held(capture.points, protocol), positions=positions, **tracks)
+    seen = alike(capture, protocol) if capture.seen is None else capture.seen
+    np.savez(path, points=capture.points, held=is_held(capture.points, protocol),
+             positions=capture.cameras.poses[:, :, 3].numpy(), seen=np.concatenate(seen),
+             ends=np.cumsum([len(one) for one in seen]))
     return path
+
+
+def alike(capture: Capture, protocol: Protocol = PROTOCOL) -> list[np.ndarray]:
+    """For each photograph of a capture without tracks, indices of the points that it observes: those around which it
+    looks like the photograph that most others look like there. A point behind something looks different.
+
+    Patches of the photographs around a point have one size in the scene, and are compared by normalised
+    cross-correlation.
+    """
+    n, side = len(capture.images), protocol.patch
+    patches = np.zeros((n, len(capture.points), side * side), np.float32)
+    unit = max(1.0, max(max(image.shape[:2]) for image in capture.images) / protocol.patch_scale)
+    places, depths = zip(*(projected(capture.cameras, view, capture.points) for view in range(n)))
+    sharpness = capture.cameras.intrinsics[:, :2].mean(1).numpy()[:, None] / np.abs(np.stack(depths))
+    spacing = unit * sharpness / np.median(sharpness, 0)  # [n, P] pixels between the samples of a patch
+    steps = np.stack(np.meshgrid(*2 * [np.arange(side) - side // 2]), -1).reshape(-1, 2)
+    for view, image in enumerate(capture.images):
+        grey = image[..., :3].mean(-1)
+        at = places[view][:, None] + spacing[view][:, None, None] * steps - 0.5  # pixel centres are at 0.5
+        values = map_coordinates(grey, at[..., ::-1].reshape(-1, 2).T, order=1, mode='nearest').reshape(at.shape[:2])
+        values -= values.mean(1, keepdims=True)
+        height, width = grey.shape
+        good = (depths[view] > 0) & (values.std(1) > protocol.contrast) & (
+            (places[view] >= 0) & (places[view] < [width, height])).all(1)
+        patches[view] = np.where(good[:, None], values, 0.0) / np.maximum(
+            np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+    same = np.einsum('ipk,jpk->pij', patches, patches, optimize=True) > protocol.alike  # [P, n, n]
+    best = same[np.arange(len(same)), same.sum(2).argmax(1)]  # [P, n]
+    best &= best.sum(1, keepdims=True) > 1
+    return [np.flatnonzero(best[:, view]) for view in range(n)]
+
+
+def projected(cameras: Cameras, view: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places [P, 2] of points [P, 3] in a view, column and row in pixels, through OpenCV's lenses; and their depths [P]
+    along the axis. Places mean nothing for a depth that is not positive."""
+    pose = cameras.poses[view].numpy()
+    fx, fy, cx, cy = cameras.intrinsics[view].tolist()
+    right, up, back = ((points - pose[:, 3]) @ pose[:, :3]).T
+    depth = np.where(back == 0.0, 1e-12, -back)
+    x, y = right / depth, -up / depth
+    k1, k2, p1, p2, k3, k4, k5, k6 = np.zeros(8) if cameras.distortion is None else cameras.distortion[view].tolist()
+    if cameras.fisheye is not None and cameras.fisheye[view]:
+        t = np.arctan(np.hypot(x, y))
+        bent = t * (1 + t ** 2 * (k1 + t ** 2 * (k2 + t ** 2 * (k3 + t ** 2 * k4)))) / np.maximum(np.hypot(x, y), 1e-12)
+        x, y = bent * x, bent * y
+    else:
+        r2 = x * x + y * y
+        radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+        x, y = (x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+                y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y))
+    return np.stack([cx + fx * x, cy + fy * y], 1), depth
 
 
 def is_held(points: np.ndarray, protocol: Protocol = PROTOCOL) -> np.ndarray:

@@ -34,11 +34,11 @@ class Rules:
     """Numbers that decide the figures, set by hand."""
 
     margin: float = 0.15  # share of a surface's distance in which weight in front of it is no fog yet
-    around: float = 0.02  # neighbourhood of a pixel in which points tell its surface, in longer sides of the picture
+    around: float = 0.02  # radius in which the nearest point hides others, in longer sides of the picture
     opened: float = 0.05  # beginning of rays without the view's own near bound, as a share of the surface's distance
     pixels: int = 4000  # pixels of a view, spread evenly
     path_views: int = 12  # views of the render path, spread evenly
-    neighbours: int = 4  # photographs nearest to a view of the render path; it sees the points that these observe
+    neighbours: int = 4  # photographs nearest to a view of the render path; it sees the points that all of them observe
 
 
 RULES = Rules()
@@ -51,24 +51,21 @@ class Known:
     points: np.ndarray  # [P, 3] float64
     held: np.ndarray  # [P] bool: points that no training step saw
     positions: np.ndarray  # [N, 3] float64 of the photographs
-    seen: list[np.ndarray] | None  # [N] indices of the points that each photograph observes; None: unknown
+    seen: list[np.ndarray]  # [N] indices of the points that each photograph observes
 
     @classmethod
     def read(cls, path: Path, to_scene: np.ndarray) -> Known:
         """Content of a file of `captures.py`, moved by a similarity [4, 4] from the capture to the scene."""
         with np.load(path) as file:
-            seen = np.split(file['seen'], file['ends'][:-1]) if 'seen' in file else None
             points, positions = (file[name] @ to_scene[:3, :3].T + to_scene[:3, 3] for name in ('points', 'positions'))
-            return cls(points, file['held'], positions, seen)
-
-    def of_photograph(self, photograph: int) -> np.ndarray:
-        """Indices of the points that a photograph observes; all points if that is unknown."""
-        return np.arange(len(self.points)) if self.seen is None else self.seen[photograph]
+            return cls(points, file['held'], positions, np.split(file['seen'], file['ends'][:-1]))
 
     def near(self, position: np.ndarray, rules: Rules = RULES) -> np.ndarray:
-        """Indices of the points that the photographs nearest to a position [3] observe."""
+        """Indices of the points that all of the photographs nearest to a position [3] observe, so that hardly any is
+        hidden from between them."""
         nearest = np.linalg.norm(self.positions - position, axis=-1).argsort()[:rules.neighbours]
-        return np.unique(np.concatenate([self.of_photograph(i) for i in nearest]))
+        counts = np.bincount(np.concatenate([self.seen[i] for i in nearest]), minlength=len(self.points))
+        return np.flatnonzero(counts == len(nearest))
 
 
 class Ending(Unbounded):
@@ -149,65 +146,84 @@ def pixel_angle(cameras: Cameras, view: int) -> float:
     return 1.0 / float(cameras.intrinsics[view, :2].mean())
 
 
+def shown_points(cameras: Cameras, view: int, points: np.ndarray, rules: Rules = RULES) -> np.ndarray:
+    """[P] bool: points [P, 3] of the world in the picture of a view that are not behind other ones of them, by the
+    margin and in a neighbourhood."""
+    row, column, step = lattice(cameras, view, rules.pixels)
+    pixels = torch.nn.functional.normalize(world_rays(cameras, view, row, column)[1], dim=-1).numpy()
+    position, angle = cameras.poses[view, :, 3].double().numpy(), pixel_angle(cameras, view)
+    to_points = points - position
+    distance = np.maximum(np.linalg.norm(to_points, axis=-1), 1e-12)
+    off, _ = cKDTree(pixels).query(to_points / distance[:, None])
+    front = nearest_around(to_points, position, points, rules.around * angle * max(cameras.size(view)))
+    inside = off <= 0.75 * step * angle  # half of the lattice's diagonal is 0.71 steps
+    return inside & (distance <= (1.0 + rules.margin) * front)
+
+
+def rays_to(space: Space, cameras: Cameras, view: int, points: np.ndarray) -> Rays:
+    """Rays of a view through points [K, 3] of the world, with the view's bounds."""
+    pose = cameras.poses[view].double().numpy()
+    to_points = points - pose[:, 3]
+    wide = cameras.fisheye is not None and bool(cameras.fisheye[view])
+    measure = np.linalg.norm(to_points, axis=-1) if wide else -to_points @ pose[:, 2]  # of a view's depths
+    directions = torch.from_numpy(to_points / measure[:, None])
+    return bundled(space, cameras, view, torch.from_numpy(pose[:, 3]).expand_as(directions), directions)
+
+
+def spread(cameras: Cameras, view: int, points: np.ndarray, rules: Rules = RULES) -> np.ndarray:
+    """Indices of the nearest of points [K, 3] in each square of a view, as large as a neighbourhood."""
+    pose, size = cameras.poses[view].double().numpy(), rules.around * max(cameras.size(view))
+    local = (points - pose[:, 3]) @ pose[:, :3]
+    distance = np.linalg.norm(local, axis=-1)
+    square = np.floor(local[:, :2] / distance[:, None] / (size * pixel_angle(cameras, view)))
+    order = np.argsort(distance, kind='stable')
+    return order[np.unique(square[order], axis=0, return_index=True)[1]]
+
+
 def fog(sampler: Sampler, space: Space, cameras: Cameras, view: int, points: np.ndarray, rules: Rules = RULES
         ) -> np.ndarray:
-    """Fog of a view at pixels with sparse points around them: the weight of a ray in front of the nearest of these
-    points, less the margin.
+    """Fog of a view before sparse points that it sees: the weight of the ray to a point in front of it, less the
+    margin. Points are spread evenly over the picture.
 
     Args:
-        points: [P, 3] world points that the view sees.
+        points: [P, 3] world points that are seen from there, if they are in the picture.
 
     Returns:
-        [2, K] for K pixels: from the near bound of the view on, and from `Rules.opened` on, where a near bound hides
+        [2, K] for K points: from the near bound of the view on, and from `Rules.opened` on, where a near bound hides
         nothing.
     """
     if not len(points):
         return np.zeros((2, 0))
-    row, column, _ = lattice(cameras, view, rules.pixels)
-    origins, directions = world_rays(cameras, view, row, column)
-    position, angle = cameras.poses[view, :, 3].double().numpy(), pixel_angle(cameras, view)
-    surface = nearest_around(directions.numpy(), position, points, rules.around * angle * max(cameras.size(view)))
-    told = torch.from_numpy(np.isfinite(surface))
-    origins, directions = origins[told], directions[told]
-    if not len(origins):
+    points = points[shown_points(cameras, view, points, rules)]
+    points = points[spread(cameras, view, points, rules)]
+    if not len(points):
         return np.zeros((2, 0))
-    units, surface = torch.nn.functional.normalize(directions, dim=-1), torch.from_numpy(surface)[told, None]
-    rays = bundled(space, cameras, view, origins, directions)
-    rays = rays._replace(far=depth_at(space, rays, origins + (1.0 - rules.margin) * surface * units))
-    opened = rays._replace(near=depth_at(space, rays, origins + rules.opened * surface * units))
-    return np.stack([rendered(sampler, some, end=True).acc.double().numpy() for some in (rays, opened)])
+    rays, position = rays_to(space, cameras, view, points), cameras.poses[view, :, 3].double()
+    ends, begins = (depth_at(space, rays, position + share * (torch.from_numpy(points) - position))
+                    for share in (1.0 - rules.margin, rules.opened))
+    rays = rays._replace(far=ends)
+    return np.stack([rendered(sampler, some, end=True).acc.double().numpy()
+                     for some in (rays, rays._replace(near=begins))])
 
 
 def depth_errors(sampler: Sampler, space: Space, cameras: Cameras, view: int, points: np.ndarray, asked: np.ndarray,
                  rules: Rules = RULES) -> np.ndarray:
-    """Errors [K] of expected depth on the rays to those points that the view can see, as shares of their distances.
+    """Errors [K] of expected depth on the rays to points that a view sees, as shares of their distances.
 
     Args:
-        points: [P, 3] world points. A point is hidden if another one in its neighbourhood is nearer than the margin.
+        points: [P, 3] world points that are seen from there, if they are in the picture.
         asked: [P] bool, the points whose depth is compared.
     """
     if not asked.any():
         return np.zeros(0)
-    row, column, step = lattice(cameras, view, rules.pixels)
-    _, directions = world_rays(cameras, view, row, column)
-    position, angle = cameras.poses[view, :, 3].double().numpy(), pixel_angle(cameras, view)
-    to_points = points[asked] - position
-    distance = np.linalg.norm(to_points, axis=-1)
-    units = torch.nn.functional.normalize(directions, dim=-1).numpy()
-    off, nearest = cKDTree(units).query(to_points / distance[:, None])
-    inside = off <= 0.75 * step * angle  # half of the lattice's diagonal is 0.71 steps
-    front = nearest_around(to_points, position, points, rules.around * angle * max(cameras.size(view)))
-    shown = inside & (distance <= (1.0 + rules.margin) * front)
-    lengths = directions.norm(dim=-1).numpy()[nearest]  # of a pinhole's rays: 1 along the axis
-    rays_to = torch.from_numpy((to_points * (lengths / distance)[:, None])[shown])
-    if not len(rays_to):
+    points = points[asked & shown_points(cameras, view, points, rules)]
+    if not len(points):
         return np.zeros(0)
-    origins = torch.from_numpy(position).expand_as(rays_to)
-    rays = bundled(space, cameras, view, origins, rays_to)
+    rays, position = rays_to(space, cameras, view, points), cameras.poses[view, :, 3].double().numpy()
     found = rendered(sampler, rays)
     depth = (found.depth / found.acc.clamp(min=1e-6))[:, None]
-    places = space.to_world((rays.origins + depth * rays.directions).double())
-    return np.abs(((places - origins).norm(dim=-1).numpy() / distance[shown]) - 1.0)
+    places = space.to_world((rays.origins + depth * rays.directions).double()).numpy()
+    return np.abs(np.linalg.norm(places - position, axis=-1) / np.linalg.norm(points - position, axis=-1) - 1.0)
 
 
 def voxel_pixels(sampler: Sampler, space: Space, voxel: float, cameras: Cameras, view: int, rules: Rules = RULES
@@ -235,7 +251,7 @@ def figures(scene: Scene, sampler: Sampler, known: Known | None, photographs: li
         return found
     mine, errors = [], []
     for view, photograph in enumerate(photographs):
-        seen = known.of_photograph(photograph)
+        seen = known.seen[photograph]
         mine.append(fog(sampler, space, test, view, known.points[seen], rules))
         errors.append(depth_errors(sampler, space, test, view, known.points[seen], known.held[seen], rules))
     path = scene.render_cameras

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 import captures
 import field_figures
@@ -153,6 +154,41 @@ def test_split_keeps_cameras_and_most_points(tmp_path, tiny_transforms):
     np.testing.assert_allclose(copy.points, source.points[~held])
 
 
+@pytest.mark.parametrize('fisheye', [False, True])
+def test_points_are_projected_where_rays_of_the_lens_meet_them(fisheye):
+    lens = [0.08, -0.02, 0.0, 0.0, 0.01, 0.003, 0.0, 0.0] if fisheye else [0.1, -0.03, 1e-3, -2e-3, 0.01, 0.0, 0.0, 0.0]
+    cameras = replace(capture_of(ring([30.0]), distortion=[lens], fisheye=[fisheye]).cameras, within=0.5)
+    row, column = torch.tensor([2, 15, 27]), torch.tensor([3, 20, 36])
+    view = torch.zeros_like(row)
+    origins, directions = replace(cameras, poses=cameras.poses.float()).rays(view, row, column)
+    places, _ = captures.projected(cameras, 0, (origins + 3.0 * directions).double().numpy())
+    np.testing.assert_allclose(places, np.stack([column + 0.5, row + 0.5], 1), atol=1e-2)
+
+
+def test_photographs_without_tracks_observe_the_points_that_they_show():
+    """A wall of noise at x = 0, and a second one that hides half of it from the last camera."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(2, 400, 400)), (0, 3, 3))
+    noise = (128.0 + 60.0 * noise / noise.std()).clip(0.0, 255.0)
+    poses, images = ring([-12.0, -4.0, 4.0, 12.0], elevation=0.0), []
+    cameras = replace(capture_of(poses, focal=110.0, images=[np.zeros((90, 120, 3), np.uint8)] * 4).cameras, within=0.5)
+    for view in range(4):
+        origins, directions = replace(cameras, poses=cameras.poses.float()).view_rays(view)
+        grey = np.zeros((90, 120))
+        for wall, x in ((0, 0.0), (1, 2.0)):
+            places = (origins + ((x - origins[..., :1]) / directions[..., :1]) * directions).numpy()
+            seen = (places[..., 1] > 0.45) if wall and view == 3 else np.full(grey.shape, wall == 0)
+            at = np.stack([places[..., 1], places[..., 2]]) * 60.0 + 200.0
+            grey = np.where(seen, map_coordinates(noise[wall], at, order=1), grey)
+        images.append(np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, -1))
+    y, z = np.meshgrid(np.linspace(-1.2, 1.2, 9), np.linspace(-0.9, 0.9, 7))
+    points = np.stack([np.zeros(63), y.ravel(), z.ravel()], 1)
+    seen = captures.alike(capture_of(poses, images, focal=110.0, points=points))
+    crossed = points[:, 1] + (poses[3, 1, 3] - points[:, 1]) * 2.0 / poses[3, 0, 3]  # y where rays meet the second wall
+    assert min(len(one) for one in seen[:3]) > 50
+    assert np.isin(np.flatnonzero(crossed < 0.25), seen[3]).mean() > 0.7
+    assert np.isin(np.flatnonzero(crossed > 0.65), seen[3]).mean() < 0.05
+
+
 # Figures of a field
 
 
@@ -163,19 +199,25 @@ def test_fog_is_the_weight_in_front_of_the_points(density):
     sampler = ball_in_fog(density).sampler()
     shown, opened = field_figures.fog(sampler, space, cameras, 0, np.array([[math.cos(math.pi / 6), 0.0, 0.5]]))
     length = 0.85 * 3.0  # the point is 3 in front of the camera
-    assert len(shown) > 0
-    np.testing.assert_allclose(shown, 1.0 - math.exp(-density * (length - 0.5)), atol=5e-3)
-    np.testing.assert_allclose(opened, 1.0 - math.exp(-density * (length - 0.05 * 3.0)), atol=5e-3)
+    np.testing.assert_allclose(shown, [1.0 - math.exp(-density * (length - 0.5))], atol=5e-3)
+    np.testing.assert_allclose(opened, [1.0 - math.exp(-density * (length - 0.05 * 3.0))], atol=5e-3)
 
 
-def test_nearest_point_around_a_pixel_tells_the_surface():
+def test_fog_is_looked_for_before_points_that_a_view_shows():
     camera = cameras_at(ring([0.0], elevation=0.0))
-    sampler, space = ball_in_fog(0.4).sampler(), Bounded(0.1, 6.0)
-    both = np.array([[1.0, 0.0, 0.0], [-20.0, 0.0, 0.0]])  # the second is hidden behind the ball
-    alone = field_figures.fog(sampler, space, camera, 0, both[:1])
-    np.testing.assert_allclose(field_figures.fog(sampler, space, camera, 0, both).mean(1), alone.mean(1), atol=1e-3)
-    assert field_figures.fog(sampler, space, camera, 0, both[1:]).mean() > 0.99  # the ball itself is in front
+    sampler, space = ball_in_fog(0.0).sampler(), Bounded(0.1, 30.0)
+    both = np.array([[1.0, 0.0, 0.0], [-20.0, 0.0, 0.0]])  # the second is hidden by the first
+    np.testing.assert_allclose(field_figures.fog(sampler, space, camera, 0, both), 0.0, atol=1e-3)
+    assert field_figures.fog(sampler, space, camera, 0, both[1:]).min() > 0.99  # the ball itself is in front
     assert field_figures.fog(sampler, space, camera, 0, np.array([[9.0, 0.0, 0.0]])).size == 0  # behind the camera
+    assert field_figures.fog(sampler, space, camera, 0, np.array([[0.0, 4.0, 0.0]])).size == 0  # beside the picture
+
+
+def test_a_heap_of_points_counts_once():
+    camera = cameras_at(ring([0.0], elevation=0.0))
+    heap = np.array([[1.0, 0.1, 0.1]]) + 1e-3 * np.random.default_rng(0).random((50, 3))
+    points = np.concatenate([heap, [[0.8, -0.5, 0.0], [0.8, 0.5, 0.0]]])
+    assert field_figures.fog(ball_in_fog(0.0).sampler(), Bounded(0.1, 6.0), camera, 0, points).shape == (2, 3)
 
 
 def grid_in(space, optical: float):

@@ -93,6 +93,12 @@ class Space:
         and far bounds [R]. Rays to infinity end by the voxel's edge, in grid units."""
         return self._as_cubes(rays.origins), self._as_cubes(rays.directions), rays.near[:, 0], rays.far[:, 0]
 
+    def distances(self, rays: Rays) -> Tensor:
+        """Depths [R] about which rays meet the scene: its centre, if cameras surround it, else the far bound."""
+        if not self.surrounded:
+            return rays.far[:, 0]
+        return rays.origins.norm(dim=-1) / rays.directions.norm(dim=-1)
+
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
         """Disparity [R] in the world, from expected depth and opacity [R] of rays; 0 for empty rays."""
         return disparity(depth, acc)

@@ -70,6 +70,7 @@ class VoxelRays(NamedTuple):
     near: Tensor  # [R] bounds
     far: Tensor  # [R]
     jitter: Tensor  # [R] in [0, 1), place of the first sample in a step
+    clear: Tensor  # [R] depth c: gradients of samples at depths t < c are multiplied by (t / c)^2; 0: all are whole
 
 
 class Capacity(NamedTuple):

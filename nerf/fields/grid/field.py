@@ -72,7 +72,8 @@ class GridField(Field):
         """R rays in voxels; without jitter [R] the first sample is in the middle of a step."""
         origins, directions, near, far = self.space.grid_rays(rays, self.grid.voxel)
         return VoxelRays(self.grid.scaled(origins), directions / self.grid.voxel, near, far,
-                         torch.full_like(near, 0.5) if jitter is None else jitter)
+                         torch.full_like(near, 0.5) if jitter is None else jitter,
+                         self.schedule.clear * self.space.distances(rays))
 
     def march(self, rays: Rays, jitter: Tensor | None = None, capacity: Capacity | None = None) -> Marched:
         """`Backend.march` of `voxel_rays`."""

@@ -5,7 +5,7 @@ to rows owns all vertices with an even, or an odd, index along x, and adds in th
 
 Arrays are float32 unless a type is named, of R rays, at most K kept samples of a ray, and M rows:
 
-origins, directions [R, 3], near, far, jitter [R]: rays in voxels, as `VoxelRays` of backend.py
+origins, directions [R, 3], near, far, jitter, clear [R]: rays in voxels, as `VoxelRays` of backend.py
 rows, gradients [M, 16]: channels of the rows and their gradients; gradients of untouched rows are zero
 heaviest [M]: largest weight of a sample around a row in this step; 0: the row is not touched
 number [X', Y', Z'], origin [B], index [512 B], slots [M], all int32: `Bricks` of sparse_grid.py
@@ -14,8 +14,8 @@ count [R] int64, rest, depth, spread [R], features [R, 15]: kept samples, and th
 values [R, K, 16]: weight of each kept sample and its 15 channels, the first three as colours
 corners [R, K, 4] int32: rows of the lower corners around a sample, by the last bits of x and y; the next row of each
     is that of the corner above it
-places [R, K, 6]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x
-    index, and normalised distance along the ray
+places [R, K, 7]: place of a sample in its cell, slope of its optical depth by raw density, parity of its cell's x
+    index, normalised distance along the ray, and factor of its gradients
 
 Inner loops run to `width`, which is 16. The compiler makes vector instructions of a loop only if it does not know that
 the loop is short."""
@@ -178,8 +178,8 @@ def _interpolated(raw, corner_slots, weights):
 
 
 @njit(parallel=True, **OPTIONS)
-def march(origins, directions, near, far, jitter, rows, raw, size, number, index, blocks, clearance, rules, saved,
-          count, rest, depth, spread, features, values, corners, places):
+def march(origins, directions, near, far, jitter, clear, rows, raw, size, number, index, blocks, clearance, rules,
+          saved, count, rest, depth, spread, features, values, corners, places):
     """Marches rays through kept cells of a box of `size` vertices, and composites their samples by the `Rules` of
     backend.py. `blocks` are those of `cells_of_blocks`; `clearance` is that of `clearance_of`, or 0 for rays that take
     all steps. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
@@ -189,20 +189,19 @@ def march(origins, directions, near, far, jitter, rows, raw, size, number, index
     sharpness, offset = F(rules.sharpness), F(rules.offset)
     for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
         count[r], rest[r], depth[r] = _met(
-            origins[r], directions[r], near[r], far[r], jitter[r], raw, size, (number, index), (blocks, clearance),
-            (least, dark), (sharpness, offset), (contracted, cx, cy, cz, radius, least_step), values[r], corners[r],
-            places[r])
+            origins[r], directions[r], (near[r], far[r], jitter[r], clear[r]), raw, size, (number, index),
+            (blocks, clearance), (least, dark), (sharpness, offset),
+            (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
         spread[r] = _spread_along(count[r], values[r], places[r])
         _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
 
 
 @njit(**OPTIONS)
-def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, limits, opacity, ball, values, corners,
-         places):
+def _met(origin, direction, numbers, raw, size, bricks, kept_cells, limits, opacity, ball, values, corners, places):
     """Number of one ray's kept samples, transmittance behind them, and expected depth; weights, corners and places of
     the samples are filled in."""
-    (nx, ny, nz), (number, index), (blocks, clearance) = size, bricks, kept_cells
-    (least, dark), (sharpness, offset) = limits, opacity
+    (near, far, jitter, clear), (nx, ny, nz), (number, index) = numbers, size, bricks
+    (blocks, clearance), (least, dark), (sharpness, offset) = kept_cells, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
     ox, oy, oz = origin[0], origin[1], origin[2]
@@ -233,9 +232,9 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
         kept = blocks[bi, bj, bk]
         if not kept:
             if step > dt:  # outside the ball, where a ray that moves outwards becomes ever slower
-                clear = F(_clear_steps(x, y, z, bi, bj, bk, clearance[bi, bj, bk]))
+                steps = F(_clear_steps(x, y, z, bi, bj, bk, clearance[bi, bj, bk]))
                 outwards = (x - cx) * dx + (y - cy) * dy + (z - cz) * dz >= ZERO
-                t += max(clear, ONE) * step if outwards else max(clear * dt, step)
+                t += max(steps, ONE) * step if outwards else max(steps * dt, step)
                 continue
             leave = min(_leaves_block(bi, bj, bk, ox, oy, oz, dx, dy, dz, over_x, over_y, over_z), leaves_ball)
             t += F(max(int((leave - t) / dt) + 1, 1)) * dt
@@ -261,6 +260,7 @@ def _met(origin, direction, near, far, jitter, raw, size, bricks, kept_cells, li
         places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
         places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
         places[n, 5] = ONE - near / t if contracted else (t - near) * per_depth
+        places[n, 6] = ONE if t >= clear else t * t / (clear * clear)
         distance += weight * t
         light *= passed
         n += 1
@@ -323,7 +323,7 @@ def raw_gradients(count, rest, values, places, of_features, of_rest, of_spread):
             by_weight = of_spread[r] * TWO * away
             for c in range(15):
                 by_weight += of_features[r, c] * values[r, s, c + 1]
-            places[r, s, 3] *= light * by_weight - behind
+            places[r, s, 3] *= places[r, s, 6] * (light * by_weight - behind)
             behind += weight * by_weight
             light += weight
             after += weight
@@ -339,8 +339,9 @@ def scatter(count, values, corners, places, of_features, gradients, heaviest):
         for r in range(count.shape[0]):
             for s in range(count[r]):
                 weight = values[r, s, 0]
+                pull = places[r, s, 6] * weight
                 for c in range(width - 1):
-                    gradient[c + 1] = weight * of_features[r, c]
+                    gradient[c + 1] = pull * of_features[r, c]
                 for c in range(1, 4):
                     colour = values[r, s, c]
                     gradient[c] *= colour * (ONE - colour)

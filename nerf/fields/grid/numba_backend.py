@@ -100,5 +100,5 @@ class SampleBuffers:
     def __init__(self, n_rays: int, most: int):
         self.values = np.empty((n_rays, most, CHANNELS), np.float32)
         self.corners = np.empty((n_rays, most, 4), np.int32)
-        self.places = np.empty((n_rays, most, 6), np.float32)
+        self.places = np.empty((n_rays, most, 7), np.float32)
         self.march = 0  # number of the march that has its samples here

@@ -112,6 +112,9 @@ class GridSchedule:
                                    'neighbouring colours and features')
     spread: float = _number(0.0, 0.0, 1e6, 'weight in the loss of the spread of weights along a ray (the distortion of '
                             'mip-NeRF 360), after the first stage. It draws fog onto surfaces')
+    clear: float = _number(0.0, 0.0, 100.0, 'share c of the distance from a camera to the scene. The gradient of a '
+                           'sample at a smaller share s is multiplied by (s / c)^2: rays are dense near a camera, and '
+                           'fog grows there. 0: gradients are whole')
     beta_mean: float = _number(0.9, 0.0, 0.9999, 'decay of the mean of the gradient, in Adam')
     beta_square: float = _number(0.99, 0.0, 0.999999, 'decay of the mean squared gradient, in Adam; few steps touch a '
                                  'row')

@@ -49,6 +49,9 @@ class TorchBackend(Backend):
                 n_whole = torch.cat([last, ray[-1:]]).amin().clamp(max=n_rays)
                 corner = torch.where(found[:, None], corner, torch.arange(len(t), device=t.device)[:, None] % len(rows))
         optical, features = channels(rows, corner, weights, rules)
+        clear = F.pad(rays.clear, (0, len(origins) - n_rays))[ray]
+        factor = torch.where(t < clear, (t / clear) ** 2, 1.0)
+        optical, features = with_gradient(optical, factor), with_gradient(features, factor[:, None])
         units = directions / directions.norm(dim=-1)[:, None]
         shown = composite_packed(features, optical, t, ray, units, deltas=torch.full_like(t, STEP))
         if torch.is_grad_enabled():
@@ -102,6 +105,11 @@ class TorchBackend(Backend):
         self.heaviest.zero_()
 
 
+def with_gradient(values: Tensor, factor: Tensor) -> Tensor:
+    """The same values, whose gradient is multiplied by a factor of their shape."""
+    return torch.lerp(values.detach(), values, factor)
+
+
 def _spread(weights: Tensor, distance: Tensor, ray: Tensor, n_rays: int) -> Tensor:
     """Spread [R] of each ray's samples by weights and ascending distances [N]; see `Marched`."""
     weights, distance = weights.double(), distance.double()  # sums over all rays stay precise
@@ -127,7 +135,7 @@ def samples(grid: SparseGrid, rays: VoxelRays, ball: Ball = STRAIGHT,
     """Ray [N] and depth [N] of each sample in a kept cell, in order along each ray. Samples are STEP voxels apart, in
     contracted space too. This waits for the device, unless N is given as a capacity: entries beyond the samples are on
     rays from R on then, at depths without meaning."""
-    origins, directions, near, far, jitter = rays
+    origins, directions, near, far, jitter, _ = rays
     shape, device = grid.cells.shape, near.device
     longest = math.tau * ball.radius if ball.contracted else math.hypot(*shape) + STEP  # no line is longer
     steps = jitter[:, None] + torch.arange(math.ceil(longest / STEP), device=device)

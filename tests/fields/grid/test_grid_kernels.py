@@ -72,7 +72,9 @@ def random_rays(n: int, seed: int) -> VoxelRays:
     lengths = PER_VOXEL * (0.5 + torch.rand((n, 1), generator=generator))
     near = torch.where(torch.arange(n) % 3 == 0, 4.0 * torch.rand(n, generator=generator), 0.0)
     far = torch.where(torch.arange(n) % 4 == 0, near + 8.0 * torch.rand(n, generator=generator), 60.0)
-    return VoxelRays(through - away * directions, directions * lengths, near, far, torch.rand(n, generator=generator))
+    jitter = torch.rand(n, generator=generator)
+    clear = torch.where(torch.arange(n) % 5 == 0, 40.0 * torch.rand(n, generator=generator), 0.0)
+    return VoxelRays(through - away * directions, directions * lengths, near, far, jitter, clear)
 
 
 def plain(grid: SparseGrid, rows: Tensor, **numbers) -> TorchBackend:
@@ -82,7 +84,7 @@ def plain(grid: SparseGrid, rows: Tensor, **numbers) -> TorchBackend:
 
 def uneven_samples(grid: SparseGrid, rays: VoxelRays, ball: Ball) -> tuple[Tensor, Tensor]:
     """Ray and depth of samples in kept cells, whose steps have the length that the contraction has at their start."""
-    origins, directions, near, far, jitter = rays
+    origins, directions, near, far, jitter, _ = rays
     last, found = torch.tensor(grid.cells.shape) - 1, []
 
     def step(t: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ class Marching:
         self.rest, self.depth, self.spread = np.full((3, n), np.nan, np.float32)
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
-                        np.full((n, most, 6), np.nan, np.float32))
+                        np.full((n, most, 7), np.nan, np.float32))
         self.gradients, (self.heaviest, self.strongest) = np.zeros_like(rows), np.zeros((2, len(rows)), np.float32)
         self.number, self.origin, self.index, slots = (part.numpy() for part in grid.bricks)
         self.slots = slots.astype(np.int32)
@@ -231,7 +233,7 @@ def test_rays_parallel_to_axes_meet_what_they_meet_in_plain_pytorch():
                 directions.append(sign * PER_VOXEL * np.eye(3)[axis])
     n = len(origins)
     rays = VoxelRays(torch.tensor(np.array(origins)).float(), torch.tensor(np.array(directions)).float(),
-                     torch.zeros(n), torch.full((n,), 60.0), torch.full((n,), 0.3))
+                     torch.zeros(n), torch.full((n,), 60.0), torch.full((n,), 0.3), torch.zeros(n))
     for tilt in (0.0, -0.0, 1e-12, -1e-12):  # of the components that are zero
         tilted = certain(grid, rows, rays._replace(directions=torch.where(
             rays.directions == 0, torch.tensor(tilt), rays.directions)))
@@ -247,7 +249,7 @@ def test_rays_that_miss_meet_nothing_and_keep_all_light(direction):
     n = 2
     origins = torch.tensor([[-1.0, -1.0, 30.0], [18.5, 14.0, -2.0]])
     rays = VoxelRays(origins, torch.tensor(direction).expand(n, 3).contiguous(), torch.zeros(n), torch.full((n,), 60.0),
-                     torch.full((n,), 0.5))
+                     torch.full((n,), 0.5), torch.zeros(n))
     marching = Marching(grid, rows.numpy(), rays)
     assert marching.count.tolist() == [0, 0]
     assert marching.rest.tolist() == [1.0, 1.0]
@@ -266,7 +268,7 @@ def full_grid(length: int, raw: float) -> tuple[SparseGrid, Tensor]:
 
 def along_x(origin: float, near: float, far: float, jitter: float = 0.5, speed: float = 1.0) -> VoxelRays:
     return VoxelRays(torch.tensor([[origin, 1.3, 2.6]]), torch.tensor([[speed, 0.0, 0.0]]), torch.tensor([near]),
-                     torch.tensor([far]), torch.tensor([jitter]))
+                     torch.tensor([far]), torch.tensor([jitter]), torch.zeros(1))
 
 
 @pytest.mark.parametrize(('rays', 'first', 'n'), [
@@ -390,7 +392,7 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
     grid, rows = full_grid(20, 0.1)
     ball = Ball(True, 0.0, 2.0, 2.0, 10.0)
     rays = VoxelRays(torch.tensor([[4.0, 2.0, 2.0]]), torch.tensor([[2.0, 0.0, 0.0]]), torch.zeros(1),
-                     torch.tensor([195.0]), torch.tensor([0.5]))
+                     torch.tensor([195.0]), torch.tensor([0.5]), torch.zeros(1))
     u, depths = 0.425, []  # radii from the centre: the ray begins at 0.4 and has samples half a voxel of 0.1 apart
     while u < 0.4 + 0.2 * 195.0:
         depths.append((u - 0.4) / 0.2)
@@ -408,7 +410,7 @@ def test_samples_of_a_contracted_ray_away_from_the_centre_are_those_worked_by_ha
 def test_a_contracted_ray_from_very_far_away_ends():
     grid, rows = full_grid(20, 0.1)
     rays = VoxelRays(torch.tensor([[-3e9, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1),
-                     torch.tensor([4e9]), torch.tensor([0.5]))
+                     torch.tensor([4e9]), torch.tensor([0.5]), torch.zeros(1))
     assert np.isfinite(Marching(grid, rows.numpy(), rays, ball=Ball(True, 0.0, 2.0, 2.0, 10.0)).rest).all()
 
 
@@ -420,7 +422,7 @@ def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
     ball, centre = Ball(True, 20.0, 20.0, 20.0, 10.0), torch.full((3,), 20.0)
     directions = torch.randn(20, 3, generator=generator)
     rays = VoxelRays(centre + 5.0 * torch.rand(20, 3, generator=generator), directions, torch.zeros(20),
-                     torch.full((20,), 1e3), torch.full((20,), 0.5))
+                     torch.full((20,), 1e3), torch.full((20,), 0.5), torch.zeros(20))
     rows = torch.full((grid.n_rows, CHANNELS), -3.0)
     rows[((grid.has_row.nonzero() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
     marching = Marching(grid, rows.numpy(), rays, ball=ball)
@@ -442,7 +444,8 @@ def test_contracted_rays_that_jump_over_empty_blocks_see_what_rays_see_that_take
     starts, directions = torch.randn(2, 300, 3, generator=generator)
     starts = centre + (60.0 if outside else 8.0) * torch.nn.functional.normalize(starts, dim=-1)
     directions = centre + 10.0 * directions - starts if outside else directions
-    rays = VoxelRays(starts, directions, torch.zeros(300), torch.full((300,), 1e4), torch.full((300,), 0.5))
+    rays = VoxelRays(starts, directions, torch.zeros(300), torch.full((300,), 1e4), torch.full((300,), 0.5),
+                     torch.zeros(300))
     steps, jumps = (Marching(grid, rows.numpy(), rays, ball=ball, jumps=each) for each in (False, True))
     assert 0.02 < steps.rest.mean() < 0.8
     assert np.abs(steps.count - jumps.count).max() <= 4  # a ray meets the shell once or twice, or four times

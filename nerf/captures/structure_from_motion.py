@@ -210,7 +210,7 @@ def _find_features(database: Path, images: Path, names: list[str], groups: list[
 
 
 def _overlapping(database: Path, names: list[str], rules: EstimationRules, threads: int) -> list[tuple[int, int]]:
-    """Pairs of photographs that are worth matching, by the strong features of each."""
+    """Pairs of photographs to match, chosen by their strong features."""
     strong = _strong_descriptors(database, names, rules.strong_features)
     candidates, matches = candidate_pairs(len(names), rules), []
     with ThreadPoolExecutor(threads) as pool:
@@ -235,8 +235,8 @@ def _strong_descriptors(database: Path, names: list[str], count: int) -> list[np
 
 def _match_features(database: Path, folder: Path, names: list[str], pairs: list[tuple[int, int]],
                     rules: EstimationRules, threads: int) -> None:
-    """Compares all features of each pair, and keeps the matches that two cameras explain. Each part of the work makes
-    search trees of its photographs' features anew, so that small parts take longer."""
+    """Compares all features of each pair, and keeps matches that two cameras explain. COLMAP builds an index of each
+    photograph's features anew in each call, so calls of few pairs take longer."""
     import pycolmap
     listed = folder / 'pairs.txt'
     matching = pycolmap.FeatureMatchingOptions(num_threads=threads, use_gpu=False)

@@ -77,11 +77,16 @@ class Scene:
     i_test: np.ndarray
     exposure: bool = False  # each image has a gain per colour channel (nerf/exposure.py)
     placement: Placement | None = None  # of a capture of photographs in the scene
+    names: list[str] | None = None  # of the images' files, if they are known
 
     def rays_within(self, share: float) -> Scene:
         """The same scene with rays through another point of their pixels, as `Cameras.within`."""
         return replace(self, cameras=replace(self.cameras, within=share),
                        render_cameras=replace(self.render_cameras, within=share))
+
+    def name_of(self, i: int) -> str:
+        """Name of image i for a message."""
+        return f'image {i}' if self.names is None else self.names[i]
 
     @cached_property
     def training_cameras(self) -> Cameras:
@@ -204,7 +209,8 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
     near, far = nearest_and_farthest(placement.bounds)
     space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
     return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
-                 capture.i_val, capture.i_test, placement=placement)
+                 capture.i_val, capture.i_test, placement=placement,
+                 names=[path.name for path in capture.paths])
 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,

@@ -15,9 +15,10 @@ class AgreementRules:
     """Numbers that decide which cameras agree, set by hand; results were looked at on alexander (near and far rings),
     beer, fox_small and fern, with and without cameras moved away."""
 
-    widest_gap: float = 6.0  # between two groups of cameras of one scene, in distances of a camera from its subject
+    widest_gap: float = 5.0  # between two groups of cameras of one scene, in distances of a camera from its subject
     fewest_seen: int = 4  # sparse points that a camera sees; fewer do not hold it in its place
     most_left_out: float = 0.25  # share of a capture's cameras; if more disagree, the rules do not fit and all stay
+    usual: float = 4.0  # multiple of the median up to which a distance counts where a scene's size is decided
 
 
 RULES = AgreementRules()
@@ -95,14 +96,19 @@ def subject_distance(positions: np.ndarray, distances: np.ndarray) -> float:
     return float(max(np.median(distances), np.median(spreads)))
 
 
-def middle_of(positions: np.ndarray) -> np.ndarray:
-    """Geometric median [3] of positions [N, 3], by Weiszfeld's iteration: the point with the least sum of distances. A
-    few positions far away hardly move it."""
+def middle_of(positions: np.ndarray, usual: float = RULES.usual) -> np.ndarray:
+    """Mean [3] of positions [N, 3] without those that are far from the geometric median (Weiszfeld's iteration)."""
     middle, least = positions.mean(0), 1e-6 * np.abs(positions - positions.mean(0)).max() + 1e-300
     for _ in range(MEDIAN_STEPS):
         weight = 1.0 / np.maximum(np.linalg.norm(positions - middle, axis=-1), least)
         middle = weight @ positions / weight.sum()
-    return middle
+    distances = np.linalg.norm(positions - middle, axis=-1)
+    return positions[distances <= usual * np.median(distances)].mean(0)
+
+
+def farthest_usual(distances: np.ndarray, usual: float = RULES.usual) -> float:
+    """Largest of the distances [N] that are at most `usual` medians long."""
+    return float(distances[distances <= usual * np.median(distances)].max())
 
 
 def largest_group(positions: np.ndarray, gap: float) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Placement of a capture in its scene: a similarity that makes it upright and of a known size, bounds and a path.
 
 A forward-facing capture has the frame of the LLFF scenes: the mean camera's, with the nearest depth at 1 / bd_factor.
-Any other capture is one around a centre: z is up, the origin is the point that the cameras look at, and their median
-distance from it is that of the Blender scenes. Medians and percentiles keep a single wrong camera from deciding.
+Any other capture is one around a centre: z is up, the origin is the point that the cameras look at, and their mean
+distance from it is that of the Blender scenes. A few wrong cameras decide none of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 
 from load_llff import render_path_spiral
 from nerf.cameras import Cameras
-from nerf.captures.agreement import disagreeing, middle_of
+from nerf.captures.agreement import RULES as AGREEMENT
+from nerf.captures.agreement import disagreeing, farthest_usual, middle_of
 from nerf.captures.capture import Capture
 from nerf.files.whole_file import whole_file
 from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit, viewmatrix
@@ -30,16 +31,16 @@ AXES_STEPS = 50  # of the iteration that finds where axes cross, far more than i
 class PlacementRules:
     """Numbers that decide a placement, set by hand; their results were looked at on fern, fox_small and beer."""
 
-    distance: float = 4.0  # median distance of cameras around a centre from it, in scene units, as in Blender scenes
+    distance: float = 4.0  # mean distance of cameras around a centre from it, in scene units, as in Blender scenes
     bd_factor: float = 0.75  # the nearest depth of forward-facing captures is at 1 / bd_factor, as load_llff's
     widest: float = 40.0  # degrees between a camera's axis and the mean axis, at most, in a forward-facing capture
     aside: float = 1.0  # distance of its cameras from the mean axis, at most, as a share of the nearest depth
     along: float = 0.5  # distance of its cameras from their mean along that axis, likewise
+    usual: float = AGREEMENT.usual  # views count whose distances and depths are within this factor of the median
     level: float = 0.15  # right axes lie in a level plane if their variance across it is below this share of the next
 
     # Depths of a view
     extremes: tuple[float, float] = (1.0, 99.0)  # percentiles of the points' depths: nearest and farthest thing
-    views: tuple[float, float] = (5.0, 95.0)  # percentiles of the views' depths: nearest and farthest thing of all
     fewest_points: int = 20  # points that a view needs for its own percentiles
     most_points: int = 50_000  # points that are projected into views; of more, every n-th
     margin: tuple[float, float] = (0.9, 1.1)  # near and far bound, as shares of nearest and farthest depth
@@ -126,7 +127,7 @@ def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
     else:
         frame = _upright_frame(poses, crossing, rules.level)
         distances = np.linalg.norm(positions - crossing, axis=-1)
-        usual = np.median(distances)
+        usual = distances[distances <= rules.usual * np.median(distances)].mean()
         if not has_points:
             ranges = np.outer(np.maximum(distances, rules.closest * usual), rules.guessed_around)
         scale = rules.distance / usual
@@ -152,10 +153,9 @@ def at_poses(cameras: Cameras, poses: np.ndarray, bounds: np.ndarray | None = No
 
 
 def nearest_and_farthest(ranges: np.ndarray, rules: PlacementRules = RULES) -> tuple[float, float]:
-    """Nearest and farthest depth of views' depths or bounds [N, 2], without single views of many."""
-    low, high = rules.views
-    return (float(np.percentile(ranges[:, 0], low, method='lower')),
-            float(np.percentile(ranges[:, 1], high, method='higher')))
+    """Nearest and farthest depth of views' depths or bounds [N, 2], without views that are unlike the median view."""
+    near, far = ranges.T
+    return float(near[near >= np.median(near) / rules.usual].min()), farthest_usual(far, rules.usual)
 
 
 def _faces_forward(cameras: Cameras, ranges: np.ndarray, rules: PlacementRules) -> bool:
@@ -193,7 +193,7 @@ def axes_crossing(poses: np.ndarray) -> np.ndarray:
     axes, positions = poses[:, :, 2], poses[:, :, 3]
     middle = middle_of(positions)
     spreads = np.linalg.norm(positions - middle, axis=-1)
-    spread = max(np.median(spreads), 1e-3 * spreads.max())  # the median is 0 where most cameras stand in one place
+    spread = farthest_usual(spreads) or spreads.max()  # 0: most cameras stand in one place
     prior, little = middle - spread * axes.mean(0), 1e-4 * np.eye(3)
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # [N, 3, 3], projects onto the plane across an axis
     weight = np.full(len(poses), 1.0 / len(poses))

@@ -9,10 +9,11 @@ import pytest
 from captured import ring
 
 from nerf.captures.agreement import (
-    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, largest_group, middle_of,
+    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, farthest_usual, largest_group,
+    middle_of,
 )
 
-RULES = MappingRules(widest_gap=6.0, fewest_seen=20, error_ratio=3.0, least_error=1.0,
+RULES = MappingRules(widest_gap=5.0, fewest_seen=20, error_ratio=3.0, least_error=1.0,
                      similar_size=0.9, worse_error=1.25)
 
 
@@ -139,11 +140,15 @@ def test_a_group_is_linked_by_steps_within_the_gap():
     assert largest_group(positions, 6.5).all()
 
 
-def test_the_middle_is_the_point_with_the_least_sum_of_distances():
-    positions = np.array([[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 2.0, 0.0], [300.0, 300.0, 3.0]])
-    middle = middle_of(positions)
-    total = np.linalg.norm(positions - middle, axis=1).sum()
-    for step in 0.01 * np.concatenate([np.eye(3), -np.eye(3)]):
-        assert np.linalg.norm(positions - middle - step, axis=1).sum() > total
-    assert np.linalg.norm(middle) < 1.5
+def test_the_middle_is_the_mean_without_what_is_far_away():
+    positions = rings()
+    np.testing.assert_array_equal(middle_of(positions), positions.mean(0))
+    wrong = np.concatenate([positions, [[300.0, 200.0, 3.0]] * 5])
+    np.testing.assert_allclose(middle_of(wrong), positions.mean(0))
+    assert np.linalg.norm(middle_of(wrong, usual=1000.0) - wrong.mean(0)) < 1e-9
     np.testing.assert_allclose(middle_of(np.ones((3, 3))), 1.0)
+
+
+def test_the_farthest_usual_distance_is_within_some_medians():
+    assert farthest_usual(np.array([1.0, 2.0, 3.0, 8.0, 8.1, 0.5, 2.0])) == 8.0
+    assert farthest_usual(np.array([1.0, 2.0, 3.0]), usual=1.2) == 2.0

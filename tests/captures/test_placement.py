@@ -213,12 +213,14 @@ def test_a_wrong_camera_that_is_not_found_hardly_changes_the_placement(name):
     np.testing.assert_allclose(other.matrix, one.matrix, rtol=0.05, atol=0.05)
 
 
-def test_nearest_and_farthest_of_many_views_are_not_those_of_a_single_one():
-    few, many = np.linspace([2.0, 9.0], [3.0, 8.0], 12), np.linspace([2.0, 9.0], [3.0, 8.0], 41)
-    few[3] = many[3] = 0.01, 900.0
-    assert nearest_and_farthest(few) == (0.01, 900.0)
-    assert nearest_and_farthest(many) == pytest.approx((2.025, 8.975))
-    assert nearest_and_farthest(many, PlacementRules(views=(0.0, 100.0))) == (0.01, 900.0)
+def test_nearest_and_farthest_are_not_those_of_a_view_that_is_unlike_the_others():
+    ranges = np.linspace([2.0, 9.0], [3.0, 8.0], 11)
+    assert nearest_and_farthest(ranges) == (2.0, 9.0)
+    ranges[3] = 0.7, 30.0
+    assert nearest_and_farthest(ranges) == (0.7, 30.0)
+    ranges[3] = 0.5, 40.0
+    assert nearest_and_farthest(ranges) == (2.0, 9.0)
+    assert nearest_and_farthest(ranges, PlacementRules(usual=6.0)) == (0.5, 40.0)
 
 
 # Of which kind it is

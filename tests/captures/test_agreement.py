@@ -114,8 +114,9 @@ def test_far_and_blind_cameras_of_a_capture_are_told_apart():
 
 
 def test_where_many_cameras_would_be_left_out_none_is():
-    two_places = np.concatenate([rings(), rings() + [500.0, 0.0, 0.0]])
+    two_places = np.concatenate([rings(), rings()[:12] + [500.0, 0.0, 0.0]])
     assert strays(two_places) == [[], []]
+    assert strays(two_places, most_left_out=0.3) == [[*range(30, 42)], []]
     depths = [np.full(50, 2.0)] * 30
     depths[:8] = [np.zeros(0)] * 8
     assert strays(rings(), depths) == [[], []]

@@ -180,6 +180,9 @@ def test_a_drone_that_looks_straight_down_keeps_all_cameras(points):
     ground = np.column_stack([np.random.default_rng(0).uniform(-2.0, 10.0, (900, 2)), np.zeros(900)])
     capture = capture_of(poses, points=ground if points else None)
     assert leave_out_strays(capture) is capture
+    poses[-1, 0, 3] = 500.0
+    kept = leave_out_strays(capture_of(poses, points=ground if points else None))
+    assert len(kept.paths) == len(poses) - 1
 
 
 @pytest.mark.parametrize('tracks', [True, False])

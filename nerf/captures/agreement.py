@@ -78,12 +78,10 @@ def disagreeing(positions: np.ndarray, crossing: np.ndarray, depths: Sequence[np
     """
     distances, blind = np.linalg.norm(positions - crossing, axis=-1), np.zeros(len(positions), bool)
     if depths is not None:
-        counts = np.array([len(part) for part in depths])
-        blind = counts < rules.fewest_seen
-        blind &= blind.mean() <= rules.most_left_out
-        if not blind.all():
-            known = [np.median(part) for part, few in zip(depths, counts < rules.fewest_seen) if not few]
-            distances = np.maximum(distances, np.median(known)) if known else distances
+        few = np.array([len(part) < rules.fewest_seen for part in depths])
+        blind = few & (few.mean() <= rules.most_left_out)
+        if known := [np.median(part) for part, unknown in zip(depths, few) if not unknown]:
+            distances = np.maximum(distances, np.median(known))
     far = ~largest_group(positions, rules.widest_gap * subject_distance(positions, distances))
     far &= far.mean() <= rules.most_left_out
     return np.flatnonzero(far), np.flatnonzero(blind & ~far)

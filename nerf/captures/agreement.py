@@ -16,6 +16,7 @@ class AgreementRules:
     beer, fox_small and fern, with and without cameras moved away."""
 
     widest_gap: float = 5.0  # between two groups of cameras of one scene, in distances of a camera from its subject
+    fewest_together: int = 5  # cameras of a capture that stay however far away; wrong ones hardly stand together
     fewest_seen: int = 4  # sparse points that a camera sees; fewer do not hold it in its place
     most_left_out: float = 0.25  # share of a capture's cameras; if more disagree, the rules do not fit and all stay
     usual: float = 4.0  # multiple of the median up to which a distance counts where a scene's size is decided
@@ -52,7 +53,8 @@ def agreeing(mapped: MappedCameras, rules: MappingRules) -> np.ndarray:
     good &= mapped.errors <= max(rules.least_error, rules.error_ratio * np.median(mapped.errors))
     if good.any():
         subject = subject_distance(mapped.positions[good], mapped.depths[good])
-        good[good] = largest_group(mapped.positions[good], rules.widest_gap * subject)
+        sizes = group_sizes(mapped.positions[good], rules.widest_gap * subject)
+        good[good] = sizes == sizes.max()
     return good
 
 
@@ -82,7 +84,8 @@ def disagreeing(positions: np.ndarray, crossing: np.ndarray, depths: Sequence[np
         blind = few & (few.mean() <= rules.most_left_out)
         if known := [np.median(part) for part, unknown in zip(depths, few) if not unknown]:
             distances = np.maximum(distances, np.median(known))
-    far = ~largest_group(positions, rules.widest_gap * subject_distance(positions, distances))
+    sizes = group_sizes(positions, rules.widest_gap * subject_distance(positions, distances))
+    far = (sizes < sizes.max()) & (sizes < rules.fewest_together)
     far &= far.mean() <= rules.most_left_out
     return np.flatnonzero(far), np.flatnonzero(blind & ~far)
 
@@ -109,9 +112,9 @@ def farthest_usual(distances: np.ndarray, usual: float = RULES.usual) -> float:
     return float(distances[distances <= usual * np.median(distances)].max())
 
 
-def largest_group(positions: np.ndarray, gap: float) -> np.ndarray:
-    """[N] bool: positions [N, 3] of the largest group in which each has a neighbour within `gap`."""
+def group_sizes(positions: np.ndarray, gap: float) -> np.ndarray:
+    """Number [N] of positions in the group of each of the positions [N, 3]. Members have a neighbour within `gap`."""
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial.distance import cdist
     group = connected_components(cdist(positions, positions) <= gap, directed=False)[1]
-    return group == np.bincount(group).argmax()
+    return np.bincount(group)[group]

@@ -193,7 +193,7 @@ def axes_crossing(poses: np.ndarray) -> np.ndarray:
     axes, positions = poses[:, :, 2], poses[:, :, 3]
     middle = middle_of(positions)
     spreads = np.linalg.norm(positions - middle, axis=-1)
-    spread = farthest_usual(spreads) or spreads.max()  # 0: most cameras stand in one place
+    spread = farthest_usual(spreads) or spreads.max() or 1.0  # 0: most or all cameras stand in one place
     prior, little = middle - spread * axes.mean(0), 1e-4 * np.eye(3)
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # [N, 3, 3], projects onto the plane across an axis
     weight = np.full(len(poses), 1.0 / len(poses))

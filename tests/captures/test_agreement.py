@@ -9,7 +9,7 @@ import pytest
 from captured import ring
 
 from nerf.captures.agreement import (
-    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, farthest_usual, largest_group,
+    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, farthest_usual, group_sizes,
     middle_of,
 )
 
@@ -114,13 +114,20 @@ def test_far_and_blind_cameras_of_a_capture_are_told_apart():
 
 
 def test_where_many_cameras_would_be_left_out_none_is():
-    two_places = np.concatenate([rings(), rings()[:12] + [500.0, 0.0, 0.0]])
-    assert strays(two_places) == [[], []]
-    assert strays(two_places, most_left_out=0.3) == [[*range(30, 42)], []]
+    scattered = np.concatenate([rings(), 500.0 * np.arange(1, 13)[:, None] * np.eye(3)[0]])
+    assert strays(scattered) == [[], []]
+    assert strays(scattered, most_left_out=0.3) == [[*range(30, 42)], []]
     depths = [np.full(50, 2.0)] * 30
     depths[:8] = [np.zeros(0)] * 8
     assert strays(rings(), depths) == [[], []]
     assert strays(rings(), depths, most_left_out=0.3) == [[], [*range(8)]]
+
+
+def test_photographs_from_the_air_stay_beside_more_from_the_ground():
+    above = 0.5 * rings()[:5] + [0.0, 0.0, 100.0]
+    assert strays(np.concatenate([rings(), above])) == [[], []]
+    assert strays(np.concatenate([rings(), above[:4]])) == [[30, 31, 32, 33], []]
+    assert strays(np.concatenate([rings(), above]), fewest_together=6) == [[30, 31, 32, 33, 34], []]
 
 
 def test_cameras_before_a_far_subject_may_stand_far_apart():
@@ -136,9 +143,9 @@ def test_cameras_before_a_far_subject_may_stand_far_apart():
 
 def test_a_group_is_linked_by_steps_within_the_gap():
     positions = np.outer([0.0, 1.0, 2.0, 3.5, 10.0, 11.0], [0.0, 1.0, 0.0])
-    assert largest_group(positions, 1.5).tolist() == [True] * 4 + [False] * 2
-    assert largest_group(positions, 1.4).tolist() == [True] * 3 + [False] * 3
-    assert largest_group(positions, 6.5).all()
+    assert group_sizes(positions, 1.5).tolist() == [4] * 4 + [2] * 2
+    assert group_sizes(positions, 1.4).tolist() == [3] * 3 + [1] + [2] * 2
+    assert group_sizes(positions, 6.5).tolist() == [6] * 6
 
 
 def test_the_middle_is_the_mean_without_what_is_far_away():

@@ -56,9 +56,16 @@ def right_halves(rendered: np.ndarray, target: np.ndarray, background: np.ndarra
     left halves, as NeRF-W fits an image's appearance (arXiv:2008.02268). The background's light [H, W, 1] has none.
     """
     middle = target.shape[1] // 2
+    fitted, gain = with_gain(rendered, target, background, slice(middle))
+    return fitted[:, middle:], target[:, middle:], gain
+
+
+def with_gain(rendered: np.ndarray, target: np.ndarray, background: np.ndarray,
+              columns: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """Rendered view [H, W, 3] float32, times its gain and clipped to [0, 1], and the gain [3] float64 per channel with
+    the least squared error on `columns`; arguments are those of `right_halves`."""
     shown, seen = (np.float64(picture) - background for picture in (rendered, target))
-    power = (shown[:, :middle] ** 2).sum((0, 1))
-    gain = (shown[:, :middle] * seen[:, :middle]).sum((0, 1)) / np.where(power > 0, power, 1.0)
+    power = (shown[:, columns] ** 2).sum((0, 1))
+    gain = (shown[:, columns] * seen[:, columns]).sum((0, 1)) / np.where(power > 0, power, 1.0)
     gain[power == 0] = 1.0
-    fitted = (background[:, middle:] + gain * shown[:, middle:]).clip(0.0, 1.0)
-    return fitted.astype(np.float32), target[:, middle:], gain
+    return (background + gain * shown).clip(0.0, 1.0).astype(np.float32), gain

@@ -19,6 +19,7 @@ from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.train_log import TrainLog
+from nerf.view_checks import ViewChecks
 from run_nerf_helpers import to8b
 
 HISTOGRAM_RAYS = 1000  # least number of rays behind the histograms of a held-out view, if the view has as many
@@ -69,7 +70,7 @@ class Outputs:
                  intervals: Intervals, render_factor: int = 0, viewed: int = 0, guided_test: bool = False):
         self.scene, self.shown_field, self.run_dir, self.log = scene, shown_field, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
-        self.guided_test = guided_test
+        self.guided_test, self.checks = guided_test, ViewChecks(scene)
 
     def make(self, names: Iterable[str], step: int) -> None:
         """Makes outputs by their names in `Intervals.due`. An output that cannot be written is reported, and training
@@ -104,6 +105,7 @@ class Outputs:
         some = rays.part(slice(None, None, max(1, len(rays.near) // HISTOGRAM_RAYS)))
         for name, values in field.histograms(some).items():
             self.log.histogram(f'val/{name}', values, step)
+        self._say(self.checks.view(pictures['rgb'], i, self.log.training_psnr()))
         self.viewed = step
 
     def slim(self, field: Field, step: int) -> None:
@@ -121,6 +123,12 @@ class Outputs:
         for name, value in (mean := save_metrics(folder, step, sampler, scene, rgbs)).items():
             self.log.scalar(f'test/{name}', value, step)
         self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
+        self._say(self.checks.test_set(rgbs, self.log.training_psnr()))
+        self._say(self.checks.training_views(sampler))
+
+    def _say(self, lines: list[str]) -> None:
+        for line in lines:
+            self.log.say(line)
 
     def video(self, field: Field, step: int) -> None:
         """Renders the path to two videos, of colours and of disparity."""

@@ -16,7 +16,9 @@ from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
 from nerf.captures.capture import Capture, held_out
-from nerf.captures.placement import Placement, at_poses, path_of, place
+from nerf.captures.placement import (
+    Placement, at_poses, leave_out_strays, nearest_and_farthest, path_of, place, spreads_little,
+)
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
 from run_nerf_helpers import Rays
@@ -75,11 +77,16 @@ class Scene:
     i_test: np.ndarray
     exposure: bool = False  # each image has a gain per colour channel (nerf/exposure.py)
     placement: Placement | None = None  # of a capture of photographs in the scene
+    names: list[str] | None = None  # of the images' files, if they are known
 
     def rays_within(self, share: float) -> Scene:
         """The same scene with rays through another point of their pixels, as `Cameras.within`."""
         return replace(self, cameras=replace(self.cameras, within=share),
                        render_cameras=replace(self.render_cameras, within=share))
+
+    def name_of(self, i: int) -> str:
+        """Name of image i for a message."""
+        return f'image {i}' if self.names is None else self.names[i]
 
     @cached_property
     def training_cameras(self) -> Cameras:
@@ -172,6 +179,9 @@ def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llff
     scene = Scene(Images.of_one_size(images), cameras, path, space, white_bkgd, i_train, i_test, i_test)
     if ndc:
         check_forward_facing(scene, datadir)
+        if not spreads_little(poses, nearest_and_farthest(bds)[0]):
+            print(f'warning: {datadir}: the cameras spread too far, against the nearest depth, for normalised device '
+                  'coordinates, which leave little room for what is near; set no_ndc', file=sys.stderr)
     return scene
 
 
@@ -188,16 +198,19 @@ def deepvoxels_scene(datadir: str, white_bkgd: bool, shape: str, testskip: int) 
 
 
 def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: bool = True) -> Scene:
-    """Photographs with lenses and sizes of their own, placed by `place`; `ndc` is for forward-facing captures only."""
+    """Photographs with lenses and sizes of their own, placed by `place`; `ndc` is for forward-facing captures only.
+    Cameras that do not agree with the others are left out."""
+    capture = leave_out_strays(capture)
     placement = place(capture)
     ndc = ndc and placement.forward_facing
     cameras = at_poses(capture.cameras, placement.poses, None if ndc else placement.bounds)
     path = at_poses(path_of(capture, placement.render_poses), placement.render_poses,
                     None if ndc else placement.render_bounds)
-    near, far = float(placement.bounds[:, 0].min()), float(placement.bounds[:, 1].max())
+    near, far = nearest_and_farthest(placement.bounds)
     space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
     return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
-                 capture.i_val, capture.i_test, placement=placement)
+                 capture.i_val, capture.i_test, placement=placement,
+                 names=[path.name for path in capture.paths])
 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,

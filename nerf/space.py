@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nerf.cameras import Cameras
+from nerf.captures.agreement import middle_of
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import (Rays, bundle_rays, disparity, ndc_disparity, ndc_points, ndc_rays, stratified_z,
@@ -24,6 +25,7 @@ from run_nerf_helpers import (Rays, bundle_rays, disparity, ndc_disparity, ndc_p
 BOX_RAYS = 17  # rays along both sides of each view for the box of a scene without bounds
 INFINITY = 1e5  # near bounds to the last sample of a ray without a far bound
 BEYOND_NEAR = 1.0  # near bounds from the outermost forward-facing camera to the surface of the unit ball
+OUTERMOST = 2.0  # median distances of cameras from the ball's centre, up to which it holds them; 1.75 holds alexander's
 
 
 @dataclass(frozen=True)
@@ -276,10 +278,12 @@ class Unbounded(Space):
     @classmethod
     def around(cls, cameras: Cameras, near: float, far: float, surrounded: bool) -> Unbounded:
         """Space of training cameras. Surrounding cameras lie just inside the unit ball around the origin; the ball of
-        others is around their mean position, and reaches BEYOND_NEAR near bounds beyond the farthest camera."""
-        positions = cameras.poses[:, :, 3].double()
-        centre = torch.zeros(3) if surrounded else positions.mean(0)
-        farthest = float((positions - centre).norm(dim=-1).max())
+        others is around their middle, and reaches BEYOND_NEAR near bounds beyond the farthest camera. Cameras farther
+        away than OUTERMOST times the median do not count, and may lie outside the ball."""
+        positions = cameras.poses[:, :, 3].double().numpy()
+        centre = np.zeros(3) if surrounded else middle_of(positions)
+        distances = np.linalg.norm(positions - centre, axis=-1)
+        farthest = float(min(distances.max(), OUTERMOST * np.median(distances)))
         radius = max(1.01 * farthest, near) if surrounded else farthest + BEYOND_NEAR * near
         return cls(near, far, surrounded, tuple(centre.tolist()), radius)
 

@@ -64,6 +64,10 @@ class TrainLog:
             self.bar.set_postfix_str(f'{self._quality()}, {n_rays * (self.bar.format_dict["rate"] or 0):.0f} rays/s, '
                                      f'lr {lr:.1e}', False)
 
+    def training_psnr(self) -> float | None:
+        """Smoothed PSNR of training in dB; None before the first step and without 'mse'. This waits for the GPU."""
+        return _psnr(self.smooth.item()) if self.smooth is not None and self.has_mse else None
+
     def _quality(self) -> str:
         """Smoothed PSNR, or smoothed loss of a training without 'mse'; this waits for the GPU."""
         value = self.smooth.item()

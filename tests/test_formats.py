@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,25 @@ def test_a_format_and_its_flags_decide_the_space(scene_dir, tiny_llff, tiny_tran
     assert isinstance(scene_of(forward, *llff, '--no_ndc', '--field', 'grid').space, Unbounded)
     assert isinstance(scene_of(around, *transforms).space, Unbounded)
     assert isinstance(scene_of(around, *transforms, '--contract', 'off').space, Bounded)
+
+
+@pytest.mark.parametrize('kind', ['transforms', 'colmap', 'photos'])
+def test_a_wrong_camera_of_a_capture_is_left_out_in_every_format(kind, tiny_transforms, tiny_colmap, tmp_path, capsys):
+    if kind == 'colmap':
+        folder, model = tiny_colmap(tmp_path)
+        model.images[4].frame.rig_from_world.translation *= 30.0
+        model.write(folder / 'sparse' / '0')
+    else:
+        folder = tiny_transforms(tmp_path)
+        meta = json.loads((folder / 'transforms.json').read_text())
+        for row in meta['frames'][3]['transform_matrix'][:3]:
+            row[3] *= 30.0
+        (folder / 'transforms.json').write_text(json.dumps(meta))
+    scene = scene_of(folder, '--dataset_type', kind)
+    assert len(scene.images) == 5
+    assert scene.cameras.poses[:, :, 3].norm(dim=1).max() < 5.0
+    assert scene.space.radius < 5.0
+    assert '3.png; the camera stands far from all others' in capsys.readouterr().err
 
 
 def test_photographs_are_read_at_full_size_and_a_format_gives_its_images_as_read(tiny_transforms, tmp_path):

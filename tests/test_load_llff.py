@@ -663,6 +663,21 @@ def test_spherify_without_no_ndc_is_refused(tiny_llff, tmp_path):
         scene_of(folder, spherify=True)
 
 
+@pytest.mark.parametrize(('bounds', 'backwards', 'warned'), [
+    ((2.0, 20.0), 0.0, False), ((0.9, 20.0), 0.0, True), ((2.0, 20.0), 3.0, True)])
+def test_cameras_that_spread_far_against_the_nearest_depth_are_warned_of(
+        tiny_llff, tmp_path, capsys, bounds, backwards, warned):
+    row = np.tile(np.eye(4)[:3], (9, 1, 1))
+    row[:, 0, 3], row[4, 2, 3] = np.linspace(-1.0, 1.0, 9), backwards
+    folder = tiny_llff(tmp_path, row, bounds=bounds)
+    scene_of(folder)
+    said = capsys.readouterr().err
+    assert ('set no_ndc' in said) == warned
+    assert said.count('\n') == warned
+    scene_of(folder, ndc=False)
+    assert not capsys.readouterr().err
+
+
 def test_views_of_the_path_that_look_sideways_are_warned_of(tiny_llff, tmp_path, capsys):
     row = np.stack([np.column_stack([np.eye(3), [x, 0.0, 0.0]]) for x in np.linspace(-20, 20, 9)])
     scene = scene_of(tiny_llff(tmp_path, row, focal=12.0))

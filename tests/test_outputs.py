@@ -33,6 +33,10 @@ class Log:
 
     def __init__(self):
         self.said, self.scalars, self.pictures, self.histograms, self.pauses, self.full = [], {}, {}, {}, 0, False
+        self.training = None
+
+    def training_psnr(self):
+        return self.training
 
     def say(self, message):
         self.said.append(message)

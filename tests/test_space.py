@@ -352,6 +352,15 @@ def test_cameras_around_the_origin_are_just_inside_the_unit_ball():
     assert Unbounded.around(orbit(1.0), 2.0, 6.0, surrounded=True).radius == 2.0  # at least up to the near bound
 
 
+def test_a_camera_far_outside_the_others_hardly_changes_the_ball_and_may_lie_outside_it():
+    space = Unbounded.around(orbit(3.0, 4.0, 4.0, 5.0, 100.0), 2.0, 6.0, surrounded=True)
+    assert space.radius == pytest.approx(1.01 * 8.0)  # twice the median
+    forward = cameras_at([0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0.5, 0.5, 40.0])
+    space = Unbounded.around(forward, 2.0, 6.0, surrounded=False)
+    assert np.linalg.norm(np.array(space.centre) - [0.5, 0.5, 0.0]) < 0.3
+    assert space.radius < 2.0 + 2.0
+
+
 def test_cameras_that_look_forward_have_the_ball_around_their_mean_and_what_is_near_in_it():
     space = Unbounded.around(cameras_at([3, 0, 0], [4, 0, 0]), 2.0, 6.0, surrounded=False)
     assert space == Unbounded(2.0, 6.0, False, (3.5, 0.0, 0.0), 2.5)  # 0.5 to a camera, 2 to its near bound

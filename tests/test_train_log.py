@@ -265,15 +265,19 @@ def test_the_status_has_a_smoothed_psnr_that_leaves_out_skipped_steps(tmp_path):
     now = Now()
     log = TrainLog(tmp_path, 0, 1000, 1000, CPU, clock=now)
     assert log.status() == 'step 0 of 1000, 0 s'
+    assert log.training_psnr() is None
     for step in range(1, 301):
         now.seconds += 0.1
         error = math.nan if step in (1, 2, 50, 300) else 0.01 if step % 2 else 0.03
         log.step(step, scalars(error, mse0=0.5), 1e-3, 64)
     status = re.fullmatch(r'step 300 of 1000, PSNR (\d+\.\d\d) dB, 640 rays/s, 30 s', log.status())
     assert float(status.group(1)) == pytest.approx(-10 * math.log10(0.02), abs=0.1)
+    assert log.training_psnr() == pytest.approx(float(status.group(1)), abs=0.01)
     with log.paused():
         now.seconds += 1000.0
         assert log.status().endswith('640 rays/s, 30 s')
+    log.step(301, {'other': torch.tensor(0.5)}, 1e-3, 64)
+    assert log.training_psnr() is None
     log.close()
 
 

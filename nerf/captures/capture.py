@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
+from nerf.captures.agreement import middle_of
 from nerf.files.images import ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions
 from nerf.files.scene_files import check_all_there, first_file
 from nerf.runtime.errors import UserError
@@ -54,6 +55,16 @@ class Capture:
     i_test: np.ndarray
     points: np.ndarray | None = None  # [P, 3] float64 sparse points on surfaces; None: unknown
     seen: list[np.ndarray] | None = None  # for each image, indices of the points that it observes; None: unknown
+
+    def take(self, kept: np.ndarray) -> Capture:
+        """Some of the photographs, by ascending indices. Each stays a training, validation or test image."""
+        def chosen(parts: list | None) -> list | None:
+            return None if parts is None else [parts[i] for i in kept]
+
+        splits = (np.searchsorted(kept, np.intersect1d(split, kept)) for split in (
+            self.i_train, self.i_val, self.i_test))
+        return Capture(chosen(self.paths), chosen(self.images), chosen(self.masks), self.cameras.take(kept), *splits,
+                       points=self.points, seen=chosen(self.seen))
 
 
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
@@ -180,7 +191,7 @@ def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tu
 def every_nth(datadir: Path, photographs: Sequence[PosedPhotograph], llffhold: int) -> list[np.ndarray]:
     """Indices of training, validation and test images by `held_out`; the last two are the same."""
     positions = np.stack([photograph.pose[:, 3] for photograph in photographs])
-    central = np.linalg.norm(positions - positions.mean(0), axis=-1).argmin()
+    central = np.linalg.norm(positions - middle_of(positions), axis=-1).argmin()
     i_train, i_test = held_out(datadir, len(positions), llffhold, int(central))
     return [i_train, i_test, i_test]
 

@@ -150,7 +150,12 @@ def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras |
     if registered < fewest:
         raise UserError(f'{datadir}: the cameras of only {registered} of {len(copies)} photographs could be found, and '
                         f'{fewest} are needed; take more: {ADVICE}')
-    if missing := [copy.path.name for i, copy in enumerate(copies) if i not in cameras.index]:
+    if len(cameras.disagreeing):
+        wrong = _listed([copies[i].path.name for i in cameras.disagreeing])
+        print(f'warning: {datadir}: the camera that was found for {wrong} does not agree with the others (far from all '
+              'of them, or few points and large errors); such a photograph is left out', file=sys.stderr)
+    placed = {*cameras.index.tolist(), *cameras.disagreeing.tolist()}
+    if missing := [copy.path.name for i, copy in enumerate(copies) if i not in placed]:
         print(f'warning: {datadir}: no camera was found for {_listed(missing)}; usually such a photograph is blurred, '
               'overlaps too little with others or shows little texture. It is left out', file=sys.stderr)
     if len(cameras.sizes) > 1:

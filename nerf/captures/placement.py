@@ -2,12 +2,13 @@
 
 A forward-facing capture has the frame of the LLFF scenes: the mean camera's, with the nearest depth at 1 / bd_factor.
 Any other capture is one around a centre: z is up, the origin is the point that the cameras look at, and their mean
-distance from it is that of the Blender scenes.
+distance from it is that of the Blender scenes. A few wrong cameras decide none of it.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch
 
 from load_llff import render_path_spiral
 from nerf.cameras import Cameras
+from nerf.captures.agreement import RULES as AGREEMENT
+from nerf.captures.agreement import disagreeing, farthest_usual, middle_of
 from nerf.captures.capture import Capture
 from nerf.files.whole_file import whole_file
 from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit, viewmatrix
@@ -31,6 +34,9 @@ class PlacementRules:
     distance: float = 4.0  # mean distance of cameras around a centre from it, in scene units, as in Blender scenes
     bd_factor: float = 0.75  # the nearest depth of forward-facing captures is at 1 / bd_factor, as load_llff's
     widest: float = 40.0  # degrees between a camera's axis and the mean axis, at most, in a forward-facing capture
+    aside: float = 1.0  # distance of its cameras from the mean axis, at most, as a share of the nearest depth
+    along: float = 0.5  # distance of its cameras from their mean along that axis, likewise
+    usual: float = AGREEMENT.usual  # views count whose distances and depths are within this factor of the median
     level: float = 0.15  # right axes lie in a level plane if their variance across it is below this share of the next
 
     # Depths of a view
@@ -82,6 +88,26 @@ class Placement:
                 f'near from {self.bounds[:, 0].min():.3g} to {self.bounds[:, 0].max():.3g}, {known}')
 
 
+def leave_out_strays(capture: Capture, rules: PlacementRules = RULES) -> Capture:
+    """Capture without cameras that do not agree with the others; a line names them. UserError: none is left to test or
+    to train on."""
+    poses = capture.cameras.poses.numpy()
+    far, blind = disagreeing(poses[:, :, 3], axes_crossing(poses), seen_depths(
+        capture.cameras, capture.points, capture.seen, rules))
+    folder = capture.paths[0].parent
+    for strays, why in ((far, 'stands far from all others'), (blind, 'sees none of the sparse points')):
+        if len(strays):
+            names = ', '.join(capture.paths[i].name for i in strays)
+            print(f'warning: {folder}: left out of training and testing: {names}; the camera {why}, so its pose is '
+                  'probably wrong', file=sys.stderr)
+    left_out = np.concatenate([far, blind])
+    kept = capture.take(np.setdiff1d(np.arange(len(poses)), left_out)) if len(left_out) else capture
+    for split, purpose in ((kept.i_train, 'train'), (kept.i_test, 'test')):
+        if not len(split):
+            raise UserError(f'{folder}: no photograph is left to {purpose} on')
+    return kept if len(kept.i_val) else replace(kept, i_val=kept.i_test)
+
+
 def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
     """Placement of a capture by rules; a UserError if all photographs have one position, as no depth is known then."""
     cameras, poses = capture.cameras, capture.cameras.poses.numpy()
@@ -92,18 +118,19 @@ def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
                         'take them from different places, as depth is seen by parallax')
     crossing = axes_crossing(poses)
     ranges = depth_ranges(cameras, capture.points, capture.seen, rules)
-    forward_facing, has_points = _faces_forward(capture, crossing, rules.widest), ranges is not None
-    if forward_facing:
-        frame = poses_avg(poses)
-        if not has_points:
-            ranges = np.tile(_depth_ahead(capture, crossing) * np.array(rules.guessed_ahead), (len(positions), 1))
-        scale = 1.0 / (rules.bd_factor * ranges[:, 0].min())
+    has_points = ranges is not None
+    ahead = ranges if has_points else np.tile(
+        _depth_ahead(poses, crossing) * np.array(rules.guessed_ahead), (len(positions), 1))
+    if forward_facing := _faces_forward(cameras, ahead, rules):
+        frame, ranges = poses_avg(poses), ahead
+        scale = 1.0 / (rules.bd_factor * nearest_and_farthest(ranges, rules)[0])
     else:
         frame = _upright_frame(poses, crossing, rules.level)
         distances = np.linalg.norm(positions - crossing, axis=-1)
+        usual = distances[distances <= rules.usual * np.median(distances)].mean()
         if not has_points:
-            ranges = np.outer(np.maximum(distances, rules.closest * distances.mean()), rules.guessed_around)
-        scale = rules.distance / distances.mean()
+            ranges = np.outer(np.maximum(distances, rules.closest * usual), rules.guessed_around)
+        scale = rules.distance / usual
     matrix, ranges = into_frame(frame, scale), scale * ranges
     placed = transform_poses(matrix, poses)
     path = render_path_spiral(placed, ranges, rules.path_views) if forward_facing else render_path_orbit(placed, rules)
@@ -125,35 +152,48 @@ def at_poses(cameras: Cameras, poses: np.ndarray, bounds: np.ndarray | None = No
                    bounds=None if bounds is None else torch.from_numpy(bounds).float())
 
 
-def _faces_forward(capture: Capture, crossing: np.ndarray, widest: float) -> bool:
-    """Whether all cameras look one way within `widest` degrees of their mean axis, spread less than their subject is
-    away, and see only what is before the plane across that axis."""
-    poses = capture.cameras.poses.numpy()
+def nearest_and_farthest(ranges: np.ndarray, rules: PlacementRules = RULES) -> tuple[float, float]:
+    """Nearest and farthest depth of views' depths or bounds [N, 2], without views that are unlike the median view."""
+    near, far = ranges.T
+    return float(near[near >= np.median(near) / rules.usual].min()), farthest_usual(far, rules.usual)
+
+
+def _faces_forward(cameras: Cameras, ranges: np.ndarray, rules: PlacementRules) -> bool:
+    """Whether all cameras look one way within `widest` degrees of their mean axis, spread little against the nearest of
+    the depths [N, 2] of their views, and see only what is before the plane across that axis."""
+    poses = cameras.poses.numpy()
     backwards = poses[:, :, 2]
     mean = backwards.mean(0)
-    if (backwards @ mean < np.cos(np.radians(widest)) * max(np.linalg.norm(mean), 1e-6)).any():
+    if (backwards @ mean < np.cos(np.radians(rules.widest)) * max(np.linalg.norm(mean), 1e-6)).any():
         return False
     poses = recenter_poses(poses)
-    spread = np.linalg.norm(poses[:, :2, 3], axis=-1).max()
-    _, directions = at_poses(capture.cameras, poses).corner_rays()
-    return bool(spread < _depth_ahead(capture, crossing) and (directions[..., 2] < -1e-6).all())
+    _, directions = at_poses(cameras, poses).corner_rays()
+    return spreads_little(poses, nearest_and_farthest(ranges, rules)[0], rules) and bool(
+        (directions[..., 2] < -1e-6).all())
 
 
-def _depth_ahead(capture: Capture, crossing: np.ndarray) -> float:
-    """Median depth of the sparse points before the mean camera, or without points the depth of `crossing` [3]."""
-    middle = poses_avg(capture.cameras.poses.numpy())
-    seen = crossing[None] if capture.points is None or not len(capture.points) else capture.points
-    return float(np.median((middle[:, 3] - seen) @ middle[:, 2]))
+def spreads_little(poses: np.ndarray, nearest: float, rules: PlacementRules = RULES) -> bool:
+    """Whether cameras at poses [N, 3, 4], in the frame of their mean, spread so little against the nearest depth that
+    normalised device coordinates hold what they see."""
+    aside, along = np.linalg.norm(poses[:, :2, 3], axis=-1).max(), np.abs(poses[:, 2, 3]).max()
+    return bool(aside < rules.aside * nearest and along < rules.along * nearest)
+
+
+def _depth_ahead(poses: np.ndarray, crossing: np.ndarray) -> float:
+    """Depth of `crossing` [3] before the mean camera of poses [N, 3, 4]."""
+    middle = poses_avg(poses)
+    return float((middle[:, 3] - crossing) @ middle[:, 2])
 
 
 def axes_crossing(poses: np.ndarray) -> np.ndarray:
     """Point [3] of the least sum of distances from the optical axes of poses [N, 3, 4], by least squares, repeated with
     weights 1 / distance (iteratively reweighted), so that a camera that looks elsewhere has little weight. For nearly
-    parallel axes, a weak prior draws the point to the depth before the mean camera that equals the cameras' spread.
+    parallel axes, a weak prior draws the point to the depth before the cameras' middle that equals their spread.
     """
     axes, positions = poses[:, :, 2], poses[:, :, 3]
-    middle = positions.mean(0)
-    spread = np.linalg.norm(positions - middle, axis=-1).max()
+    middle = middle_of(positions)
+    spreads = np.linalg.norm(positions - middle, axis=-1)
+    spread = farthest_usual(spreads) or spreads.max() or 1.0  # 0: most or all cameras stand in one place
     prior, little = middle - spread * axes.mean(0), 1e-4 * np.eye(3)
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # [N, 3, 3], projects onto the plane across an axis
     weight = np.full(len(poses), 1.0 / len(poses))
@@ -199,18 +239,24 @@ def depth_ranges(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndar
         cameras, points: N cameras with float64 poses, and [P, 3] sparse points, if known.
         seen: for each view, indices of the points that it observes; None: points that project into the view.
     """
-    if points is None:
-        return None
-    some = points[::len(points) // rules.most_points + 1]
-    depths = [view_depths(cameras, view, some if seen is None else points[seen[view]], inside=seen is None)
-              for view in range(len(cameras))]
-    if max(map(len, depths)) < rules.fewest_points:
+    depths = seen_depths(cameras, points, seen, rules)
+    if depths is None or max(map(len, depths)) < rules.fewest_points:
         return None
     known = np.array([len(part) >= rules.fewest_points for part in depths])
     ranges = np.array([np.percentile(part, rules.extremes) if enough else (0.0, 0.0)
                        for part, enough in zip(depths, known)])
     ranges[~known] = ranges[known, 0].min(), ranges[known, 1].max()
     return ranges
+
+
+def seen_depths(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndarray] | None,
+                rules: PlacementRules = RULES) -> list[np.ndarray] | None:
+    """Depths of the points that each view sees; None if points are unknown. Arguments are those of `depth_ranges`."""
+    if points is None:
+        return None
+    some = points[::len(points) // rules.most_points + 1]
+    return [view_depths(cameras, view, some if seen is None else points[seen[view]], inside=seen is None)
+            for view in range(len(cameras))]
 
 
 def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -> np.ndarray:

@@ -16,12 +16,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from nerf.captures.agreement import MappedCameras, MappingRules, agreeing, best_mapping
 
 JOB, RESULT, IMAGES = 'job.json', 'result.npz', 'images'
 LOG = 'log.txt'  # of COLMAP, in the folder
@@ -31,7 +33,7 @@ ONE_BLAS_THREAD = {'OPENBLAS_NUM_THREADS': '1'}  # in each of the program's thre
 
 
 @dataclass(frozen=True)
-class EstimationRules:
+class EstimationRules(MappingRules):
     """Numbers that decide how cameras are estimated, set by hand; results were looked at on fox_small and beer."""
 
     fewest_photographs: int = 8  # with a camera, for a scene to be trained on
@@ -61,6 +63,7 @@ class EstimatedCameras:
     colours: np.ndarray  # [P, 3] uint8
     error: float  # mean reprojection error in pixels
     sizes: np.ndarray  # [M] int64: photographs in this group, and in further groups without a connection to it
+    disagreeing: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # numbers of photographs left out
 
 
 def structure_from_motion(folder: Path, groups: Sequence[int], rules: EstimationRules = RULES,
@@ -169,12 +172,12 @@ def pairs_to_match(count: int, candidates: Sequence[tuple[int, int]], matches: S
     return [pair for pair, few in zip(candidates, (rivals < rules.rivals) | (j - i <= rules.always)) if few]
 
 
-def new_in_each(models: list, least: int) -> list[int]:
-    """Numbers of photographs of each of pycolmap's models, largest first, without photographs of larger models. A model
-    with fewer than `least` further photographs does not count."""
+def new_in_each(groups: Sequence[Iterable[int]], least: int) -> list[int]:
+    """Numbers of members of each group that no group before it has. A group with fewer than `least` of them does not
+    count."""
     known, counts = set(), []
-    for model in sorted(models, key=lambda model: model.num_reg_images(), reverse=True):
-        new = set(model.reg_image_ids()) - known
+    for group in groups:
+        new = set(group) - known
         if len(new) >= least:
             known |= new
             counts.append(len(new))
@@ -194,7 +197,7 @@ def estimate(folder: Path) -> None:
     names = [image_name(i) for i in range(len(groups))]
     _find_features(database, folder / IMAGES, names, groups, threads)
     _match_features(database, folder, names, _overlapping(database, names, rules, threads), rules, threads)
-    _save(folder / RESULT, _models(database, folder, len(groups), rules, threads), rules.fewest_in_model)
+    _save(folder / RESULT, _models(database, folder, len(groups), rules, threads), rules)
 
 
 def _find_features(database: Path, images: Path, names: list[str], groups: list[int], threads: int) -> None:
@@ -257,8 +260,8 @@ def _in_parts(stage: str, work: list, size: int) -> Iterator[list]:
 
 
 def _models(database: Path, folder: Path, count: int, rules: EstimationRules, threads: int) -> list:
-    """Models that grow from a pair of photographs, one photograph at a time. If they leave out a photograph, models of
-    all cameras at once can be larger. These are less exact, but weak connections matter less."""
+    """Models that grow from a pair of photographs, one photograph at a time. If cameras are missing or disagree, models
+    of all cameras at once can be better, because weak connections matter less to these."""
     import pycolmap
     common = {'num_threads': threads, 'random_seed': rules.seed, 'min_model_size': rules.fewest_in_model}
     registered = 0
@@ -272,35 +275,59 @@ def _models(database: Path, folder: Path, count: int, rules: EstimationRules, th
     grown = list(pycolmap.incremental_mapping(
         database, folder / IMAGES, folder, pycolmap.IncrementalPipelineOptions(**common),
         initial_image_pair_callback=lambda: add(2), next_image_callback=add).values())
-    _say('cameras', max(_registered(grown), default=0), count)
-    if _registered(grown) >= [count]:
+    _say('cameras', max((model.num_reg_images() for model in grown), default=0), count)
+    if any(agreeing(mapped_cameras(model), rules).sum() == count for model in grown):
         return grown
     _say('cameras, all at once', 0, count)
     options = pycolmap.GlobalPipelineOptions(**common)
     at_once = list(pycolmap.global_mapping(database, folder / IMAGES, folder, options).values())
-    _say('cameras, all at once', max(_registered(at_once), default=0), count)
-    return max(grown, at_once, key=_registered)
+    _say('cameras, all at once', max((model.num_reg_images() for model in at_once), default=0), count)
+    best = best_mapping([mapped_cameras(model) for model in grown + at_once], rules) if grown + at_once else 0
+    return at_once if best >= len(grown) else grown
 
 
-def _registered(models: list) -> list[int]:
-    """Numbers of photographs in each model, largest first; lists compare by their largest model."""
-    return sorted((model.num_reg_images() for model in models), reverse=True)
+def mapped_cameras(model) -> MappedCameras:
+    """Cameras of one of pycolmap's models."""
+    rows, places = [], {i: point.xyz for i, point in model.points3D.items()}
+    for image in _images_of(model):
+        features = image.get_observation_points2D()
+        seen = np.array([places[feature.point3D_id] for feature in features]).reshape(-1, 3)
+        local = seen @ image.cam_from_world().rotation.matrix().T + image.cam_from_world().translation
+        drawn = model.cameras[image.camera_id].img_from_cam(local, check_cheirality=False)
+        off = np.linalg.norm(drawn - np.array([feature.xy for feature in features]).reshape(-1, 2), axis=-1)
+        rows.append((int(Path(image.name).stem), image.projection_center(), len(seen),
+                     *((np.median(local[:, 2]), off.mean()) if len(seen) else (0.0, np.inf))))
+    index, positions, points, depths, errors = map(np.array, zip(*rows))
+    return MappedCameras(index, positions, depths, points, errors)
 
 
-def _save(path: Path, models: list, least: int) -> None:
-    """Writes the largest model, or no cameras if there is none."""
+def _save(path: Path, models: list, rules: EstimationRules) -> None:
+    """Writes the agreeing cameras of the best model, or no cameras if there is none."""
     if not models:
         np.savez(path, sizes=np.zeros(0, np.int64))
         return
-    model = max(models, key=lambda model: model.num_reg_images())
-    images = sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
-    points = [model.points3D[i] for i in sorted(model.points3D)]
+    several = [mapped_cameras(model) for model in models]
+    best = best_mapping(several, rules)
+    model, mapped = models[best], several.pop(best)
+    good = agreeing(mapped, rules)
+    for image, agrees in zip(_images_of(model), good):
+        if not agrees:
+            model.deregister_frame(image.frame_id)  # a point that fewer than two other cameras see goes with it
+    images, points = _images_of(model), [model.points3D[i] for i in sorted(model.points3D)]
+    others = sorted((other.index for other in several), key=len, reverse=True)
+    sizes = [good.sum(), *new_in_each([mapped.index, *others], rules.fewest_in_model)[1:]]
     np.savez(path, index=np.array([int(Path(image.name).stem) for image in images]),
              world_to_camera=np.stack([image.cam_from_world().matrix() for image in images]),
              lenses=np.stack([model.cameras[image.camera_id].params for image in images]),
              points=np.array([point.xyz for point in points]).reshape(-1, 3),
              colours=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
-             error=model.compute_mean_reprojection_error(), sizes=np.array(new_in_each(models, least)))
+             error=model.compute_mean_reprojection_error(), sizes=np.array(sizes),
+             disagreeing=mapped.index[~good])
+
+
+def _images_of(model) -> list:
+    """Registered images of one of pycolmap's models, by name."""
+    return sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
 
 
 def _say(stage: str, done: int, total: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from captured import refused
+from captured import capture_of, refused
 from PIL import Image
 
 from nerf.captures.capture import (
@@ -61,6 +62,22 @@ def test_pictures_stand_upright_or_as_they_are_stored(tmp_path):
 def test_a_photograph_with_two_cameras_is_an_error(tmp_path):
     several = photographs(tmp_path / 'a.png', tmp_path / 'a.png')
     refused(lambda: read(several, tmp_path, 1), 'a.png', 'has 2 cameras')
+
+
+def test_some_photographs_of_a_capture_keep_their_splits_points_and_masks():
+    poses = np.tile(np.eye(3, 4), (6, 1, 1))
+    poses[:, 0, 3] = np.arange(6)
+    capture = capture_of(poses, points=np.ones((4, 3)), seen=[np.array([i % 4]) for i in range(6)],
+                         masks=[np.full((30, 40), i == 4) for i in range(6)])
+    some = replace(capture, i_test=np.array([0, 3]), i_train=np.array([1, 2, 4, 5])).take(np.array([1, 3, 4]))
+    assert [path.name for path in some.paths] == ['001.png', '003.png', '004.png']
+    assert some.cameras.poses[:, 0, 3].tolist() == [1.0, 3.0, 4.0]
+    assert (some.i_train.tolist(), some.i_val.tolist(), some.i_test.tolist()) == ([0, 2], [], [1])
+    assert [part.tolist() for part in some.seen] == [[1], [3], [0]]
+    assert [mask.all() for mask in some.masks] == [False, False, True]
+    assert some.points is capture.points
+    assert capture.take(np.array([2])).masks is not None
+    assert capture_of(poses).take(np.array([2])).masks is None
 
 
 def test_masks_need_not_be_there_for_all(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,15 @@ def test_photographs_without_a_camera_are_named_up_to_ten(tmp_path, capsys):
 def test_two_thirds_with_a_camera_are_enough_to_keep_quiet(tmp_path, capsys):
     estimate_cameras(photographs(tmp_path, 12), solve=Found(cameras_of(range(8))))
     assert 'two thirds' not in capsys.readouterr().err
+
+
+def test_photographs_whose_cameras_disagree_are_named_once_and_left_out(tmp_path, capsys):
+    cameras = replace(cameras_of([0, 1, 2, 3, 4, 5, 7, 8]), disagreeing=np.array([6, 9]))
+    estimate_cameras(photographs(tmp_path, 11), solve=Found(cameras))
+    disagree, missing = capsys.readouterr().err.splitlines()
+    assert 'found for 006.jpg, 009.jpg does not agree with the others' in disagree
+    assert 'no camera was found for 010.jpg;' in missing
+    assert len(transforms(tmp_path)['frames']) == 8
 
 
 def test_groups_that_do_not_connect_are_reported(tmp_path, capsys):

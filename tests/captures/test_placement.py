@@ -14,7 +14,8 @@ from conftest import forward_cameras, turn
 from load_llff import load_llff_data, poses_avg, recenter_poses, render_path_spiral
 from nerf.captures.capture import Capture
 from nerf.captures.placement import (
-    PlacementRules, axes_crossing, covered_arc, depth_ranges, place, render_path_orbit, up_axis, view_depths,
+    PlacementRules, axes_crossing, covered_arc, depth_ranges, leave_out_strays, nearest_and_farthest, place,
+    render_path_orbit, up_axis, view_depths,
 )
 from nerf.poses import transform_poses
 from nerf.runtime.errors import UserError
@@ -136,11 +137,123 @@ def test_the_fern_is_forward_facing_and_its_poses_are_those_of_its_loader_up_to_
 
 def test_photographs_from_one_place_are_an_error_as_they_have_no_parallax():
     poses = np.stack([np.column_stack([turn([0, 0, 1], 30.0 * i), [1.0, 2.0, 3.0]]) for i in range(5)])
+    capture = leave_out_strays(capture_of(poses))
+    assert len(capture.paths) == 5
     with pytest.raises(UserError, match='all 5 photographs have the same camera position'):
-        place(capture_of(poses))
+        place(capture)
+
+
+# Cameras that do not agree with the others
+
+
+def with_stray(times: float, points: np.ndarray | None = None, i: int = 5) -> Capture:
+    """Twelve cameras around a ball, of which one stands `times` as far away."""
+    poses = captures()['around'].cameras.poses.numpy().copy()
+    poses[i, :, 3] *= times
+    return capture_of(poses, points=points)
+
+
+@pytest.mark.parametrize('points', [None, ball_of_points()])
+def test_a_camera_far_from_all_others_is_left_out_and_named(points, capsys):
+    kept = leave_out_strays(with_stray(20.0, points))
+    assert [path.name for path in kept.paths] == [f'{i:03d}.png' for i in range(12) if i != 5]
+    assert [image[0, 0, 0] for image in kept.images] == [10 * i for i in range(12) if i != 5]
+    assert kept.i_train.tolist() == [*range(1, 11)]
+    assert kept.i_test.tolist() == kept.i_val.tolist() == [0]
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert 'left out of training and testing: 005.png' in said
+    assert 'far from all others' in said
+
+
+@pytest.mark.parametrize('capture', [*captures().values(), with_stray(2.0), with_stray(4.0, ball_of_points())])
+def test_honest_captures_keep_all_cameras(capture, capsys):
+    assert leave_out_strays(capture) is capture
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize('points', [True, False])
+def test_a_drone_that_looks_straight_down_keeps_all_cameras(points):
+    """Axes are parallel, and the last photograph is from twice the height."""
+    across = np.stack(np.meshgrid(np.arange(8.0), np.arange(5.0)), -1).reshape(-1, 2)
+    poses = np.tile(np.eye(4)[:3], (len(across), 1, 1))
+    poses[:, :2, 3], poses[:, 2, 3] = across, 3.0
+    poses[-1, 2, 3] = 6.0
+    ground = np.column_stack([np.random.default_rng(0).uniform(-2.0, 10.0, (900, 2)), np.zeros(900)])
+    capture = capture_of(poses, points=ground if points else None)
+    assert leave_out_strays(capture) is capture
+    poses[-1, 0, 3] = 500.0
+    kept = leave_out_strays(capture_of(poses, points=ground if points else None))
+    assert len(kept.paths) == len(poses) - 1
+
+
+@pytest.mark.parametrize('tracks', [True, False])
+def test_a_camera_that_sees_no_point_is_left_out_and_named(tracks, capsys):
+    poses = captures()['around'].cameras.poses.numpy().copy()
+    seen = [np.arange(30)] * 12
+    if tracks:
+        seen[5] = np.arange(3)
+    else:
+        poses[5, :, [0, 2]] *= -1.0  # looks outwards
+    kept = leave_out_strays(capture_of(poses, points=ball_of_points(), seen=seen if tracks else None))
+    assert '005.png' not in [path.name for path in kept.paths]
+    assert len(kept.paths) == 11
+    said = capsys.readouterr().err
+    assert '005.png' in said
+    assert 'sees none of the sparse points' in said
+    assert kept.seen is None or len(kept.seen) == 11
+
+
+def test_of_a_capture_whose_only_test_view_is_a_stray_nothing_can_be_tested():
+    with pytest.raises(UserError, match='no photograph is left to test on'):
+        leave_out_strays(with_stray(20.0, i=0))
+
+
+@pytest.mark.parametrize('name', ['around', 'around without points'])
+def test_a_wrong_camera_that_is_not_found_hardly_changes_the_placement(name):
+    capture = captures()[name]
+    poses = poses_of(capture).copy()
+    poses[5, :, 3] = 6.0 * poses[5, :, 3]
+    one, other = place(capture), place(with_poses(capture, poses))
+    np.testing.assert_allclose(other.matrix, one.matrix, rtol=0.05, atol=0.05)
+
+
+def test_nearest_and_farthest_are_not_those_of_a_view_that_is_unlike_the_others():
+    ranges = np.linspace([2.0, 9.0], [3.0, 8.0], 11)
+    assert nearest_and_farthest(ranges) == (2.0, 9.0)
+    ranges[3] = 0.7, 30.0
+    assert nearest_and_farthest(ranges) == (0.7, 30.0)
+    ranges[3] = 0.5, 40.0
+    assert nearest_and_farthest(ranges) == (2.0, 9.0)
+    assert nearest_and_farthest(ranges, PlacementRules(usual=6.0)) == (0.5, 40.0)
 
 
 # Of which kind it is
+
+
+def towards_a_front(distances) -> np.ndarray:
+    """[N, 3, 4] cameras at distances [N] from a thing at the origin, which look at it along z within a few degrees."""
+    angles = np.linspace(-0.1, 0.1, len(distances))
+    places = [[distance * np.sin(angle), 0.0, distance * np.cos(angle)] for angle, distance in zip(angles, distances)]
+    return np.stack([np.column_stack([_looking_at(np.array(place), np.zeros(3)), place]) for place in places])
+
+
+@pytest.mark.parametrize(('distances', 'forward'), [
+    ([5.0, 5.5, 4.5, 5.0, 5.2, 4.8, 5.3, 4.6, 5.4, 5.0], True),
+    ([4.0, 5.5, 7.0, 9.0, 11.0, 12.0, 14.0, 17.0, 20.0, 24.0], False)])  # as tourists photograph a church
+def test_a_capture_from_many_distances_is_not_forward_facing(distances, forward):
+    front = ball_of_points() * [2.0, 2.0, 0.5]
+    assert place(capture_of(towards_a_front(distances), points=front)).forward_facing == forward
+
+
+def test_the_nearest_thing_decides_how_far_forward_facing_cameras_may_spread():
+    row = np.tile(np.eye(4)[:3], (7, 1, 1))
+    row[:, 0, 3] = np.linspace(-1.0, 1.0, 7)
+    far, near = forward_points(row, 2.0, 20.0), forward_points(row, 0.6, 1.2, 200)
+    assert place(capture_of(row, points=far, focal=20.0)).forward_facing
+    mixed = capture_of(row, points=np.concatenate([far, near]), focal=20.0)  # half of it is farther than 10
+    assert not place(mixed).forward_facing
+    assert place(mixed, PlacementRules(aside=3.0)).forward_facing
 
 
 def with_turned(poses: np.ndarray, i: int, degrees: float) -> np.ndarray:

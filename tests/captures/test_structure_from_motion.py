@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nerf.captures.structure_from_motion import (
-    EstimationRules, candidate_pairs, new_in_each, pairs_to_match, strong_matches, structure_from_motion,
+    EstimationRules, candidate_pairs, mapped_cameras, new_in_each, pairs_to_match, strong_matches, structure_from_motion,
 )
 
 
@@ -189,20 +189,25 @@ def test_of_pairs_that_are_no_candidates_none_is_matched():
 
 
 def test_photographs_in_two_models_count_once_and_very_few_not_at_all():
-    class Reconstruction:
-        def __init__(self, *ids):
-            self.ids = ids
-
-        def reg_image_ids(self):
-            return self.ids
-
-        def num_reg_images(self):
-            return len(self.ids)
-
-    models = [Reconstruction(*ids) for ids in ((4, 5, 6, 7), (1, 2, 3, 4, 5), (3, 6, 8, 9), (9, 10, 11, 12, 13))]
+    models = [(1, 2, 3, 4, 5), (9, 10, 11, 12, 13), (4, 5, 6, 7), (3, 6, 8, 9)]
     assert new_in_each(models, 3) == [5, 5]  # of 4, 5, 6, 7 only 6 and 7 are new
-    assert new_in_each([*models, Reconstruction(6, 7, 8)], 3) == [5, 5, 3]
+    assert new_in_each([*models, (6, 7, 8)], 3) == [5, 5, 3]
     assert new_in_each(models, 1) == [5, 5, 2, 1]
+
+
+def test_a_model_is_described_by_what_its_cameras_see(tiny_colmap, tmp_path):
+    _, model = tiny_colmap(tmp_path)
+    names = {image.name: i for i, image in enumerate(sorted(model.images.values(), key=lambda image: image.image_id))}
+    for image in model.images.values():
+        image.name = f'{7 - names[image.name]:04d}.jpg'  # the order of names is not that of the model
+    moved = model.images[3].point2D(5)  # which is not the first, as that shows no point
+    moved.xy = moved.xy + [60.0, 80.0]
+    cameras = mapped_cameras(model)
+    assert cameras.index.tolist() == [2, 3, 4, 5, 6, 7]
+    np.testing.assert_allclose(np.linalg.norm(cameras.positions, axis=1), 4.0)
+    assert cameras.points.tolist() == [20, 20, 20, 20, 20, 21]  # of 22 points, without its own and one of a single view
+    np.testing.assert_allclose(cameras.depths, 4.0, atol=0.3)
+    np.testing.assert_allclose(cameras.errors, [0, 0, 0, 100.0 / 20, 0, 0], atol=1e-6)
 
 
 def test_the_process_needs_no_torch():

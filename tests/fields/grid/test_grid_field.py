@@ -205,6 +205,21 @@ def test_density_and_radiance_of_a_scene_without_bounds_are_what_rays_show(compi
 
 
 @BOTH
+@pytest.mark.parametrize('away', [0.8, 2.0, 6.0])
+def test_cameras_outside_the_unit_ball_see_what_is_in_it_as_those_inside_do(compiled, away):
+    field = fill(a_field(compiled, OPEN, stages='0:48'),
+                 lambda points: torch.where(points.norm(dim=-1) < 0.4, 80.0, 1e-6))
+    for direction in ([0.0, 0.0, -1.0], [0.6, -0.8, 0.0], [-2 / 3, 1 / 3, 2 / 3]):
+        origin = torch.tensor(OPEN.centre) - away * OPEN.radius * torch.tensor(direction)
+        picture = shown(field, one_ray(origin.tolist(), direction, near=0.1, far=1.0))
+        assert picture.acc.item() > 0.99
+        assert picture.depth.item() / OPEN.radius == pytest.approx(away - 0.4, abs=1.5 * field.grid.voxel)
+        torch.testing.assert_close(picture.rgb[0], COLOUR, rtol=0, atol=1e-2)
+        aside = origin + 0.7 * OPEN.radius * torch.linalg.cross(torch.tensor(direction), torch.tensor([0.8, 0.0, 0.6]))
+        assert shown(field, one_ray(aside.tolist(), direction, near=0.1, far=1.0)).acc.item() < 0.05
+
+
+@BOTH
 def test_rays_of_a_scene_without_bounds_go_on_behind_their_far_bound(compiled):
     field = fill(a_field(compiled, OPEN, stages='0:24'),
                  lambda points: torch.where(points.norm(dim=-1) > 1.8, 200.0, 1e-6))

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from nerf.captures.structure_from_motion import (
-    EstimationRules, candidate_pairs, mapped_cameras, new_in_each, pairs_to_match, strong_matches, structure_from_motion,
+    EstimationRules, candidate_pairs, mapped_cameras, new_in_each, pairs_to_match, strong_matches,
+    structure_from_motion,
 )
 
 

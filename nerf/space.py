@@ -96,9 +96,10 @@ class Space:
         return self._as_cubes(rays.origins), self._as_cubes(rays.directions), rays.near[:, 0], rays.far[:, 0]
 
     def distances(self, rays: Rays) -> Tensor:
-        """Depths [R] about which rays meet the scene: its centre, if cameras surround it, else the far bound."""
+        """Depths [R] at which rays are as far away as the scene: as the origin, if cameras surround it, else the depth
+        of the mean of the nearest and the farthest disparity."""
         if not self.surrounded:
-            return rays.far[:, 0]
+            return torch.full_like(rays.near[:, 0], self._middle_depth)
         return rays.origins.norm(dim=-1) / rays.directions.norm(dim=-1)
 
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
@@ -114,6 +115,11 @@ class Space:
         the depth of the mean of the nearest and the farthest disparity."""
         if self.surrounded:
             return max(float(np.linalg.norm(pose[:, 3])), 1e-3)
+        return self._middle_depth
+
+    @property
+    def _middle_depth(self) -> float:
+        """Depth of the mean of the nearest and the farthest disparity."""
         return 2.0 / sum(1.0 / bound for bound in self.world_bounds)
 
     @property

@@ -211,6 +211,15 @@ def test_looking_distance_is_that_to_the_origin_or_halfway_in_disparity():
     assert (FORWARD.farthest_clip, IN_NDC.farthest_clip) == (12.0, 1.0)
 
 
+def test_distances_of_rays_are_depths_as_far_away_as_the_scene():
+    origins = torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]])
+    directions = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 4.0]])
+    for space in (BOUNDED, UNBOUNDED):
+        assert space.distances(space.rays(origins, directions)).tolist() == pytest.approx([5.0, 0.5])
+    assert FORWARD.distances(FORWARD.rays(origins, directions)).tolist() == pytest.approx([3.0, 3.0])
+
+
+
 @pytest.mark.parametrize(('distance', 'near', 'far'), [
     (4.0, 2.0, 6.0),  # as far away as the cameras
     (3.0, 1.0, 6.0), (2.0, 0.02, 6.0), (0.5, 0.02, 6.0),  # closer: what is seen begins at 2 from the origin

@@ -168,6 +168,6 @@ CLOSED = {'hidden': 0.0, 'voxel_pixels': 0.0, 'captured_rays': 4096, 'smooth_den
 # Numbers without bounds were chosen on 5 views of the fox that were held out from 21, in about 30 settings of 400 to
 # 1,200 steps; alexander confirmed them. Pruning by weight makes a step twice as fast and leaves memory for small voxels
 UNBOUNDED = CLOSED | {'seen_by': 2, 'margin': 0, 'hidden': 0.02, 'hidden_margin': 2, 'least': 3e-3, 'spread': 0.01,
-                      'smooth_density': 6e-7, 'smooth_others': 6e-7}
+                      'clear': 1.0, 'smooth_density': 6e-7, 'smooth_others': 6e-7}
 DEFAULTS = {'ndc': CLOSED | {'stages': '0:120 0.15:240 0.4:480'}, 'unbounded': UNBOUNDED}  # by the name of the space
 LONG_DEFAULTS = {'unbounded': {'stages': '0:89 0.06:178 0.20:320 0.45:640'}}  # of runs with LONG_RUN steps or more

@@ -165,8 +165,7 @@ def dilated(cells: Tensor) -> Tensor:
 def _spread(mask: Tensor, by: int) -> Tensor:
     """A mask [X, Y, Z] and itself moved by one along any of the axes."""
     for axis in range(3):
-        moved = torch.zeros_like(mask)
-        size = mask.shape[axis] - 1
-        moved.narrow(axis, max(by, 0), size).copy_(mask.narrow(axis, max(-by, 0), size))
-        mask = mask | moved
+        before, size = mask, mask.shape[axis] - 1
+        mask = before.clone()
+        mask.narrow(axis, max(by, 0), size).logical_or_(before.narrow(axis, max(-by, 0), size))
     return mask

@@ -95,10 +95,11 @@ class RayBatcher:
 
     def rays(self, image: Tensor, row: Tensor, column: Tensor, side: int = 1) -> tuple[Rays, Target]:
         """Rays through R pixels, and their targets, whose coverage is known with `foreground` alone. With a side, rays
-        go through the middle of the square of side x side pixels around each pixel, and have its mean colour."""
+        go through the middle of the square of side x side pixels around each pixel, and have its mean colour; not with
+        known coverage or edited rays."""
         pixel = self.starts[image] + row * self.cameras.sizes[image, 1] + column
         bounds = None if self.cameras.bounds is None else self.cameras.bounds[image]
-        if side > 1 and not self.stored:
+        if side > 1 and not self.stored and self.covered is None:
             colours, row, column = self._square(image, row, column, side)
         else:
             colours = target_colours(self.colours[pixel], self.scene.white_bkgd)

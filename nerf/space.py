@@ -240,6 +240,9 @@ class NDC(Space):
         x, y = 0.5 * self.width / self.focal, 0.5 * self.height / self.focal
         return np.array([[x, 0.0, 0.0, 0.0], [0.0, y, 0.0, 0.0], [0.0, 0.0, 0.0, -1.0], [0.0, 0.0, -0.5, 0.5]])
 
+    def distances(self, rays: Rays) -> Tensor:
+        return torch.full_like(rays.near[:, 0], 1.0 - 1.0 / self._middle_depth)
+
     def disparity(self, depth: Tensor, acc: Tensor) -> Tensor:
         return ndc_disparity(depth, acc)
 

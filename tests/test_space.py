@@ -217,6 +217,8 @@ def test_distances_of_rays_are_depths_as_far_away_as_the_scene():
     for space in (BOUNDED, UNBOUNDED):
         assert space.distances(space.rays(origins, directions)).tolist() == pytest.approx([5.0, 0.5])
     assert FORWARD.distances(FORWARD.rays(origins, directions)).tolist() == pytest.approx([3.0, 3.0])
+    depth = 2.0 / (1.0 + 1.0 / 10.0)  # of the world; NDC depth is 1 - 1 / depth
+    assert IN_NDC.distances(IN_NDC.rays(-origins, -directions.abs())).tolist() == pytest.approx([1.0 - 1.0 / depth] * 2)
 
 
 

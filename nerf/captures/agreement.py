@@ -48,13 +48,14 @@ class MappingRules(AgreementRules):
 
 
 def agreeing(mapped: MappedCameras, rules: MappingRules) -> np.ndarray:
-    """[N] bool: cameras of a mapping with enough points, a usual error, and no wide gap to the largest group."""
+    """[N] bool: cameras of a mapping with enough points and a usual error, in the largest group or in one of many
+    cameras."""
     good = mapped.points >= rules.fewest_seen
     good &= mapped.errors <= max(rules.least_error, rules.error_ratio * np.median(mapped.errors))
     if good.any():
         subject = subject_distance(mapped.positions[good], mapped.depths[good])
         sizes = group_sizes(mapped.positions[good], rules.widest_gap * subject)
-        good[good] = sizes == sizes.max()
+        good[good] = (sizes == sizes.max()) | (sizes >= rules.fewest_together)
     return good
 
 
@@ -99,7 +100,9 @@ def subject_distance(positions: np.ndarray, distances: np.ndarray) -> float:
 
 def middle_of(positions: np.ndarray, usual: float = RULES.usual) -> np.ndarray:
     """Mean [3] of positions [N, 3] without those that are far from the geometric median (Weiszfeld's iteration)."""
-    middle, least = positions.mean(0), 1e-6 * np.abs(positions - positions.mean(0)).max() + 1e-300
+    middle = positions.mean(0)
+    if not (least := 1e-6 * np.abs(positions - middle).max()):
+        return middle
     for _ in range(MEDIAN_STEPS):
         weight = 1.0 / np.maximum(np.linalg.norm(positions - middle, axis=-1), least)
         middle = weight @ positions / weight.sum()

@@ -95,7 +95,7 @@ def leave_out_strays(capture: Capture, rules: PlacementRules = RULES) -> Capture
     far, blind = disagreeing(poses[:, :, 3], axes_crossing(poses), seen_depths(
         capture.cameras, capture.points, capture.seen, rules))
     folder = capture.paths[0].parent
-    for strays, why in ((far, 'stands far from all others'), (blind, 'sees none of the sparse points')):
+    for strays, why in ((far, 'stands far from all others'), (blind, 'sees hardly any sparse point')):
         if len(strays):
             names = ', '.join(capture.paths[i].name for i in strays)
             print(f'warning: {folder}: left out of training and testing: {names}; the camera {why}, so its pose is '
@@ -165,6 +165,8 @@ def _faces_forward(cameras: Cameras, ranges: np.ndarray, rules: PlacementRules) 
     backwards = poses[:, :, 2]
     mean = backwards.mean(0)
     if (backwards @ mean < np.cos(np.radians(rules.widest)) * max(np.linalg.norm(mean), 1e-6)).any():
+        return False
+    if np.median(ranges[:, 0]) <= 0.0:  # the axes cross behind the cameras, which look outwards
         return False
     poses = recenter_poses(poses)
     _, directions = at_poses(cameras, poses).corner_rays()

@@ -310,6 +310,9 @@ def _save(path: Path, models: list, rules: EstimationRules) -> None:
     best = best_mapping(several, rules)
     model, mapped = models[best], several.pop(best)
     good = agreeing(mapped, rules)
+    if not good.any():
+        np.savez(path, sizes=np.zeros(0, np.int64))
+        return
     for image, agrees in zip(_images_of(model), good):
         if not agrees:
             model.deregister_frame(image.frame_id)  # a point that fewer than two other cameras see goes with it

@@ -70,7 +70,7 @@ class VoxelRays(NamedTuple):
     near: Tensor  # [R] bounds
     far: Tensor  # [R]
     jitter: Tensor  # [R] in [0, 1), place of the first sample in a step
-    clear: Tensor  # [R] depth c: gradients of samples at depths t < c are multiplied by (t / c)^2; 0: all are whole
+    fade: Tensor  # [R] depth f: gradients of samples at depths t < f are multiplied by (t / f)^2; 0: all are whole
 
 
 class Capacity(NamedTuple):
@@ -80,13 +80,13 @@ class Capacity(NamedTuple):
 
 
 class Marched(NamedTuple):
-    """Result of marching R rays. Spread is the distortion of mip-NeRF 360 (arXiv:2111.12077, equation 15), without its
+    """Result of marching R rays. `distortion` is that of mip-NeRF 360 (arXiv:2111.12077, equation 15), without its
     term for the lengths of samples, which are half a voxel. Normalised distances are 1 - near / depth of contracted
     rays; else distances from near, as shares of the box's longest side."""
     features: Tensor  # [R, 15] composited channels behind density, the first three as colours
     rest: Tensor  # [R] transmittance behind all samples
     depth: Tensor  # [R] expected depth, not divided by opacity
-    spread: Tensor  # [R] sum of w v |s - t| over all pairs of samples, with weights w, v at normalised distances s, t
+    distortion: Tensor  # [R] sum of w v |s - t| over pairs of samples, of weights w, v at normalised distances s, t
     count: Tensor  # [R] kept samples
     n_samples: int | Tensor  # their sum
     n_whole: Tensor | None = None  # [] number of first rays that were within capacity; None: all

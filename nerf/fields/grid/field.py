@@ -54,6 +54,10 @@ class GridField(Field):
         self.grid, self._backend = grid, None
         self.rows = nn.Parameter(row_tensor(None, (grid.n_rows, CHANNELS), grid.cells.device) if rows is None else rows)
 
+    def release(self) -> None:
+        """Frees the memory of the backend and of the gradients, before the rows are replaced."""
+        self._backend, self.rows.grad = None, None
+
     @property
     def backend(self) -> Backend:
         """Backend of the present grid and rows, made at its first use."""
@@ -71,9 +75,9 @@ class GridField(Field):
     def voxel_rays(self, rays: Rays, jitter: Tensor | None = None) -> VoxelRays:
         """R rays in voxels; without jitter [R] the first sample is in the middle of a step."""
         origins, directions, near, far = self.space.grid_rays(rays, self.grid.voxel)
-        return VoxelRays(self.grid.scaled(origins), directions / self.grid.voxel, near, far,
-                         torch.full_like(near, 0.5) if jitter is None else jitter,
-                         self.schedule.clear * self.space.distances(rays))
+        jitter = torch.full_like(near, 0.5) if jitter is None else jitter
+        fade = self.schedule.fade * self.space.distances(rays) if self.schedule.fade else torch.zeros_like(near)
+        return VoxelRays(self.grid.scaled(origins), directions / self.grid.voxel, near, far, jitter, fade)
 
     def march(self, rays: Rays, jitter: Tensor | None = None, capacity: Capacity | None = None) -> Marched:
         """`Backend.march` of `voxel_rays`."""
@@ -154,6 +158,7 @@ class GridField(Field):
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
         if space != self.space:  # of an older run, or of another scene
             scale = grid.voxel / self.voxels[stage]
+            self.pixel *= space.scale_at_centre / self.space.scale_at_centre
             self.space, self.voxels = space, tuple(scale * voxel for voxel in self.voxels)
         self.stage = stage
         self.take(grid, row_tensor(rows, (grid.n_rows, CHANNELS), self.device))

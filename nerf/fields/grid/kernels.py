@@ -5,12 +5,12 @@ to rows owns all vertices with an even, or an odd, index along x, and adds in th
 
 Arrays are float32 unless a type is named, of R rays, at most K kept samples of a ray, and M rows:
 
-origins, directions [R, 3], near, far, jitter, clear [R]: rays in voxels, as `VoxelRays` of backend.py
+origins, directions [R, 3], near, far, jitter, fade [R]: rays in voxels, as `VoxelRays` of backend.py
 rows, gradients [M, 16]: channels of the rows and their gradients; gradients of untouched rows are zero
 heaviest [M]: largest weight of a sample around a row in this step; 0: the row is not touched
 number [X', Y', Z'], origin [B], index [512 B], slots [M], all int32: `Bricks` of sparse_grid.py
 raw [512 B]: raw density in each slot, very negative if it has no row
-count [R] int64, rest, depth, spread [R], features [R, 15]: kept samples, and the results of `Marched` (backend.py)
+count [R] int64, rest, depth, distortion [R], features [R, 15]: kept samples, and the results of `Marched` (backend.py)
 values [R, K, 16]: weight of each kept sample and its 15 channels, the first three as colours
 corners [R, K, 4] int32: rows of the lower corners around a sample, by the last bits of x and y; the next row of each
     is that of the corner above it
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit, prange
 
-from nerf.fields.grid.sparse_grid import BRICK, BRICK_BITS
+from nerf.fields.grid import sparse_grid
 
 
 def _can_be_kept() -> bool:
@@ -44,6 +44,10 @@ ONE, ZERO, HALF, TWO = F(1.0), F(0.0), F(0.5), F(2.0)  # samples are half a voxe
 BLOCK_BITS = 2  # blocks have 4 cells along an edge; all 64 are the bits of an int64
 BLOCK = 1 << BLOCK_BITS
 FARTHEST_CLEAR = 8  # blocks of a jump of a contracted ray, about; further ones cost time at each change of the grid
+BRICK_BITS = 3  # as in sparse_grid.py; Numba's cache does not notice an edited number of another file
+BRICK = 1 << BRICK_BITS
+if BRICK_BITS != sparse_grid.BRICK_BITS:
+    raise ImportError('BRICK_BITS of kernels.py and of sparse_grid.py differ; set both to one number')
 INSIDE = BRICK - 1  # mask of a vertex's index within its brick
 X_STEP, Y_STEP = BRICK * BRICK, BRICK  # between slots in a brick
 
@@ -70,7 +74,7 @@ def _contracted(x, y, z, dx, dy, dz, cx, cy, cz, radius):
 
 
 @njit(**OPTIONS)
-def _clear_steps(x, y, z, bi, bj, bk, clearance):
+def _free_steps(x, y, z, bi, bj, bk, clearance):
     """Steps of half a voxel for which a path from (x, y, z) in block (bi, bj, bk) meets no kept cell, however it bends.
     All blocks at a distance of less than `clearance` blocks from this one, which is at least 1, are empty."""
     near_x = min(x - F(bi << BLOCK_BITS), F((bi + 1) << BLOCK_BITS) - x)
@@ -115,20 +119,20 @@ def bit_in_block(i, j, k):
 def clearance_of(blocks):
     """Distance [X', Y', Z'] uint8 of each block to the nearest block that is not 0, in blocks, along the axis in which
     it is largest; at most FARTHEST_CLEAR."""
-    clear, empty = np.zeros(blocks.shape, np.uint8), blocks == 0
+    distance, empty = np.zeros(blocks.shape, np.uint8), blocks == 0
     for _ in range(FARTHEST_CLEAR):
-        clear += empty
-        empty = ~_spread_blocks(~empty)
-    return clear
+        distance += empty
+        empty = ~_with_neighbours(~empty)
+    return distance
 
 
-def _spread_blocks(mask):
+def _with_neighbours(mask):
     """Blocks of a mask [X', Y', Z'] and their neighbours, diagonal ones too."""
     for axis in range(3):
         moved, mask = np.moveaxis(mask, axis, 0), mask.copy()
-        spread = np.moveaxis(mask, axis, 0)
-        spread[1:] |= moved[:-1]
-        spread[:-1] |= moved[1:]
+        wider = np.moveaxis(mask, axis, 0)
+        wider[1:] |= moved[:-1]
+        wider[:-1] |= moved[1:]
     return mask
 
 
@@ -178,8 +182,8 @@ def _interpolated(raw, corner_slots, weights):
 
 
 @njit(parallel=True, **OPTIONS)
-def march(origins, directions, near, far, jitter, clear, rows, raw, size, number, index, blocks, clearance, rules,
-          saved, count, rest, depth, spread, features, values, corners, places):
+def march(origins, directions, near, far, jitter, fade, rows, raw, size, number, index, blocks, clearance, rules,
+          saved, count, rest, depth, distortion, features, values, corners, places):
     """Marches rays through kept cells of a box of `size` vertices, and composites their samples by the `Rules` of
     backend.py. `blocks` are those of `cells_of_blocks`; `clearance` is that of `clearance_of`, or 0 for rays that take
     all steps. All arrays from `count` on are filled in. If `saved`, a backward pass follows: it needs the channels of
@@ -189,10 +193,10 @@ def march(origins, directions, near, far, jitter, clear, rows, raw, size, number
     sharpness, offset = F(rules.sharpness), F(rules.offset)
     for r in prange(origins.shape[0]):  # such a loop takes no tuples, but they can be made in it
         count[r], rest[r], depth[r] = _met(
-            origins[r], directions[r], (near[r], far[r], jitter[r], clear[r]), raw, size, (number, index),
+            origins[r], directions[r], (near[r], far[r], jitter[r], fade[r]), raw, size, (number, index),
             (blocks, clearance), (least, dark), (sharpness, offset),
             (contracted, cx, cy, cz, radius, least_step), values[r], corners[r], places[r])
-        spread[r] = _spread_along(count[r], values[r], places[r])
+        distortion[r] = _distortion_along(count[r], values[r], places[r])
         _composite(rows, count[r], saved, values[r], corners[r], places[r], features[r])
 
 
@@ -200,7 +204,7 @@ def march(origins, directions, near, far, jitter, clear, rows, raw, size, number
 def _met(origin, direction, numbers, raw, size, bricks, kept_cells, limits, opacity, ball, values, corners, places):
     """Number of one ray's kept samples, transmittance behind them, and expected depth; weights, corners and places of
     the samples are filled in."""
-    (near, far, jitter, clear), (nx, ny, nz), (number, index) = numbers, size, bricks
+    (near, far, jitter, fade), (nx, ny, nz), (number, index) = numbers, size, bricks
     (blocks, clearance), (least, dark), (sharpness, offset) = kept_cells, limits, opacity
     contracted, cx, cy, cz, radius, least_step = ball
     thin = F(math.log((ONE - least) ** -2 - ONE))  # below it even a sample in full light weighs less than `least`
@@ -232,7 +236,7 @@ def _met(origin, direction, numbers, raw, size, bricks, kept_cells, limits, opac
         kept = blocks[bi, bj, bk]
         if not kept:
             if step > dt:  # outside the ball, where a ray that moves outwards becomes ever slower
-                steps = F(_clear_steps(x, y, z, bi, bj, bk, clearance[bi, bj, bk]))
+                steps = F(_free_steps(x, y, z, bi, bj, bk, clearance[bi, bj, bk]))
                 outwards = (x - cx) * dx + (y - cy) * dy + (z - cz) * dz >= ZERO
                 t += max(steps, ONE) * step if outwards else max(steps * dt, step)
                 continue
@@ -260,7 +264,7 @@ def _met(origin, direction, numbers, raw, size, bricks, kept_cells, limits, opac
         places[n, 0], places[n, 1], places[n, 2] = fx, fy, fz
         places[n, 3], places[n, 4] = HALF * sharpness * e / (ONE + e), F(i & 1)
         places[n, 5] = ONE - near / t if contracted else (t - near) * per_depth
-        places[n, 6] = ONE if t >= clear else t * t / (clear * clear)
+        places[n, 6] = ONE if t >= fade else t * t / (fade * fade)
         distance += weight * t
         light *= passed
         n += 1
@@ -271,15 +275,15 @@ def _met(origin, direction, numbers, raw, size, bricks, kept_cells, limits, opac
 
 
 @njit(**OPTIONS)
-def _spread_along(n, values, places):
-    """Spread of a ray's n samples."""
-    total, moment, spread = ZERO, ZERO, ZERO
+def _distortion_along(n, values, places):
+    """Distortion of a ray's n samples."""
+    total, moment, distortion = ZERO, ZERO, ZERO
     for s in range(n):
         weight, distance = values[s, 0], places[s, 5]
-        spread += TWO * weight * (distance * total - moment)
+        distortion += TWO * weight * (distance * total - moment)
         total += weight
         moment += weight * distance
-    return spread
+    return distortion
 
 
 @njit(**OPTIONS)
@@ -306,9 +310,9 @@ def _composite(rows, n, saved, values, corners, places, features):
 
 
 @njit(parallel=True, **OPTIONS)
-def raw_gradients(count, rest, values, places, of_features, of_rest, of_spread):
+def raw_gradients(count, rest, values, places, of_features, of_rest, of_distortion):
     """Gradients of the loss by the raw density of each kept sample, in place of its slope; back to front along a ray.
-    The loss has the gradients of_features [R, 15], of_rest and of_spread [R] by `features`, `rest` and `spread`."""
+    The loss has the gradients of_features [R, 15] by `features`, of_rest and of_distortion [R] by the others."""
     for r in prange(count.shape[0]):
         light, behind = rest[r], of_rest[r] * rest[r]
         before, moment_before, after, moment_after = ZERO, ZERO, ZERO, ZERO  # sums of weights, and times distances
@@ -320,7 +324,7 @@ def raw_gradients(count, rest, values, places, of_features, of_rest, of_spread):
             before -= weight
             moment_before -= weight * distance
             away = distance * (before - after) - moment_before + moment_after
-            by_weight = of_spread[r] * TWO * away
+            by_weight = of_distortion[r] * TWO * away
             for c in range(15):
                 by_weight += of_features[r, c] * values[r, s, c + 1]
             places[r, s, 3] *= places[r, s, 6] * (light * by_weight - behind)

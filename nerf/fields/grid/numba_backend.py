@@ -22,9 +22,10 @@ class NumbaBackend(Backend):
     def __init__(self, grid: SparseGrid, rows: nn.Parameter, rules: Rules, most_rays: int):
         super().__init__(grid, rows, rules, most_rays)
         self.size, self.blocks = tuple(grid.cells.shape), kernels.cells_of_blocks(grid.cells.numpy())
-        self.clearance, bricks = kernels.clearance_of(self.blocks), grid.bricks
-        self.number, self.origin, self.index = bricks.number.numpy(), bricks.origin.numpy(), bricks.rows.numpy()
-        self.slots = bricks.slots.numpy().astype(np.int32)
+        self.clearance = kernels.clearance_of(self.blocks) if rules.ball.contracted else np.zeros((1, 1, 1), np.uint8)
+        bricks = grid.bricks
+        self.number, self.origin, self.index = bricks.number.numpy(), bricks.origin.numpy(), bricks.index.numpy()
+        self.slots = bricks.slots.numpy()
         self.values, self.gradient = rows.detach().numpy(), np.zeros((len(rows), CHANNELS), np.float32)
         rows.grad = torch.from_numpy(self.gradient)
         self.touched_by = self.heaviest.numpy()
@@ -67,25 +68,25 @@ class _March(torch.autograd.Function):
     def forward(ctx, rows: Tensor, backend: NumbaBackend, rays: VoxelRays, saved: bool) -> tuple:
         n_rays, buffers = len(rays.near), SampleBuffers(backend.most_rays, backend.rules.most)
         features, count = np.empty((n_rays, CHANNELS - 1), np.float32), np.empty(n_rays, np.int64)
-        rest, depth, spread = np.empty((3, n_rays), np.float32)
+        rest, depth, distortion = np.empty((3, n_rays), np.float32)
         kernels.march(*(np.ascontiguousarray(part.numpy()) for part in rays), backend.values, backend.raw,
                       backend.size, backend.number, backend.index, backend.blocks, backend.clearance,
-                      backend.rules, saved, count, rest, depth, spread, features, buffers.values, buffers.corners,
+                      backend.rules, saved, count, rest, depth, distortion, features, buffers.values, buffers.corners,
                       buffers.places)
         buffers.march += 1
         ctx.backend, ctx.count, ctx.rest, ctx.buffers, ctx.march = backend, count, rest, buffers, buffers.march
-        marched = Marched(*map(torch.from_numpy, (features, rest, depth, spread, count)), int(count.sum()))
+        marched = Marched(*map(torch.from_numpy, (features, rest, depth, distortion, count)), int(count.sum()))
         ctx.mark_non_differentiable(marched.depth, marched.count)
         return tuple(marched)
 
     @staticmethod
-    def backward(ctx, of_features: Tensor, of_rest: Tensor, _: Tensor, of_spread: Tensor, *__) -> tuple[None, ...]:
-        of_features, of_rest, of_spread = (part.contiguous().numpy() for part in (of_features, of_rest, of_spread))
+    def backward(ctx, of_features: Tensor, of_rest: Tensor, _: Tensor, of_distortion: Tensor, *__) -> tuple:
+        gradients = [part.contiguous().numpy() for part in (of_features, of_rest, of_distortion)]
         backend, samples = ctx.backend, ctx.buffers
         if samples.march != ctx.march:
             raise RuntimeError('the samples of this march are gone: another march, or its backward pass, came before')
-        kernels.raw_gradients(ctx.count, ctx.rest, samples.values, samples.places, of_features, of_rest, of_spread)
-        kernels.scatter(ctx.count, samples.values, samples.corners, samples.places, of_features, backend.gradient,
+        kernels.raw_gradients(ctx.count, ctx.rest, samples.values, samples.places, *gradients)
+        kernels.scatter(ctx.count, samples.values, samples.corners, samples.places, gradients[0], backend.gradient,
                         backend.touched_by)
         samples.march += 1  # `raw_gradients` has overwritten some of them
         backend.is_clear = False

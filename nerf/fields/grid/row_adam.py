@@ -41,7 +41,7 @@ class RowAdam(torch.optim.Optimizer):
             'strongest': row_tensor(None, (n_rows,), device)}  # largest weight of a sample around a row
 
     def release(self) -> None:
-        """Frees the memory of the rows and of their state, before `take`."""
+        """Frees the memory of the state, before `take`."""
         self.state.clear()
         self.backend, self.param_groups[0]['params'] = None, []
 

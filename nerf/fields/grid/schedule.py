@@ -62,10 +62,6 @@ class GridSchedule:
         'side of the box ...". Coarse stages find the shape fast, fine ones its detail'})
     voxel_pixels: float = _number(0.8, 0.0, 100.0, 'smallest voxel, in sides of a pixel at the centre of the scene; '
                                   'finer stages are left out. 0: no limit')
-    finest: float = _number(0.0, 0.0, 1000.0, 'largest voxel of the last stage, in sides of a pixel at the centre of '
-                            'the scene, down to 1 / most_cells of the box. A scene can be small among its cameras. '
-                            '0: the stages alone count')
-    most_cells: int = _count(640, 1, 10_000, 'cells along the longest side of the box for `finest`, as memory allows')
     most_rows: int = _count(4_000_000, 8, 2 ** 31 - 1, 'most rows of a grid, as memory allows; voxels stay larger then')
     rows_per_cell: float = _number(1.3, 0.1, 8.0, 'expected rows per kept cell of a finer grid, as on surfaces')
     # Start and pruning
@@ -114,9 +110,9 @@ class GridSchedule:
                                     'neighbouring raw densities, along one axis a step')
     smooth_others: float = _number(4.5e-9, 0.0, 1e6, 'weight in the loss of half the squared differences of '
                                    'neighbouring colours and features')
-    spread: float = _number(0.0, 0.0, 1e6, 'weight in the loss of the spread of weights along a ray (the distortion of '
+    distortion: float = _number(0.0, 0.0, 1e6, 'weight in the loss of the distortion of weights along a ray ('
                             'mip-NeRF 360), after the first stage. It draws fog onto surfaces')
-    clear: float = _number(0.0, 0.0, 100.0, 'share c of the distance from a camera to the scene. The gradient of a '
+    fade: float = _number(0.0, 0.0, 100.0, 'share c of the distance from a camera to the scene. The gradient of a '
                            'sample at a smaller share s is multiplied by (s / c)^2: rays are dense near a camera, and '
                            'fog grows there. 0: gradients are whole')
     beta_mean: float = _number(0.9, 0.0, 0.9999, 'decay of the mean of the gradient, in Adam')
@@ -145,8 +141,6 @@ class GridSchedule:
         """Voxels of each stage, as far as they are not too small, by the longest side of the grid's box and the side of
         a pixel at the scene's centre."""
         voxels = [longest / stage.cells for stage in stages_of(self.stages)]
-        if self.finest:
-            voxels[-1] = min(voxels[-1], max(self.finest * pixel, longest / self.most_cells))
         return voxels[:1] + [voxel for voxel in voxels[1:] if voxel >= self.voxel_pixels * pixel]
 
     def pixels_per_ray(self, voxel: float, pixel: float) -> int:
@@ -173,7 +167,7 @@ LONG_STAGES = '0:89 0.06:178 0.20:320 0.45:471'
 CLOSED = {'hidden': 0.0, 'voxel_pixels': 0.0, 'captured_rays': 4096, 'smooth_density': 6e-8, 'smooth_others': 6e-8}
 # Numbers without bounds were chosen on 5 views of the fox that were held out from 21, in about 30 settings of 400 to
 # 1,200 steps; alexander confirmed them. Pruning by weight makes a step twice as fast and leaves memory for small voxels
-UNBOUNDED = CLOSED | {'finest': 5.0, 'seen_by': 2, 'margin': 0, 'hidden': 0.02, 'hidden_margin': 2, 'least': 3e-3,
-                      'spread': 0.01, 'clear': 1.0, 'smooth_density': 6e-7, 'smooth_others': 6e-7}
+UNBOUNDED = CLOSED | {'seen_by': 2, 'margin': 0, 'hidden': 0.02, 'hidden_margin': 2, 'least': 3e-3,
+                      'distortion': 0.01, 'fade': 1.0, 'smooth_density': 6e-7, 'smooth_others': 6e-7}
 DEFAULTS = {'ndc': CLOSED | {'stages': '0:120 0.15:240 0.4:480'}, 'unbounded': UNBOUNDED}  # by the name of the space
 LONG_DEFAULTS = {'unbounded': {'stages': '0:89 0.06:178 0.20:320 0.45:640'}}  # of runs with LONG_RUN steps or more

@@ -29,28 +29,30 @@ class Bricks(NamedTuple):
     the brick."""
     number: Tensor  # [X', Y', Z'] int32 of each brick; -1: it has no row
     origin: Tensor  # [B] int32, flat index of each brick in `number`
-    rows: Tensor  # [512 B] int32, row in each slot; -1: none
-    slots: Tensor  # [M] int64, slot of each row
+    index: Tensor  # [512 B] int32, row in each slot; -1: none
+    slots: Tensor  # [M] int32, slot of each row
 
     @classmethod
     def of(cls, vertices: Tensor, shape: Sequence[int]) -> Bricks:
-        """Bricks of the vertices with flat indices [M], ascending, in a box of `shape` vertices."""
-        size, device = [-(size // -BRICK) for size in shape], vertices.device
-        x, y, z = vertices // (shape[1] * shape[2]), vertices // shape[2] % shape[1], vertices % shape[2]
+        """Bricks of vertices (x, y, z) [3, M] int64, in ascending order, in a box of `shape` vertices. ValueError: too
+        many bricks for slots of int32."""
+        size, device, (x, y, z) = [-(size // -BRICK) for size in shape], vertices.device, vertices
         brick = ((x >> BRICK_BITS) * size[1] + (y >> BRICK_BITS)) * size[2] + (z >> BRICK_BITS)
         number = torch.full([math.prod(size)], -1, dtype=torch.int32, device=device)
         number[brick] = 0
         origin = (number == 0).nonzero()[:, 0].int()
         number[origin.long()] = torch.arange(len(origin), dtype=torch.int32, device=device)
-        slots = (number[brick].long() << 3 * BRICK_BITS) + _within_brick(x, y, z)
-        rows = torch.full([len(origin) << 3 * BRICK_BITS], -1, dtype=torch.int32, device=device)
-        rows[slots] = torch.arange(len(slots), dtype=torch.int32, device=device)
-        return cls(number.reshape(size), origin, rows, slots)
+        if len(origin) >= 2 ** (31 - 3 * BRICK_BITS):
+            raise ValueError(f'{len(origin)} bricks')
+        slots = (number[brick] << 3 * BRICK_BITS) + _within_brick(x, y, z).int()
+        index = torch.full([len(origin) << 3 * BRICK_BITS], -1, dtype=torch.int32, device=device)
+        index[slots.long()] = torch.arange(len(slots), dtype=torch.int32, device=device)
+        return cls(number.reshape(size), origin, index, slots)
 
     def row_at(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         """Rows [...] int64 of vertices (x, y, z) in the box, int64 each; -1: none."""
         number = self.number[x >> BRICK_BITS, y >> BRICK_BITS, z >> BRICK_BITS].long()
-        rows = self.rows[(number.clamp(min=0) << 3 * BRICK_BITS) + _within_brick(x, y, z)].long()
+        rows = self.index[(number.clamp(min=0) << 3 * BRICK_BITS) + _within_brick(x, y, z)].long()
         return torch.where(number < 0, -1, rows)
 
 
@@ -83,16 +85,17 @@ class SparseGrid(Occupancy):
     @functools.cached_property
     def bricks(self) -> Bricks:
         """Index from vertices to rows."""
-        return Bricks.of(self.vertices, self.cells.shape)
+        return Bricks.of(self.places, self.cells.shape)
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Vertices with rows as (x, y, z) [3, M] int64."""
+        _, y, z = self.cells.shape
+        return torch.stack([self.vertices // (y * z), self.vertices // z % y, self.vertices % z])
 
     @property
     def n_rows(self) -> int:
         return len(self.vertices)
-
-    @property
-    def has_row(self) -> Tensor:
-        """[X, Y, Z] bool: vertices with a row."""
-        return self.mask_of(torch.ones_like(self.vertices, dtype=torch.bool))
 
     def mask_of(self, rows: Tensor) -> Tensor:
         """[X, Y, Z] bool: vertices whose rows are set in a mask [M]."""
@@ -142,27 +145,25 @@ class SparseGrid(Occupancy):
 
     def vertex_points(self) -> Tensor:
         """Points [M, 3] float32 of the vertices with rows."""
-        _, y, z = self.cells.shape
-        places = torch.stack([self.vertices // (y * z), self.vertices // z % y, self.vertices % z], -1)
-        return (places * self.voxel + self.low.to(places.device)).float()
+        return (self.places.t() * self.voxel + self.low.to(self.places.device)).float()
 
 
 def vertices_of(cells: Tensor) -> Tensor:
     """[X, Y, Z] bool: corners of the cells [X, Y, Z] of a mask, none of them at the last vertex along an axis."""
-    return _spread(cells, 1)
+    return _with_moved(cells, 1)
 
 
 def cells_around(vertices: Tensor) -> Tensor:
     """[X, Y, Z] bool: cells with a corner in a mask of vertices [X, Y, Z]."""
-    return _spread(vertices, -1)
+    return _with_moved(vertices, -1)
 
 
 def dilated(cells: Tensor) -> Tensor:
     """Cells of a mask [X, Y, Z] and their neighbours, diagonal ones too."""
-    return _spread(_spread(cells, 1), -1)
+    return _with_moved(_with_moved(cells, 1), -1)
 
 
-def _spread(mask: Tensor, by: int) -> Tensor:
+def _with_moved(mask: Tensor, by: int) -> Tensor:
     """A mask [X, Y, Z] and itself moved by one along any of the axes."""
     for axis in range(3):
         before, size = mask, mask.shape[axis] - 1

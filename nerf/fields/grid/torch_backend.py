@@ -49,8 +49,8 @@ class TorchBackend(Backend):
                 n_whole = torch.cat([last, ray[-1:]]).amin().clamp(max=n_rays)
                 corner = torch.where(found[:, None], corner, torch.arange(len(t), device=t.device)[:, None] % len(rows))
         optical, features = channels(rows, corner, weights, rules)
-        clear = F.pad(rays.clear, (0, len(origins) - n_rays))[ray]
-        factor = torch.where(t < clear, (t / clear) ** 2, 1.0)
+        fade = F.pad(rays.fade, (0, len(origins) - n_rays))[ray]
+        factor = torch.where(t < fade, (t / fade) ** 2, 1.0)
         optical, features = with_gradient(optical, factor), with_gradient(features, factor[:, None])
         units = directions / directions.norm(dim=-1)[:, None]
         shown = composite_packed(features, optical, t, ray, units, deltas=torch.full_like(t, STEP))
@@ -58,9 +58,9 @@ class TorchBackend(Backend):
             weights = torch.where(ray < n_rays, shown.weights.detach(), 0.0).to(self.heaviest)
             self.heaviest.scatter_reduce_(0, corner.flatten(),
                                           weights.repeat_interleave(8, output_size=corner.numel()), 'amax')
-        spread = _spread(shown.weights, self._distance(rays, ray, t), ray, len(origins))
+        distortion = _distortion(shown.weights, self._distance(rays, ray, t), ray, len(origins))
         count = ray.new_zeros(len(origins)).index_add_(0, ray, torch.ones_like(ray))[:n_rays]
-        return Marched(shown.rgb[:n_rays], 1.0 - shown.acc[:n_rays], shown.depth[:n_rays], spread[:n_rays],
+        return Marched(shown.rgb[:n_rays], 1.0 - shown.acc[:n_rays], shown.depth[:n_rays], distortion[:n_rays],
                        count, count.sum() if capacity else len(ray), n_whole)
 
     def _distance(self, rays: VoxelRays, ray: Tensor, t: Tensor) -> Tensor:
@@ -73,11 +73,10 @@ class TorchBackend(Backend):
 
     @torch.no_grad()
     def smooth(self, weights: Tensor, axis: Tensor) -> Tensor:
-        rows, gradient, shape = self.rows, self.rows.grad, self.grid.cells.shape
-        touched, vertices = (gradient != 0).any(-1), self.grid.vertices
-        vertex = torch.stack([vertices // (shape[1] * shape[2]), vertices // shape[2] % shape[1], vertices % shape[2]])
+        rows, gradient, vertex = self.rows, self.rows.grad, self.grid.places
+        touched = (gradient != 0).any(-1)
         along = torch.arange(3, device=rows.device) == axis
-        last = constant(shape, rows.device)[:, None] - 1
+        last = constant(self.grid.cells.shape, rows.device)[:, None] - 1
         for step in (-1, 1):
             other = vertex + step * along[:, None]
             inside = ((other >= 0) & (other <= last)).all(0)
@@ -110,17 +109,24 @@ def with_gradient(values: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(values.detach(), values, factor)
 
 
-def _spread(weights: Tensor, distance: Tensor, ray: Tensor, n_rays: int) -> Tensor:
-    """Spread [R] of each ray's samples by weights and ascending distances [N]; see `Marched`."""
+def _distortion(weights: Tensor, distance: Tensor, ray: Tensor, n_rays: int) -> Tensor:
+    """Distortion [R] of each ray's samples, by weights and ascending distances [N]; see `Marched`."""
     weights, distance = weights.double(), distance.double()  # sums over all rays stay precise
-    first = torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
-
-    def before(values: Tensor) -> Tensor:
-        """Sums of values [N] over a ray's earlier samples."""
-        total = F.pad(values.cumsum(0), (1, 0))
-        return total[:-1] - total[first]
-    terms = 2.0 * weights * (distance * before(weights) - before(weights * distance))
+    first = _first_of(ray, n_rays)
+    away = distance * _sums_before(weights, first) - _sums_before(weights * distance, first)
+    terms = 2.0 * weights * away
     return terms.new_zeros(n_rays).index_add(0, ray, terms).float()
+
+
+def _first_of(ray: Tensor, n_rays: int) -> Tensor:
+    """Index [N] of the first sample on each sample's ray, from rays [N], ascending."""
+    return torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
+
+
+def _sums_before(values: Tensor, first: Tensor) -> Tensor:
+    """Sums [N] of values [N] over the earlier samples of a ray, whose first sample is at an index [N]."""
+    total = F.pad(values.cumsum(0), (1, 0))
+    return total[:-1] - total[first]
 
 
 def channels(rows: Tensor, corner: Tensor, weights: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
@@ -178,15 +184,11 @@ def _kept(ray: Tensor, optical: Tensor, n_rays: int, rules: Rules) -> Tensor:
 
     Others take no light, so each decision needs the decisions before it. All are made at once, again and again: each
     round is right for one sample more of a ray at least, and ROUNDS for nearly all."""
-    first = torch.searchsorted(ray, torch.arange(n_rays, device=ray.device))[ray]
-
-    def before(values: Tensor) -> Tensor:
-        """Sums of values [N] over a ray's earlier samples."""
-        total = F.pad(values.cumsum(0), (1, 0))
-        return total[:-1] - total[first]
+    first = _first_of(ray, n_rays)
     depth, alpha = optical.double().clamp(max=100.0), 1.0 - torch.exp(-optical)  # a sum over all rays stays precise
     kept = alpha >= rules.least
     for _ in range(ROUNDS):
-        light = torch.exp(-before(torch.where(kept, depth, 0.0)))
-        kept = (light * alpha >= rules.least) & (light >= rules.dark) & (before(kept.long()) < rules.most)
+        light = torch.exp(-_sums_before(torch.where(kept, depth, 0.0), first))
+        few = _sums_before(kept.long(), first) < rules.most
+        kept = (light * alpha >= rules.least) & (light >= rules.dark) & few
     return kept

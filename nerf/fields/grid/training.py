@@ -48,7 +48,7 @@ class GridTraining(Training):
         return torch.rand(n_rays, **where), torch.rand(n_rays, 3, **where)
 
     def losses(self, rays: Rays, numbers: Numbers, target: Target) -> Losses:
-        """Mean squared error of the rays and, after the first stage, their spread. Notes for `after_step` are sums:
+        """Mean squared error of the rays and, after the first stage, their distortion. Notes for `after_step` are sums:
         rays, their kept samples, squared errors of the rays and of the targets' mean colour.
 
         Pixels of known coverage are compared on random colours: fog of the background's colour then costs as much as
@@ -65,16 +65,16 @@ class GridTraining(Training):
         marched = self.field.march(rays, jitter, capacity)
         rgb = exposed(self.field.coloured(marched, rays.viewdirs, background), marched.rest[:, None] * background,
                       target.gains)
-        n_rays, spread = marched.n_whole, marched.spread
+        n_rays, distortion = marched.n_whole, marched.distortion
         if n_rays is None:
             n_rays, mse = torch.tensor(len(jitter), device=rgb.device), img2mse(rgb, wanted)
         else:
             whole = torch.arange(len(jitter), device=rgb.device) < n_rays
             mse = torch.where(whole[:, None], (rgb - wanted) ** 2, 0.0).sum() / (3 * n_rays)
-            spread = torch.where(whole, spread, 0.0)
+            distortion = torch.where(whole, distortion, 0.0)
         terms = {'mse': mse}
-        if self.schedule.spread:
-            terms['spread'] = (self.schedule.spread if self.field.stage else 0.0) * spread.sum() / n_rays
+        if self.schedule.distortion:
+            terms['distortion'] = (self.schedule.distortion if self.field.stage else 0.0) * distortion.sum() / n_rays
         return Losses(terms, {
             'rays': n_rays, 'samples': torch.as_tensor(marched.n_samples, device=rgb.device),
             'error': mse.detach() * n_rays, 'error_of_mean': img2mse(wanted.mean(0), wanted) * n_rays})
@@ -102,6 +102,7 @@ class GridTraining(Training):
         prunes = step > 2 * schedule.pruning_steps or bool(dense.any())  # after a few steps all can be thin still
         if prunes or has_next:
             self.row_adam.release()
+            field.release()
         if prunes:
             prune(field, dense)
         if has_next:

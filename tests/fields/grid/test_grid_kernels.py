@@ -73,8 +73,8 @@ def random_rays(n: int, seed: int) -> VoxelRays:
     near = torch.where(torch.arange(n) % 3 == 0, 4.0 * torch.rand(n, generator=generator), 0.0)
     far = torch.where(torch.arange(n) % 4 == 0, near + 8.0 * torch.rand(n, generator=generator), 60.0)
     jitter = torch.rand(n, generator=generator)
-    clear = torch.where(torch.arange(n) % 5 == 0, 40.0 * torch.rand(n, generator=generator), 0.0)
-    return VoxelRays(through - away * directions, directions * lengths, near, far, jitter, clear)
+    fade = torch.where(torch.arange(n) % 5 == 0, 40.0 * torch.rand(n, generator=generator), 0.0)
+    return VoxelRays(through - away * directions, directions * lengths, near, far, jitter, fade)
 
 
 def plain(grid: SparseGrid, rows: Tensor, **numbers) -> TorchBackend:
@@ -132,7 +132,7 @@ class Marching:
         n = len(rays.near)
         self.grid, self.rows = grid, rows
         self.count = np.full(n, -1, np.int64)
-        self.rest, self.depth, self.spread = np.full((3, n), np.nan, np.float32)
+        self.rest, self.depth, self.distortion = np.full((3, n), np.nan, np.float32)
         self.features = np.full((n, CHANNELS - 1), np.nan, np.float32)
         self.samples = (np.full((n, most, CHANNELS), np.nan, np.float32), np.full((n, most, 4), -1, np.int32),
                         np.full((n, most, 7), np.nan, np.float32))
@@ -145,13 +145,13 @@ class Marching:
         clearance = kernels.clearance_of(blocks) if jumps else np.zeros(blocks.shape, np.uint8)
         kernels.march(*(part.numpy() for part in rays), rows, self.raw, tuple(grid.cells.shape), self.number,
                       self.index, blocks, clearance, rules(least, ball, most), saved, self.count, self.rest,
-                      self.depth, self.spread, self.features, *self.samples)
+                      self.depth, self.distortion, self.features, *self.samples)
 
-    def backward(self, of_features: Tensor, of_rest: Tensor, of_spread: Tensor | None = None) -> Marching:
+    def backward(self, of_features: Tensor, of_rest: Tensor, of_distortion: Tensor | None = None) -> Marching:
         values, corners, places = self.samples
-        of_spread = torch.zeros_like(of_rest) if of_spread is None else of_spread
+        of_distortion = torch.zeros_like(of_rest) if of_distortion is None else of_distortion
         kernels.raw_gradients(self.count, self.rest, values, places, of_features.numpy(), of_rest.numpy(),
-                              of_spread.numpy())
+                              of_distortion.numpy())
         kernels.scatter(self.count, values, corners, places, of_features.numpy(), self.gradients, self.heaviest)
         return self
 
@@ -171,17 +171,17 @@ class Marching:
 def assert_agree(marching: Marching, expected: Marched) -> None:
     assert marching.count.tolist() == expected.count.tolist()
     for ours, theirs in ((marching.features, expected.features), (marching.rest, expected.rest),
-                         (marching.depth, expected.depth), (marching.spread, expected.spread)):
+                         (marching.depth, expected.depth), (marching.distortion, expected.distortion)):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def gradients_of(grid: SparseGrid, rows: Tensor, rays: VoxelRays, of_features: Tensor, of_rest: Tensor,
-                 ball: Ball = STRAIGHT, of_spread: Tensor | float = 0.0) -> np.ndarray:
-    """By autograd, for the rows of a mixture of features, rest and spread."""
+                 ball: Ball = STRAIGHT, of_distortion: Tensor | float = 0.0) -> np.ndarray:
+    """By autograd, for the rows of a mixture of features, rest and distortion."""
     backend = plain(grid, rows.double(), ball=ball)
     marched = march_plain(backend, rays)
     ((marched.features * of_features).sum() + (marched.rest * of_rest).sum()
-     + (marched.spread * of_spread).sum()).backward()
+     + (marched.distortion * of_distortion).sum()).backward()
     return backend.rows.grad.numpy()
 
 
@@ -327,7 +327,7 @@ def test_samples_of_little_weight_are_skipped_and_take_no_light():
 
 def test_a_dense_sample_behind_thin_ones_is_kept():
     grid, rows = full_grid(8, 0.0)
-    x = grid.has_row.nonzero()[:, 0]
+    x = grid.places[0]
     rows[x >= 6, 0] = 1.0
     opacity = -math.expm1(-STEP * float(optical_depth(torch.tensor(0.0))))
     rays = along_x(-1.0, 0.0, 99.0)
@@ -424,7 +424,7 @@ def test_a_contracted_ray_ends_where_the_space_contracts_it_to(seed):
     rays = VoxelRays(centre + 5.0 * torch.rand(20, 3, generator=generator), directions, torch.zeros(20),
                      torch.full((20,), 1e3), torch.full((20,), 0.5), torch.zeros(20))
     rows = torch.full((grid.n_rows, CHANNELS), -3.0)
-    rows[((grid.has_row.nonzero() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
+    rows[((grid.places.t() - 20.0).norm(dim=-1) > 16.0), 0] = 3.0  # a shell of 1.6 radii
     marching = Marching(grid, rows.numpy(), rays, ball=ball)
     depth = torch.from_numpy(marching.depth / (1.0 - marching.rest))
     points = (rays.origins + depth[:, None] * directions - centre) / 10.0
@@ -495,9 +495,10 @@ def test_gradients_of_the_spread_are_those_of_autograd(contracts):
     ball = Ball(True, 9.0, 6.0, 11.0, 5.0) if contracts else STRAIGHT
     rays = random_rays(100, 5)
     rays = certain(grid, rows, rays._replace(near=rays.near + 0.5), ball=ball)
-    nothing, of_spread = torch.zeros(len(rays.near)), mixture(len(rays.near))[1]
-    marching = Marching(grid, rows.numpy(), rays, ball=ball).backward(torch.zeros(len(nothing), 15), nothing, of_spread)
-    expected = gradients_of(grid, rows, rays, torch.zeros(len(nothing), 15), nothing, ball, of_spread)
+    nothing, of_distortion = torch.zeros(len(rays.near)), mixture(len(rays.near))[1]
+    no_features = torch.zeros(len(nothing), 15)
+    marching = Marching(grid, rows.numpy(), rays, ball=ball).backward(no_features, nothing, of_distortion)
+    expected = gradients_of(grid, rows, rays, no_features, nothing, ball, of_distortion)
     assert np.abs(expected[:, 0]).max() > 1e-3
     np.testing.assert_allclose(marching.gradients, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
@@ -509,8 +510,19 @@ def test_the_spread_of_a_ray_is_the_sum_over_all_pairs_of_its_samples():
     for r, n in enumerate(marching.count):
         weight, distance = marching.samples[0][r, :n, 0], marching.samples[2][r, :n, 5]
         pairs = weight[:, None] * weight * np.abs(distance[:, None] - distance)
-        assert marching.spread[r] == pytest.approx(pairs.sum(), abs=1e-5)
+        assert marching.distortion[r] == pytest.approx(pairs.sum(), abs=1e-5)
         assert (np.diff(distance) * last >= 0.499).all()  # samples are half a voxel apart
+
+
+def test_half_way_to_the_depth_of_whole_gradients_a_sample_has_a_quarter():
+    grid, rows = full_grid(20, 0.1)
+    rays = along_x(0.0, 4.0, 4.4)  # one sample, in the middle of the step from 4.0 on
+    features, rest = torch.ones(1, 15), torch.ones(1)
+    whole, quarter = (Marching(grid, rows.numpy(), rays._replace(fade=torch.tensor([fade]))).backward(features, rest)
+                      for fade in (0.0, 2.0 * 4.25))
+    assert whole.count.tolist() == [1]
+    assert np.abs(whole.gradients[:, [0, 1, 8]]).max(0).min() > 0.0
+    np.testing.assert_allclose(quarter.gradients, 0.25 * whole.gradients, rtol=1e-5)
 
 
 def test_rows_have_the_weight_of_the_heaviest_sample_around_them():
@@ -538,9 +550,10 @@ def test_touched_rows_get_the_gradient_of_half_the_squared_differences_to_neighb
     before, touched = marching.gradients.copy(), torch.from_numpy(marching.heaviest > 0)
     sums = marching.smooth(weights.numpy(), axis)
     whole = torch.zeros(*SHAPE, CHANNELS, dtype=torch.float64)
-    whole[grid.has_row] = rows.double()
+    has_row = grid.mask_of(torch.ones(grid.n_rows, dtype=torch.bool))
+    whole[has_row] = rows.double()
     whole.requires_grad_()
-    size, has_row = SHAPE[axis] - 1, grid.has_row
+    size = SHAPE[axis] - 1
     pairs = has_row.narrow(axis, 0, size) & has_row.narrow(axis, 1, size)
     difference = (whole.narrow(axis, 1, size) - whole.narrow(axis, 0, size))[pairs]
     (0.5 * weights * difference ** 2).sum().backward()

@@ -111,9 +111,3 @@ def test_steps_follow_from_shares_of_the_run():
     (1.0, 0.5, 1.0, 1), (1.0, 1.0, 0.0, 1)])
 def test_squares_of_pixels_are_the_largest_power_of_two_within_blur_voxels(blur, voxel, pixel, side):
     assert GridSchedule(blur=blur).pixels_per_ray(voxel, pixel) == side
-
-
-@pytest.mark.parametrize(('pixel', 'last'), [(0.005, 4 / 320), (0.0025, 0.01), (0.0001, 4 / 640)])
-def test_the_last_stage_has_voxels_of_few_pixels_if_the_box_has_not_too_many_cells(pixel, last):
-    schedule = GridSchedule(finest=4.0, most_cells=640, voxel_pixels=0.0)
-    assert schedule.voxels(4.0, pixel) == pytest.approx([4 / 89, 4 / 178, last])

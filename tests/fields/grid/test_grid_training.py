@@ -368,16 +368,22 @@ def test_rows_hidden_from_all_rays_are_pruned_but_for_a_margin_unless_the_schedu
 
 
 def test_the_spread_is_a_loss_after_the_first_stage_if_the_schedule_has_a_weight():
-    field, rays = fill(a_field(False, spread=0.5), even(0.2)), one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0])
+    field, rays = fill(a_field(False, distortion=0.5), even(0.2)), one_ray([0.1, 0.1, 3.0], [0.0, 0.0, -1.0])
     training, target = GridTraining(field, 20), Target(torch.zeros(1, 3))
-    assert training.losses(rays, numbers(1, 0.5), target).terms['spread'] == 0.0
+    assert training.losses(rays, numbers(1, 0.5), target).terms['distortion'] == 0.0
     field.stage = 1
     terms = training.losses(rays, numbers(1, 0.5), target).terms
-    spread = field.march(rays, torch.full((1,), 0.5)).spread
-    assert float(terms['spread'].detach()) == pytest.approx(0.5 * float(spread.detach()))
-    assert terms['spread'] > 1e-3
-    field.schedule = training.schedule = replace(field.schedule, spread=0.0)
+    distortion = field.march(rays, torch.full((1,), 0.5)).distortion
+    assert float(terms['distortion'].detach()) == pytest.approx(0.5 * float(distortion.detach()))
+    assert terms['distortion'] > 1e-3
+    field.schedule = training.schedule = replace(field.schedule, distortion=0.0)
     assert training.losses(rays, numbers(1, 0.5), target).terms.keys() == {'mse'}
+
+
+def test_gradients_fade_within_a_share_of_the_distance_to_the_scene():
+    rays = one_ray([3.0, 0.0, 4.0], [0.0, 0.0, -1.0])
+    assert a_field(False, fade=0.5).voxel_rays(rays).fade.tolist() == pytest.approx([2.5])
+    assert a_field(False, fade=0.0).voxel_rays(rays).fade.tolist() == [0.0]
 
 
 @BOTH

@@ -220,9 +220,9 @@ def test_bricks_find_the_row_of_every_vertex_and_store_no_empty_brick(shape):
     everywhere = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing='ij')).reshape(3, -1)
     rows = grid.bricks.row_at(*everywhere)
     assert rows.tolist() == index_of(grid).flatten().tolist()
-    full = {tuple(part // 8 for part in place) for place in places_of(grid.has_row)}
+    full = {tuple(part // 8 for part in place) for place in grid.places.t().tolist()}
     assert len(grid.bricks.origin) == len(full)
-    assert len(grid.bricks.rows) == 512 * len(full)
+    assert len(grid.bricks.index) == 512 * len(full)
 
 
 def test_interpolation_of_a_trilinear_function_is_exact():
@@ -231,7 +231,7 @@ def test_interpolation_of_a_trilinear_function_is_exact():
         return torch.stack([1.0 + x - 2.0 * y, x * y * z - z, torch.full_like(x, 3.0)], -1)
 
     grid = SparseGrid.of_cells(LOW, 0.5, torch.ones((4, 6, 3), dtype=torch.bool))
-    rows = function(grid.has_row.nonzero().float())
+    rows = function(grid.places.t().float())
     points = torch.rand((200, 3), generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 5.0, 2.0])
     values, weight = grid.interpolated(rows, points)
     torch.testing.assert_close(values, function(points), rtol=1e-5, atol=1e-5)

@@ -17,7 +17,7 @@ from nerf.captures.placement import (
     PlacementRules, axes_crossing, covered_arc, depth_ranges, leave_out_strays, nearest_and_farthest, place,
     render_path_orbit, up_axis, view_depths,
 )
-from nerf.poses import transform_poses
+from nerf.poses import transform_poses, viewmatrix
 from nerf.runtime.errors import UserError
 
 SIMILARITY = np.eye(4)  # what some structure from motion may have made of a scene
@@ -504,3 +504,13 @@ def test_gaps_and_views_are_rules():
     assert render_path_orbit(poses, PlacementRules(path_views=7)).shape == (7, 3, 4)
     angles = angle_of(render_path_orbit(poses, PlacementRules(open_gap=55.0))) % 360.0
     assert not ((angles > 251.0) & (angles < 309.0)).any()  # with 60 degrees, the orbit is closed
+
+
+def test_a_capture_without_points_whose_cameras_look_outwards_is_placed_around_a_centre():
+    """The axes cross behind the cameras."""
+    angles = np.radians(np.linspace(-25.0, 25.0, 9))
+    backwards = -np.stack([np.sin(angles), np.zeros(9), -np.cos(angles)], 1)
+    poses = np.stack([viewmatrix(back, np.array([0.0, 1.0, 0.0]), -back) for back in backwards])
+    placement = place(capture_of(poses, points=None))
+    assert not placement.forward_facing
+    assert (placement.bounds[:, 0] > 0.0).all()

@@ -44,7 +44,7 @@ def test_stages_depend_on_the_space_and_on_the_length_of_the_run():
 def test_closed_spaces_are_smoothed_more_and_not_limited_by_pixels_and_ndc_is_not_pruned_by_weight():
     box, unbounded, ndc = (GridSchedule.defaults(space, 600) for space in (BOX, OPEN, FORWARD))
     assert (box.hidden, box.voxel_pixels, box.smooth_density, box.captured_rays) == (0.2, 0.8, 1e-9, 9000)
-    assert (ndc.hidden, ndc.voxel_pixels, ndc.smooth_density, ndc.captured_rays) == (0, 0, 6e-8, 4096)
+    assert (ndc.hidden, ndc.voxel_pixels, ndc.smooth_density, ndc.captured_rays) == (0, 0, 2e-7, 4096)
     assert (unbounded.voxel_pixels, unbounded.smooth_density, unbounded.captured_rays) == (0, 6e-7, 4096)
     assert 0.0 < unbounded.hidden < box.hidden
     assert [part.hidden_margin for part in (box, unbounded, ndc)] == [0, 2, 0]

@@ -103,9 +103,9 @@ class Backend:
         self.heaviest = row_tensor(None, (grid.n_rows,), rows.device)  # weight around each row in this training step
 
     def march(self, rays: VoxelRays, capacity: Capacity | None = None) -> Marched:
-        """Marches rays through the kept cells and composites their samples; differentiable by `rows`, except
-        depth and count. If gradients are
-        enabled, `heaviest` gets the largest weight of a sample around each row, after the backward pass at the latest.
+        """Marches rays through the kept cells and composites their samples. The result, except depth and count, is
+        differentiable by `rows`. If gradients are enabled, `heaviest` gets the largest weight of a sample around each
+        row, after the backward pass at the latest.
 
         With a capacity, this does not wait for the device. The last rays get nothing if the capacity is too small."""
         raise NotImplementedError

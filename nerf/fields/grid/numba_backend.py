@@ -10,7 +10,7 @@ from nerf.fields.grid import kernels
 from nerf.fields.grid.backend import CHANNELS, Backend, Capacity, Marched, Rules, VoxelRays
 from nerf.fields.grid.sparse_grid import SparseGrid
 
-NOTHING = np.float32(-1e9)  # raw density at a place without a row
+NOTHING = np.float32(-1e9)  # raw density in a slot without a row
 PARTS = 256  # of the rows, of which `smooth` gives sums
 
 

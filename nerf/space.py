@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nerf.cameras import Cameras
-from nerf.captures.agreement import middle_of
+from nerf.robust import middle_of
 from nerf.runtime.devices import constant
 from nerf.runtime.errors import UserError
 from run_nerf_helpers import (Rays, bundle_rays, disparity, ndc_disparity, ndc_points, ndc_rays, stratified_z,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEDIAN_STEPS = 50  # of the iteration that finds a middle, more than it takes to settle
+from nerf.robust import middle_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class AgreementRules:
     fewest_together: int = 5  # cameras of a capture that stay however far away; wrong ones hardly stand together
     fewest_seen: int = 4  # sparse points that a camera sees; fewer do not hold it in its place
     most_left_out: float = 0.25  # share of a capture's cameras; if more disagree, the rules do not fit and all stay
-    usual: float = 4.0  # multiple of the median up to which a distance counts where a scene's size is decided
 
 
 RULES = AgreementRules()
@@ -96,23 +95,6 @@ def subject_distance(positions: np.ndarray, distances: np.ndarray) -> float:
     are larger."""
     spreads = np.linalg.norm(positions - middle_of(positions), axis=-1)
     return float(max(np.median(distances), np.median(spreads)))
-
-
-def middle_of(positions: np.ndarray, usual: float = RULES.usual) -> np.ndarray:
-    """Mean [3] of positions [N, 3] without those that are far from the geometric median (Weiszfeld's iteration)."""
-    middle = positions.mean(0)
-    if not (least := 1e-6 * np.abs(positions - middle).max()):
-        return middle
-    for _ in range(MEDIAN_STEPS):
-        weight = 1.0 / np.maximum(np.linalg.norm(positions - middle, axis=-1), least)
-        middle = weight @ positions / weight.sum()
-    distances = np.linalg.norm(positions - middle, axis=-1)
-    return positions[distances <= usual * np.median(distances)].mean(0)
-
-
-def farthest_usual(distances: np.ndarray, usual: float = RULES.usual) -> float:
-    """Largest of the distances [N] that are at most `usual` medians long."""
-    return float(distances[distances <= usual * np.median(distances)].max())
 
 
 def group_sizes(positions: np.ndarray, gap: float) -> np.ndarray:

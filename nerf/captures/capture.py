@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.captures.agreement import middle_of
 from nerf.files.images import ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions
 from nerf.files.scene_files import check_all_there, first_file
+from nerf.robust import middle_of
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'val', 'test')

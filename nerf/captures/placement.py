@@ -17,11 +17,11 @@ import torch
 
 from load_llff import render_path_spiral
 from nerf.cameras import Cameras
-from nerf.captures.agreement import RULES as AGREEMENT
-from nerf.captures.agreement import disagreeing, farthest_usual, middle_of
+from nerf.captures.agreement import disagreeing
 from nerf.captures.capture import Capture
 from nerf.files.whole_file import whole_file
 from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit, viewmatrix
+from nerf.robust import USUAL, farthest_usual, middle_of
 from nerf.runtime.errors import UserError
 
 AXES_STEPS = 50  # of the iteration that finds where axes cross, far more than it takes to settle
@@ -36,7 +36,7 @@ class PlacementRules:
     widest: float = 40.0  # degrees between a camera's axis and the mean axis, at most, in a forward-facing capture
     aside: float = 1.0  # distance of its cameras from the mean axis, at most, as a share of the nearest depth
     along: float = 0.5  # distance of its cameras from their mean along that axis, likewise
-    usual: float = AGREEMENT.usual  # views count whose distances and depths are within this factor of the median
+    usual: float = USUAL  # views count whose distances and depths are within this factor of the median
     level: float = 0.15  # right axes lie in a level plane if their variance across it is below this share of the next
 
     # Depths of a view
@@ -127,10 +127,10 @@ def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
     else:
         frame = _upright_frame(poses, crossing, rules.level)
         distances = np.linalg.norm(positions - crossing, axis=-1)
-        usual = distances[distances <= rules.usual * np.median(distances)].mean()
+        mean_distance = distances[distances <= rules.usual * np.median(distances)].mean()
         if not has_points:
-            ranges = np.outer(np.maximum(distances, rules.closest * usual), rules.guessed_around)
-        scale = rules.distance / usual
+            ranges = np.outer(np.maximum(distances, rules.closest * mean_distance), rules.guessed_around)
+        scale = rules.distance / mean_distance
     matrix, ranges = into_frame(frame, scale), scale * ranges
     placed = transform_poses(matrix, poses)
     path = render_path_spiral(placed, ranges, rules.path_views) if forward_facing else render_path_orbit(placed, rules)

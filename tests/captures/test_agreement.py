@@ -9,8 +9,7 @@ import pytest
 from captured import ring
 
 from nerf.captures.agreement import (
-    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, farthest_usual, group_sizes,
-    middle_of,
+    AgreementRules, MappedCameras, MappingRules, agreeing, best_mapping, disagreeing, group_sizes,
 )
 
 RULES = MappingRules(widest_gap=5.0, fewest_seen=20, error_ratio=3.0, least_error=1.0,
@@ -146,17 +145,3 @@ def test_a_group_is_linked_by_steps_within_the_gap():
     assert group_sizes(positions, 1.5).tolist() == [4] * 4 + [2] * 2
     assert group_sizes(positions, 1.4).tolist() == [3] * 3 + [1] + [2] * 2
     assert group_sizes(positions, 6.5).tolist() == [6] * 6
-
-
-def test_the_middle_is_the_mean_without_what_is_far_away():
-    positions = rings()
-    np.testing.assert_array_equal(middle_of(positions), positions.mean(0))
-    wrong = np.concatenate([positions, [[300.0, 200.0, 3.0]] * 5])
-    np.testing.assert_allclose(middle_of(wrong), positions.mean(0))
-    assert np.linalg.norm(middle_of(wrong, usual=1000.0) - wrong.mean(0)) < 1e-9
-    np.testing.assert_allclose(middle_of(np.ones((3, 3))), 1.0)
-
-
-def test_the_farthest_usual_distance_is_within_some_medians():
-    assert farthest_usual(np.array([1.0, 2.0, 3.0, 8.0, 8.1, 0.5, 2.0])) == 8.0
-    assert farthest_usual(np.array([1.0, 2.0, 3.0]), usual=1.2) == 2.0

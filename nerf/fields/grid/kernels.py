@@ -24,6 +24,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from numba import njit, prange
 
 from nerf.fields.grid import sparse_grid
@@ -122,18 +123,8 @@ def clearance_of(blocks):
     distance, empty = np.zeros(blocks.shape, np.uint8), blocks == 0
     for _ in range(FARTHEST_CLEAR):
         distance += empty
-        empty = ~_with_neighbours(~empty)
+        empty = ~sparse_grid.dilated(torch.from_numpy(~empty)).numpy()
     return distance
-
-
-def _with_neighbours(mask):
-    """Blocks of a mask [X', Y', Z'] and their neighbours, diagonal ones too."""
-    for axis in range(3):
-        moved, mask = np.moveaxis(mask, axis, 0), mask.copy()
-        wider = np.moveaxis(mask, axis, 0)
-        wider[1:] |= moved[:-1]
-        wider[:-1] |= moved[1:]
-    return mask
 
 
 def cells_of_blocks(cells):

@@ -12,13 +12,18 @@ from nerf.runtime import ranks
 from nerf.runtime.stop_signals import Stopped
 
 
+def one_line(message: str) -> str:
+    """Message on one line of at most 900 characters, because it can quote a file's text."""
+    line = ' '.join(message.splitlines())
+    return line if len(line) <= 900 else f'{line[:600]} ... {line[-290:]}'
+
+
 class UserError(Exception):
-    """Bad input, or a run that cannot go on. The message names the file, flag or value, and what to do about it. It is
-    shortened to one line of at most 900 characters, because it can quote a file's text."""
+    """Bad input, or a run that cannot go on. The message is `one_line`: it names the file, flag or value, and what to
+    do about it."""
 
     def __init__(self, message: str):
-        line = ' '.join(message.splitlines())
-        super().__init__(line if len(line) <= 900 else f'{line[:600]} ... {line[-290:]}')
+        super().__init__(one_line(message))
 
 
 def returns_exit_code(program: Callable[..., None]) -> Callable[..., int]:

@@ -143,12 +143,21 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
             if viewer:
                 with log.paused():
                     viewer.spend(step)
-    except stop_signals.Stopped:
+    except BaseException:  # a signal, or an error of any kind
         if saved < done:
-            save(done, outputs.viewed)
+            save_rest(log, save, done, outputs.viewed)
         raise
     if saved < args.N_iters:
         save(args.N_iters, outputs.viewed)  # once more, and now it is an error
+
+
+def save_rest(log: TrainLog, save: Callable[[int, int], None], done: int, viewed: int) -> None:
+    """Saves the steps that are done when an exception ends training. If that fails, a line says so, and the first
+    exception is the one that is raised. After an error within a step, random draws differ from an unbroken run's."""
+    try:
+        save(done, viewed)
+    except Exception as error:
+        log.say(f'warning: step {done} cannot be saved ({error!r})')
 
 
 def record(args: argparse.Namespace, scene: Scene, run_dir: Path) -> None:

@@ -9,6 +9,7 @@ import difflib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +30,13 @@ BEFORE_COMMENT = re.compile(r'(?P<value>[-+]?[\d.]+(?:e[-+]?\d+)?|true|false|non
 
 
 def open_config(path: str) -> io.StringIO:
-    """Text of a config: UTF-8, or UTF-16 with its mark, as PowerShell writes it. Bytes that are neither stay in names
-    of files as they are. UserError: it is no text."""
+    """Text of a config: UTF-16 with its mark, as PowerShell writes it, or the encoding of file names, mostly UTF-8.
+    Bytes that are no text stay as they are in names of files."""
     data = Path(path).read_bytes()
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = data.decode('utf-16') if wide else data.decode('utf-8-sig', 'surrogateescape')
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode('utf-16', 'replace')
+    else:
+        text = data.removeprefix(codecs.BOM_UTF8).decode(sys.getfilesystemencoding(), 'surrogateescape')
     stream = io.StringIO(text, newline=None)
     stream.name = path
     return stream

@@ -10,6 +10,7 @@ import torch
 
 from nerf.runtime import ranks
 from nerf.runtime.stop_signals import Stopped
+from nerf.runtime.terminal import lasting_streams
 
 
 def one_line(message: str) -> str:
@@ -27,9 +28,11 @@ class UserError(Exception):
 
 
 def returns_exit_code(program: Callable[..., None]) -> Callable[..., int]:
-    """Program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 130 and 143 stopped
-    by SIGINT and SIGTERM. Wrong flags exit with 2 in argparse. An error of the program itself keeps its traceback."""
+    """Program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 129, 130 and 143
+    stopped by SIGHUP, SIGINT and SIGTERM. Wrong flags exit with 2 in argparse. An error of the program itself keeps its
+    traceback. Text that cannot be printed is no error."""
     @functools.wraps(program)
+    @lasting_streams()
     def run(*args) -> int:
         try:
             program(*args)

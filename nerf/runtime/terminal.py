@@ -1,0 +1,73 @@
+"""Standard output and standard error of a run that outlives its terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TextIO
+
+
+class Lasting:
+    """Text stream whose writes never raise. The terminal or the reader of a pipe can be gone, a disk full: the text is
+    lost then. A letter that the stream's code page lacks, or a byte of a file's name that is no text, is written as its
+    number."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes text if that is possible."""
+        with suppress(Exception):
+            try:
+                self.stream.write(text)
+            except UnicodeError:
+                page = getattr(self.stream, 'encoding', None) or 'ascii'
+                self.stream.write(text.encode(page, 'backslashreplace').decode(page))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream if that is possible."""
+        with suppress(Exception):
+            self.stream.flush()
+
+    def end(self) -> None:
+        """Flushes the stream. If that fails, what is left goes nowhere, as the interpreter's own flush would end the
+        process with code 120."""
+        try:
+            self.stream.flush()
+        except Exception:
+            with suppress(Exception), open(os.devnull, 'w', encoding='utf-8') as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def open_missing() -> None:
+    """Opens standard streams that the process was started without, to nowhere. Otherwise the next file that is opened
+    would get the number of one of them, and with it what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.dup2(opened, number)
+            if opened != number:
+                os.close(opened)
+    for name in ('stdout', 'stderr'):
+        if getattr(getattr(sys, name), 'closed', True):
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115 (open until the end)
+
+
+@contextmanager
+def lasting_streams():
+    """Context in which no print raises."""
+    open_missing()
+    streams = Lasting(sys.stdout), Lasting(sys.stderr)
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.end()

@@ -37,6 +37,7 @@ from nerf.scene import Scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
 from nerf.viewer.drawing import ShownField
+from nerf.viewer.server import Address
 from nerf.viewer.viewer import Viewer
 
 
@@ -186,7 +187,8 @@ def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[
     """Yields the viewer, or None without --view. Of several processes rank 0 has it."""
     if args.view and ranks.first():
         shown = ShownField(scene, lambda: shown_field().sampler(), training)
-        with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
+        address = Address(args.view_host, args.view_port, args.view_origin)
+        with closing(Viewer(shown, run_dir, address, status)) as viewer:
             yield viewer
     else:
         yield None

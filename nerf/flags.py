@@ -97,7 +97,10 @@ GROUPS = {  # flags that every run reads, by the title of their group
              'training or pictures'),
         Flag('view_host', 'address of the viewer: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can '
              'reach it; there is no password', matching(r'[0-9A-Za-z.:_-]+', 'an address'), '127.0.0.1'),
-        Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080)),
+        Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080),
+        Flag('view_origin', "start of the page's address, https://NAME[:PORT], where a tunnel or proxy gives the "
+             'viewer a name of its own; pages of other names are refused',
+             matching(r'https?://[^\s/]+/?', 'the start of an address, https://NAME[:PORT]', optional=True))),
     'logging': (
         Flag('i_print', 'steps between console and metric lines', whole(1), 100),
         Flag('i_img', 'steps between TensorBoard images', whole(1), 500),
@@ -220,7 +223,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         ('multires', args.i_embed == -1, 'where i_embed is -1'),
         ('multires_views', not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         ('render_test render_path', not args.render_only or args.view, 'without render_only, or with view'),
-        ('view_host view_port', not args.view, 'without view'),
+        ('view_host view_port view_origin', not args.view, 'without view'),
         ('mesh_grid_size mesh_method mesh_threshold mesh_faces mesh_texture mesh_file mesh_bounds mesh_coordinates',
          not args.mesh_only, 'without mesh_only'))]
     lines, told = {}, set()

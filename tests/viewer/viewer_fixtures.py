@@ -5,6 +5,7 @@ from viewer_client import Page, wait_until
 from viewer_scene import POSES, SCENE, Sky
 
 from nerf.viewer.drawing import ShownField
+from nerf.viewer.server import Address
 from nerf.viewer.viewer import Viewer
 
 
@@ -14,7 +15,7 @@ def open_viewer(tmp_path):
     opened, sky = [], Sky()
 
     def open_(sampler=lambda: sky, status=lambda: 'a line', **more) -> Viewer:
-        opened.append(Viewer(ShownField(SCENE, sampler, **more), tmp_path, '127.0.0.1', 0, status))
+        opened.append(Viewer(ShownField(SCENE, sampler, **more), tmp_path, Address(port=0), status))
         return opened[-1]
     yield open_
     for viewer in opened:

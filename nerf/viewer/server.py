@@ -91,9 +91,9 @@ def is_own_page(origin: str | None, asked_host: str, address: Address) -> bool:
 def refusal(origin: str, asked_host: str, port: int) -> str:
     """Warning about a refused page, with what its owner can do."""
     named = origin if re.fullmatch(r'https?://[\w.:\[\]-]{1,100}', origin, re.ASCII) else 'https://NAME'
-    return (f'warning: the viewer refused a page of {origin[:100]!r}, which asked for {asked_host[:100]!r}, as it could '
-            f"be a stranger's. If it is yours, open http://127.0.0.1:{port} after ssh -L {port}:127.0.0.1:{port} HOST, or "
-            f'give --view_origin {named}, or let the proxy keep the header Host and give --view_host 0.0.0.0')
+    return (f'warning: the viewer refused a page of {origin[:100]!r}, which asked for {asked_host[:100]!r}, as it '
+            f"could be a stranger's. If it is yours, open http://127.0.0.1:{port} after ssh -L {port}:127.0.0.1:{port} "
+            f'HOST, or give --view_origin {named}, or let the proxy keep the header Host and give --view_host 0.0.0.0')
 
 
 def is_loopback(host: str) -> bool:

@@ -52,7 +52,8 @@ def split_lines(stream: io.StringIO) -> Iterator[tuple[str, str | None]]:
         if parts is None:
             raise UserError(f'the config file {stream.name} is not a text file of "key = value" lines; its line '
                             f'{number} is {line!r}')
-        yield parts['key'], value_of(parts['rest']) if parts['sign'].strip() or parts['rest'] else None
+        text = value_of(parts['rest'])
+        yield parts['key'], text if text or parts['sign'].strip() else None
 
 
 def value_of(text: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nerf.files.whole_file import whole_file
+from nerf.runtime.terminal import as_text
 from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # seconds between updates of the bar's numbers. Each update waits for the GPU
@@ -126,8 +127,7 @@ class TrainLog:
     def table(self, tag: str, rows: dict) -> None:
         """Adds names and values to TensorBoard, as a markdown table at the first step of this start."""
         lines = ['| flag | value |', '| --- | --- |', *(f'| {name} | {value} |' for name, value in rows.items())]
-        text = '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()  # names of files can be no text
-        self._to_board(lambda board: board.add_text(tag, text, self.start))
+        self._to_board(lambda board: board.add_text(tag, as_text('\n'.join(lines)), self.start))
 
     def say(self, message: str) -> None:
         """Prints a line without breaking the progress bar."""

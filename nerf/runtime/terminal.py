@@ -8,10 +8,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from typing import TextIO
 
 
+def as_text(text: str, page: str = 'utf-8') -> str:
+    """Text with numbers for letters that a code page lacks, and for bytes of file names that are no text."""
+    return text.encode(page, 'backslashreplace').decode(page)
+
+
 class Lasting:
     """Text stream whose writes never raise. The terminal or the reader of a pipe can be gone, a disk full: the text is
-    lost then. A letter that the stream's code page lacks, or a byte of a file's name that is no text, is written as its
-    number."""
+    lost then."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -22,8 +26,7 @@ class Lasting:
             try:
                 self.stream.write(text)
             except UnicodeError:
-                page = getattr(self.stream, 'encoding', None) or 'ascii'
-                self.stream.write(text.encode(page, 'backslashreplace').decode(page))
+                self.stream.write(as_text(text, getattr(self.stream, 'encoding', None) or 'ascii'))
         return len(text)
 
     def flush(self) -> None:

@@ -114,7 +114,7 @@ def test_a_run_without_any_stream_in_folders_whose_names_are_no_text(command, ti
                           check=False)
     assert (done.returncode, done.stderr) == (0, b'')
     assert b'going on at step 20' in done.stdout
-    assert 'logs_\\xe9_\\udce9t\\udce9'.encode() in done.stdout
+    assert b'logs_\\xe9_\\udce9t\\udce9' in done.stdout
     assert newest_step(run_dir) == 25
 
 

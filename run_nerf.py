@@ -156,7 +156,8 @@ def save_rest(log: TrainLog, save: Callable[[int, int], None], done: int, viewed
     """Saves the steps that are done when an exception ends training. If that fails, a line says so, and the first
     exception is the one that is raised. After an error within a step, random draws differ from an unbroken run's."""
     try:
-        save(done, viewed)
+        with stop_signals.held():
+            save(done, viewed)
     except Exception as error:
         log.say(f'warning: step {done} cannot be saved ({error!r})')
 

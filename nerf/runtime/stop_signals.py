@@ -47,15 +47,23 @@ def handled():
 
 
 @contextmanager
-def deferred():
-    """Context at whose end a signal that arrived inside raises `Stopped`, in all processes that share the run. Ranks
-    other than 0 stop only here, because rank 0 needs them to finish its step and save."""
-    global _deferred, _requested
+def held():
+    """Context in which a signal is only noted. It is for work after which the program ends anyway."""
+    global _deferred
     _deferred = True
     try:
         yield
     finally:
         _deferred = False
+
+
+@contextmanager
+def deferred():
+    """Context at whose end a signal that arrived inside raises `Stopped`, in all processes that share the run. Ranks
+    other than 0 stop only here, because rank 0 needs them to finish its step and save."""
+    global _requested
+    with held():
+        yield
     if requested := ranks.maximum(_requested or 0):
         if ranks.count() > 1:  # sent by torchrun, once a process has ended, to one still saving
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -66,10 +74,10 @@ def deferred():
 def _handle(number: int, frame) -> None:
     global _requested
     before = _requested
-    if before is not None and HANGUP not in (before, number):
-        os._exit(128 + number)
     if before in (None, HANGUP):
         _requested = number
+    elif number != HANGUP:
+        os._exit(128 + number)
     if before is not None:
         return
     if not _deferred and ranks.first():

@@ -20,8 +20,8 @@ from kill_harness import FLAGS
 import run_nerf
 from nerf.files import checkpoints
 from nerf.outputs import Intervals
+from nerf.runtime import stop_signals
 from nerf.runtime.errors import UserError
-from nerf.runtime.stop_signals import Stopped
 from nerf.train_log import TrainLog
 from nerf.training import Losses
 
@@ -156,7 +156,7 @@ class Steps:
 
 @pytest.mark.parametrize('error', [
     ZeroDivisionError('an edited line'), MemoryError(), torch.OutOfMemoryError('CUDA'), UserError('ten times'),
-    KeyboardInterrupt(), SystemExit(3), Stopped(signal.SIGTERM), OSError(5, 'Input/output error')])
+    KeyboardInterrupt(), SystemExit(3), stop_signals.Stopped(signal.SIGTERM), OSError(5, 'Input/output error')])
 @pytest.mark.parametrize(('place', 'step', 'saved'), [
     ('step', 7, [4, 6]), ('after_step', 7, [4, 6]), ('make', 7, [4, 7]), ('make', 4, [4]), ('step', 5, [4]),
     ('step', 1, [])])
@@ -173,6 +173,15 @@ def test_a_save_that_fails_too_does_not_hide_the_first_error():
     with pytest.raises(ZeroDivisionError, match='an edited line'):
         steps.run()
     assert steps.saved == [4]
+
+
+def test_a_signal_does_not_break_off_the_save_after_an_error():
+    steps = Steps({('step', 7): ZeroDivisionError('an edited line')})
+    save = steps.save
+    steps.save = lambda step, viewed: (step == 6 and os.kill(os.getpid(), signal.SIGTERM), save(step, viewed))
+    with stop_signals.handled(), pytest.raises(ZeroDivisionError):
+        steps.run()
+    assert steps.saved == [4, 6]
 
 
 # Threads of Numba

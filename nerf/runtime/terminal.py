@@ -54,10 +54,7 @@ def open_missing() -> None:
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            os.dup2(opened, number)
-            if opened != number:
-                os.close(opened)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
     for name in ('stdout', 'stderr'):
         if getattr(getattr(sys, name), 'closed', True):
             setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115 (open until the end)

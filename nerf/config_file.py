@@ -19,8 +19,10 @@ from nerf.flag_types import Flag
 from nerf.runtime.errors import UserError, one_line
 
 OTHER_NAMES = {'N_iter': 'N_iters'}  # flags of other programs with another name here: D-NeRF's steps
+OTHER_VALUES = {('dataset_type', 'colmap_llff'): 'llff'}  # DS-NeRF reads depths beside the same files
 LONG_NAME = 8  # letters of a flag from which two edits are a misspelling of it; of a shorter flag one edit is
 NEAR = 0.66  # likeness from which a key has a nearest flag, from 0 to 1
+LONGEST_NOTE = 4000  # letters of a warning
 
 RULE = (f'A key that differs from a flag by one letter (by two, if the flag has {LONG_NAME} or more), by capitals or '
         'by "-" for "_" is a misspelling and stops the run; keys of other programs are ignored with one warning')
@@ -103,7 +105,7 @@ class ConfigText(configargparse.ConfigFileParser):
     def __init__(self):
         self.flags: dict[str, Flag] = {}  # flags of the program, by name
         self.values: dict[str, str] = {}  # text by flag, of the newest config
-        self.notes: list[str] = []  # warnings about it
+        self.path, self.notes = '', []  # its path, and warnings about it
 
     def get_syntax_description(self) -> str:
         """Words about configs for the help."""
@@ -111,17 +113,14 @@ class ConfigText(configargparse.ConfigFileParser):
 
     def parse(self, stream: io.StringIO) -> dict[str, str]:
         """Text by flag. UserError: a key is a misspelling, or no key is a flag."""
-        self.notes = []
+        self.path, self.notes = stream.name, []
         given = self._keys(stream)
-        self._drop_nested(given, stream)
-        for other, name in OTHER_NAMES.items():
-            if other in given and name not in given:
-                given[name] = given.pop(other)
-                self._note(stream, f'{other} is read as {name}')
-        self._drop_unknown(given, stream)
+        self._drop_nested(given)
+        self._translate(given)
+        self._drop_unknown(given)
         empty = [name for name, text in given.items() if self._is_empty(name, text)]
         if empty:
-            self._note(stream, f'without a value, so the default counts: {", ".join(empty)}')
+            self._note(f'without a value, so the default counts: {", ".join(empty)}')
         self.values = {name: 'true' if text is None else text for name, text in given.items() if name not in empty}
         return self.values
 
@@ -133,33 +132,43 @@ class ConfigText(configargparse.ConfigFileParser):
                 twice[key] = [*twice.get(key, [given[key]]), text]
             given[key] = text
         if twice:
-            self._note(stream, 'with several values, of which the last counts: ' + ', '.join(
-                f'{key} ({", ".join(map(str, texts))})' for key, texts in twice.items()))
+            values = (f'{key} ({", ".join(map(str, texts))})' for key, texts in twice.items())
+            self._note(f'with several values, of which the last counts: {", ".join(values)}')
         return given
 
-    def _drop_nested(self, given: dict[str, str | None], stream: io.StringIO) -> None:
+    def _drop_nested(self, given: dict[str, str | None]) -> None:
         """Drops the key config, whose file is not read."""
         other = given.pop('config', None)
         if other in (None, '', 'None'):
             return
-        if os.path.abspath(other) == os.path.abspath(stream.name):
-            raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
-        self._note(stream, f'its line "config = {other}" has no effect, as configs do not nest; copy the lines of that '
-                   'file')
+        if os.path.abspath(other) == os.path.abspath(self.path):
+            raise UserError(f'the config file {self.path} names itself as its config; remove that line')
+        self._note(f'its line "config = {other}" has no effect, as configs do not nest; copy the lines of that file')
 
-    def _drop_unknown(self, given: dict[str, str | None], stream: io.StringIO) -> None:
+    def _translate(self, given: dict[str, str | None]) -> None:
+        """Gives keys and values of other programs the names that they have here."""
+        for other, name in OTHER_NAMES.items():
+            if other in given and name not in given:
+                given[name] = given.pop(other)
+                self._note(f'{other} is read as {name}')
+        for (name, other), ours in OTHER_VALUES.items():
+            if given.get(name) == other:
+                given[name] = ours
+                self._note(f'{name} = {other} is read as {ours}')
+
+    def _drop_unknown(self, given: dict[str, str | None]) -> None:
         """Drops the keys of other programs."""
         unknown, words = [key for key in given if key not in self.flags], []
         for key in unknown:
             if name := misspelt(key, [*self.flags]):
-                raise UserError(f'{stream.name}: {key} = {given[key]}: this key is no flag; did you mean {name}?')
+                raise UserError(f'{self.path}: {key} = {given[key]}: this key is no flag; did you mean {name}?')
             near = difflib.get_close_matches(key, self.flags, 1, NEAR)
             words.append(f'{key} (nearest flag: {near[0]})' if near else key)
         if unknown and len(unknown) == len(given):
-            raise UserError(f'{stream.name}: none of its keys is a flag of this program: {", ".join(words)}; '
+            raise UserError(f'{self.path}: none of its keys is a flag of this program: {", ".join(words)}; '
                             'run_nerf.py --help lists the flags')
         if unknown:
-            self._note(stream, f'ignored, as they are no flags of this program: {", ".join(words)}')
+            self._note(f'ignored, as they are no flags of this program: {", ".join(words)}')
         for key in unknown:
             del given[key]
 
@@ -171,5 +180,5 @@ class ConfigText(configargparse.ConfigFileParser):
             return not (is_switch or takes(flag, ''))
         return text in ('', 'None') and (is_switch or not takes(flag, text))
 
-    def _note(self, stream: io.StringIO, line: str) -> None:
-        self.notes.append(one_line(f'{stream.name}: {line}'))
+    def _note(self, line: str) -> None:
+        self.notes.append(one_line(f'{self.path}: {line}', LONGEST_NOTE))

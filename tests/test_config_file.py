@@ -142,6 +142,11 @@ def test_the_steps_of_another_program_are_steps_here_unless_both_are_given(read,
     assert 'did you mean N_iters?' in refused(SCENE + 'N_iter = 700\nN_iters = 800\n')
 
 
+def test_a_kind_of_data_of_another_program_is_read_as_ours(read):
+    args, said = read('expname = a\ndataset_type = colmap_llff\n')
+    assert (args.dataset_type, said) == ('llff', ['dataset_type = colmap_llff is read as llff'])
+
+
 def test_a_file_without_any_flag_is_no_config(refused):
     assert 'none of its keys is a flag of this program: This, method' in refused('This is a text\nmethod: nerfacto\n')
 
@@ -164,8 +169,7 @@ def test_words_on_the_command_line_have_no_other_program(read, capsys):
     ('DSNeRF__fern_2v', 'depth_lambda', {'dataset_type': 'llff', 'i_testset': 5000, 'no_ndc': True})])
 def test_configs_of_other_programs_load(read, shared, name, ignored, expected):
     text = (shared / 'data' / 'inputs' / 'configs' / f'{name}.txt').read_bytes()
-    argv = ['--dataset_type', 'llff'] if name.startswith('DSNeRF') else []  # its own type, colmap_llff, is refused
-    args, said = read(text, *argv)
+    args, said = read(text)
     values = vars(args) | {'config': None}
     assert {key: values[key] for key in expected} == expected
     ours = [line for line in said if line.startswith('ignored')]

@@ -13,10 +13,10 @@ from nerf.runtime.stop_signals import Stopped
 from nerf.runtime.terminal import lasting_streams
 
 
-def one_line(message: str) -> str:
-    """Message on one line of at most 900 characters, because it can quote a file's text."""
+def one_line(message: str, longest: int = 900) -> str:
+    """Message on one line, whose middle is left out if it is longer than that, because it can quote a file's text."""
     line = ' '.join(message.splitlines())
-    return line if len(line) <= 900 else f'{line[:600]} ... {line[-290:]}'
+    return line if len(line) <= longest else f'{line[:longest - 300]} ... {line[-290:]}'
 
 
 class UserError(Exception):

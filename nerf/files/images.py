@@ -142,14 +142,23 @@ def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> b
 
 def _read_16_bit(path: Path) -> np.ndarray:
     """Reads 16-bit colour: [H, W, 4] uint8. Pillow would drop the lower byte; here it is rounded."""
-    from imageio_ffmpeg import read_frames
-    frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
-    width, height = next(frames)['source_size']
-    frame = next(frames, None)
-    frames.close()
-    if frame is None:
-        raise ValueError('its pixels cannot be decoded')
-    return np.rint(np.frombuffer(frame, '<u2').reshape(height, width, 4) / 257.0).astype(np.uint8)
+    from PIL import Image
+    with Image.open(path) as image:
+        width, height = image.size
+    process = _ffmpeg('-noautorotate', '-i', f'file:{path}', '-f', 'rawvideo', '-pix_fmt', 'rgba64le', '-',
+                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    pixels, said = process.communicate()
+    if len(pixels) != 8 * width * height:
+        raise ValueError(f'its pixels cannot be decoded: {said.decode("utf-8", "replace").strip()}')
+    return np.rint(np.frombuffer(pixels, '<u2').reshape(height, width, 4) / 257.0).astype(np.uint8)
+
+
+def _ffmpeg(*arguments: str, **streams) -> subprocess.Popen:
+    """Process of ffmpeg. A new session keeps Ctrl-C and the end of the terminal away from it. Without `preexec_fn`
+    (imageio has one) its start is no fork, which would break Numba's TBB threads if a thread forks."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+    return subprocess.Popen([get_ffmpeg_exe(), '-v', 'error', *arguments], stderr=subprocess.PIPE,
+                            start_new_session=True, **streams)
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -208,14 +217,10 @@ def video_file(path: Path):
 
 @contextmanager
 def _encoder(path: Path, height: int, width: int):
-    """Yields the stream for the frames [height, width, 3] uint8 of a video. A new session keeps Ctrl-C and the end of
-    the terminal away from ffmpeg. Without `preexec_fn` (imageio has one) its start is no fork, which would break
-    Numba's TBB threads if a thread forks."""
-    from imageio_ffmpeg import get_ffmpeg_exe
-    process = subprocess.Popen(
-        [get_ffmpeg_exe(), '-v', 'error', '-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}',
-         '-r', str(VIDEO_FPS), '-i', '-', '-vcodec', 'libx264', '-crf', str(VIDEO_CRF), '-pix_fmt', 'yuv420p',
-         f'file:{path}'], stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    """Yields the stream for the frames [height, width, 3] uint8 of a video."""
+    process = _ffmpeg('-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(VIDEO_FPS),
+                      '-i', '-', '-vcodec', 'libx264', '-crf', str(VIDEO_CRF), '-pix_fmt', 'yuv420p', f'file:{path}',
+                      stdin=subprocess.PIPE)
     try:
         yield process.stdin
     except BrokenPipeError:

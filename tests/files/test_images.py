@@ -342,14 +342,19 @@ def test_a_video_lies_in_a_folder_of_any_name(tmp_path, monkeypatch, folder):
     assert [path.name for path in (tmp_path / folder).iterdir()] == ['v.mp4']
 
 
-def test_a_video_from_a_thread_forks_no_process(tmp_path):
+def test_ffmpeg_starts_from_a_thread_without_a_fork(tmp_path):
     """Numba's TBB is notified of a fork as Python is, and waits for ever at the end if a thread did it."""
-    forks = []
+    def write_and_read():
+        save_video(tmp_path / 'v.mp4', [np.zeros((16, 16, 3), np.uint8)])
+        read.append(read_image(tmp_path / 'deep.png'))
+    forks, read = [], []
+    write_png16(tmp_path / 'deep.png', np.full((4, 6, 3), 257 * 40, np.uint16))
     os.register_at_fork(before=lambda: forks.append(threading.current_thread()))
-    writer = threading.Thread(target=save_video, args=(tmp_path / 'v.mp4', [np.zeros((16, 16, 3), np.uint8)]))
-    writer.start()
-    writer.join()
+    thread = threading.Thread(target=write_and_read)
+    thread.start()
+    thread.join()
     assert (tmp_path / 'v.mp4').is_file()
+    np.testing.assert_array_equal(read, np.full((1, 4, 6, 3), 40))
     assert forks == []
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from kill_harness import FLAGS
+from PIL import Image
 
 import run_nerf
 from nerf.files import checkpoints
@@ -182,6 +183,19 @@ def test_a_signal_does_not_break_off_the_save_after_an_error():
     with stop_signals.handled(), pytest.raises(ZeroDivisionError):
         steps.run()
     assert steps.saved == [4, 6]
+
+
+def test_a_grid_that_ends_up_empty_leaves_the_steps_that_were_done(tiny_scene, tmp_path, capsys):
+    scene = tiny_scene(tmp_path / 'scene')
+    for picture in scene.glob('*/*.png'):
+        Image.new('RGBA', (16, 16)).save(picture)
+    flags = ['--field', 'grid', '--grid_stages', '0:12 0.3:16', '--N_rand', '300', '--N_iters', '100',
+             '--i_weights', '99', '--i_img', '1000', '--datadir', str(scene), '--basedir', str(tmp_path), '--expname', 'run']
+    assert run_nerf.main([*FLAGS, *flags]) == 1
+    out, error = capsys.readouterr()
+    assert error.splitlines()[-1].startswith('error: the grid is empty')
+    assert 'cannot be saved' not in out
+    assert 0 < newest_step(tmp_path / 'run') < 99
 
 
 # Threads of Numba

@@ -190,7 +190,8 @@ def test_a_grid_that_ends_up_empty_leaves_the_steps_that_were_done(tiny_scene, t
     for picture in scene.glob('*/*.png'):
         Image.new('RGBA', (16, 16)).save(picture)
     flags = ['--field', 'grid', '--grid_stages', '0:12 0.3:16', '--N_rand', '300', '--N_iters', '100',
-             '--i_weights', '99', '--i_img', '1000', '--datadir', str(scene), '--basedir', str(tmp_path), '--expname', 'run']
+             '--i_weights', '99', '--i_img', '1000', '--datadir', str(scene), '--basedir', str(tmp_path),
+             '--expname', 'run']
     assert run_nerf.main([*FLAGS, *flags]) == 1
     out, error = capsys.readouterr()
     assert error.splitlines()[-1].startswith('error: the grid is empty')

@@ -37,6 +37,7 @@ from nerf.scene import Scene
 from nerf.train_log import TrainLog, log_mesh, peak_memory
 from nerf.training import Trainer
 from nerf.viewer.drawing import ShownField
+from nerf.viewer.server import Address
 from nerf.viewer.viewer import Viewer
 
 
@@ -143,12 +144,22 @@ def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs:
             if viewer:
                 with log.paused():
                     viewer.spend(step)
-    except stop_signals.Stopped:
+    except BaseException:  # a signal, or an error of any kind
         if saved < done:
-            save(done, outputs.viewed)
+            save_rest(log, save, done, outputs.viewed)
         raise
     if saved < args.N_iters:
         save(args.N_iters, outputs.viewed)  # once more, and now it is an error
+
+
+def save_rest(log: TrainLog, save: Callable[[int, int], None], done: int, viewed: int) -> None:
+    """Saves the steps that are done when an exception ends training. If that fails, a line says so, and the first
+    exception is the one that is raised. After an error within a step, random draws differ from an unbroken run's."""
+    try:
+        with stop_signals.held():
+            save(done, viewed)
+    except Exception as error:
+        log.say(f'warning: step {done} cannot be saved ({error!r})')
 
 
 def record(args: argparse.Namespace, scene: Scene, run_dir: Path) -> None:
@@ -177,7 +188,8 @@ def opened_viewer(args: argparse.Namespace, scene: Scene, shown_field: Callable[
     """Yields the viewer, or None without --view. Of several processes rank 0 has it."""
     if args.view and ranks.first():
         shown = ShownField(scene, lambda: shown_field().sampler(), training)
-        with closing(Viewer(shown, run_dir, args.view_host, args.view_port, status)) as viewer:
+        address = Address(args.view_host, args.view_port, args.view_origin)
+        with closing(Viewer(shown, run_dir, address, status)) as viewer:
             yield viewer
     else:
         yield None

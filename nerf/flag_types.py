@@ -1,11 +1,9 @@
-"""Flags as data, types of flags with bounds, and a parser of flags and config files."""
+"""Flags as data, types of flags with bounds, and a parser of flags."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,26 +34,13 @@ class Flag:
 class FlagParser(configargparse.ArgumentParser):
     """Parser whose errors are one line, without the usage before it; exit code 2."""
 
+    @property
+    def config_text(self):
+        """Parser of the config file."""
+        return self._config_file_parser
+
     def error(self, message: str):
         self.exit(2, f'{self.prog}: error: {UserError(message)}\n')
-
-
-class ConfigText(configargparse.DefaultConfigFileParser):
-    """Parser of a config file. A list is text, because no flag takes a list. Configs do not nest."""
-
-    def __init__(self):
-        super().__init__()
-        self.values = {}  # text by key, of the newest config
-
-    def parse(self, stream):
-        values = {key: str(value) for key, value in super().parse(stream).items()}
-        if (other := values.pop('config', None)) is not None:
-            if os.path.abspath(other) == os.path.abspath(stream.name):
-                raise UserError(f'the config file {stream.name} names itself as its config; remove that line')
-            print(f'warning: {stream.name}: its line "config = {other}" has no effect, as configs do not nest; copy '
-                  'the lines of that file', file=sys.stderr)
-        self.values = values
-        return values
 
 
 def whole(low: int, high: int = 2 ** 31 - 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import re
 import sys
 from collections.abc import Iterable
@@ -14,8 +13,9 @@ from typing import Any
 import configargparse
 import torch
 
+from nerf.config_file import ConfigText, open_config
 from nerf.fields.kinds import FIELDS
-from nerf.flag_types import PATH, ConfigText, Flag, FlagParser, corners, matching, number, optional, whole
+from nerf.flag_types import PATH, Flag, FlagParser, corners, matching, number, optional, whole
 from nerf.formats import FORMATS, RAYS_THROUGH
 from nerf.runtime.errors import UserError
 
@@ -97,7 +97,10 @@ GROUPS = {  # flags that every run reads, by the title of their group
              'training or pictures'),
         Flag('view_host', 'address of the viewer: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody who can '
              'reach it; there is no password', matching(r'[0-9A-Za-z.:_-]+', 'an address'), '127.0.0.1'),
-        Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080)),
+        Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080),
+        Flag('view_origin', "start of the page's address, https://NAME[:PORT], where a tunnel or proxy gives the "
+             'viewer a name of its own; pages of other names are refused',
+             matching(r'https?://[^\s/]+/?', 'the start of an address, https://NAME[:PORT]', optional=True))),
     'logging': (
         Flag('i_print', 'steps between console and metric lines', whole(1), 100),
         Flag('i_img', 'steps between TensorBoard images', whole(1), 500),
@@ -123,12 +126,12 @@ def flags_of(registry: dict[str, Any]) -> dict[Flag, list[str]]:
 def config_parser() -> FlagParser:
     """Parser of every flag, with its type, bounds, default and one line of help."""
     parser = FlagParser(prog='run_nerf.py', description='Train, render or mesh a neural radiance field.',
-                        allow_abbrev=False, config_file_open_func=functools.partial(open, encoding='utf-8-sig'),
+                        allow_abbrev=False, config_file_open_func=open_config,
                         config_file_parser_class=ConfigText,
                         formatter_class=configargparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--config', is_config_file=True,
                         help='flat .txt file of "key = value" lines; the command line wins over it')
-    known = set()
+    known = parser.config_text.flags
     for title, flags in GROUPS.items():
         group, readers = parser.add_argument_group(title), {}
         if title in CHOICES:
@@ -136,9 +139,9 @@ def config_parser() -> FlagParser:
             flags = (Flag(choice, f'{what}. {described(registry)}', None, default, tuple(registry)), *flags)
             readers = flags_of(registry)
         for flag in (*flags, *readers):
-            if flag not in known:
+            if flag.name not in known:
                 flag.add_to(group, f' ({in_words(readers[flag])})' if flag in readers else '')
-                known.add(flag)
+                known[flag.name] = flag
     return parser
 
 
@@ -148,20 +151,18 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     try:
         args, unknown = parser.parse_known_args(argv)
-    except (UnicodeDecodeError, configargparse.ConfigFileParserException) as error:
-        parser.error(f'the config file is not a text file of "key = value" lines ({error})')
     except UserError as error:
         parser.error(str(error))
     if unknown:
         name = unknown[0].split('=')[0].lstrip('-')
         near = difflib.get_close_matches(name, vars(args), 1, 0.5)
         hint = f'did you mean {near[0]}?' if near else 'run_nerf.py --help lists them all'
-        parser.error(f'unknown flag or config key {unknown[0]!r}; {hint}')
-    set_defaults(args, parser._config_file_parser.values, argv)
+        parser.error(f'unknown flag {unknown[0]!r}; {hint}')
+    set_defaults(args, parser.config_text.values, argv)
     args.expname = args.expname or (args.config and Path(args.config).stem)
     if message := contradiction(args):
         parser.error(message)
-    for line in idle_flags(args, parser):
+    for line in [*parser.config_text.notes, *idle_flags(args, parser)]:
         print(f'warning: {line}', file=sys.stderr)
     return args
 
@@ -171,7 +172,6 @@ def set_defaults(args: argparse.Namespace, config: dict[str, str], argv: list[st
     field can hold a value that makes no sense for this kind. It is replaced too, and one line names both values.
     `config` is the text of the config's values by key, `argv` the words of the command line."""
     command = {word.partition('=')[0].removeprefix('--') for word in argv if word.startswith('--')}
-    config = {key.removeprefix('--'): value for key, value in config.items()}
     kind, dropped = FIELDS[args.field], []
     foreign = config.get('field', 'mlp') != kind.name
     for name, value in (FORMATS[args.dataset_type].defaults | kind.defaults).items():
@@ -223,7 +223,7 @@ def idle_flags(args: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         ('multires', args.i_embed == -1, 'where i_embed is -1'),
         ('multires_views', not args.use_viewdirs or args.i_embed == -1, 'without use_viewdirs or where i_embed is -1'),
         ('render_test render_path', not args.render_only or args.view, 'without render_only, or with view'),
-        ('view_host view_port', not args.view, 'without view'),
+        ('view_host view_port view_origin', not args.view, 'without view'),
         ('mesh_grid_size mesh_method mesh_threshold mesh_faces mesh_texture mesh_file mesh_bounds mesh_coordinates',
          not args.mesh_only, 'without mesh_only'))]
     lines, told = {}, set()

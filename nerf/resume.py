@@ -17,7 +17,8 @@ from nerf.runtime.errors import UserError
 from nerf.scene import Scene
 from nerf.training import Trainer
 
-FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_port', 'render_path'})  # changes not told
+FOR_ONE_START = frozenset({'config', 'no_reload', 'view', 'view_host', 'view_port', 'view_origin',
+                           'render_path'})  # changes not told
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nerf.files.whole_file import whole_file
+from nerf.runtime.terminal import as_text
 from run_nerf_helpers import mse2psnr
 
 SHOW_SECONDS = 1.0  # seconds between updates of the bar's numbers. Each update waits for the GPU
@@ -31,7 +32,6 @@ class TrainLog:
 
     def __init__(self, run_dir: Path | None, start: int, n_iters: int, i_print: int, device: torch.device,
                  scalars: Callable[[], dict[str, float]] = dict, clock: Callable[[], float] = time.perf_counter):
-        from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         self.start, self.device, self.i_print, self.n_iters = start, device, i_print, n_iters
@@ -40,7 +40,7 @@ class TrainLog:
         if run_dir is not None:
             self.metrics_path = run_dir / 'metrics.jsonl'
             self.seconds = self._drop_lines_after(start)  # seconds of training, those of earlier starts included
-            self.board = SummaryWriter(run_dir, purge_step=start + 1)  # hides later steps of a run that was killed
+            self.board = open_board(run_dir, purge_step=start + 1)  # hides later steps of a run that was killed
         self.bar = tqdm(total=n_iters, initial=start, desc='training', unit='step', dynamic_ncols=True,
                         disable=None if run_dir else True)
         self.latest, self.rays, self.smooth, self.has_mse = start, 0, None, False
@@ -127,7 +127,7 @@ class TrainLog:
     def table(self, tag: str, rows: dict) -> None:
         """Adds names and values to TensorBoard, as a markdown table at the first step of this start."""
         lines = ['| flag | value |', '| --- | --- |', *(f'| {name} | {value} |' for name, value in rows.items())]
-        self._to_board(lambda board: board.add_text(tag, '\n'.join(lines), self.start))
+        self._to_board(lambda board: board.add_text(tag, as_text('\n'.join(lines)), self.start))
 
     def say(self, message: str) -> None:
         """Prints a line without breaking the progress bar."""
@@ -178,6 +178,18 @@ class TrainLog:
         return seconds
 
 
+def open_board(run_dir: Path, **options):
+    """SummaryWriter of TensorBoard in a folder. TensorBoard refuses a path that is no text, so it gets that of the
+    folder's open file; Linux is the system with such names."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError:
+        run_dir = f'/proc/self/fd/{os.open(run_dir, os.O_RDONLY)}'
+    return SummaryWriter(run_dir, **options)
+
+
 def _psnr(mse: float) -> float:
     """PSNR in dB of a mean squared error; at most 100, because JSON has no infinity."""
     return float(mse2psnr(torch.tensor(max(mse, 1e-10), dtype=torch.float64)))
@@ -196,9 +208,7 @@ def peak_memory(device: torch.device) -> float:
 
 def log_mesh(run_dir: Path, mesh, step: int) -> None:
     """Adds a trimesh.Trimesh with vertex colours to the TensorBoard data of a run."""
-    from torch.utils.tensorboard import SummaryWriter
-
     vertices, colours, faces = (torch.from_numpy(np.array(part)[None]) for part in (
         mesh.vertices, mesh.visual.vertex_colors[:, :3], mesh.faces))
-    with SummaryWriter(run_dir) as board:
+    with open_board(run_dir) as board:
         board.add_mesh('mesh', vertices.float(), colours, faces.int(), global_step=step)

@@ -86,6 +86,7 @@ FLAGS = {  # name: (type, default, another value)
     'view': (bool, False, True),
     'view_host': (str, '127.0.0.1', '0.0.0.0'),
     'view_port': (int, 8080, 9000),
+    'view_origin': (str, None, 'https://name.example:8443'),
     'kernels': (str, 'auto', 'torch'),
     **{f'grid_{part.name}': (type(part.default), None, part.default) for part in fields(GridSchedule)},
 }

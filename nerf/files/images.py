@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
+VIDEO_CRF = 10  # quality of H.264, from 0 (lossless) to 51
 ENDINGS = ('.png', '.jpg', '.jpeg')  # of photographs, in lower case
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for pictures that are stored on a side
 HIT = 0.5  # opacity from which a pixel has a disparity
@@ -140,14 +142,23 @@ def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> b
 
 def _read_16_bit(path: Path) -> np.ndarray:
     """Reads 16-bit colour: [H, W, 4] uint8. Pillow would drop the lower byte; here it is rounded."""
-    from imageio_ffmpeg import read_frames
-    frames = read_frames(str(path), pix_fmt='rgba64le', bits_per_pixel=64)
-    width, height = next(frames)['source_size']
-    frame = next(frames, None)
-    frames.close()
-    if frame is None:
-        raise ValueError('its pixels cannot be decoded')
-    return np.rint(np.frombuffer(frame, '<u2').reshape(height, width, 4) / 257.0).astype(np.uint8)
+    from PIL import Image
+    with Image.open(path) as image:
+        width, height = image.size
+    process = _ffmpeg('-noautorotate', '-i', f'file:{path}', '-f', 'rawvideo', '-pix_fmt', 'rgba64le', '-',
+                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    pixels, said = process.communicate()
+    if len(pixels) != 8 * width * height:
+        raise ValueError(f'its pixels cannot be decoded: {said.decode("utf-8", "replace").strip()}')
+    return np.rint(np.frombuffer(pixels, '<u2').reshape(height, width, 4) / 257.0).astype(np.uint8)
+
+
+def _ffmpeg(*arguments: str, **streams) -> subprocess.Popen:
+    """Process of ffmpeg. A new session keeps Ctrl-C and the end of the terminal away from it. Without `preexec_fn`
+    (imageio has one) its start is no fork, which would break Numba's TBB threads if a thread forks."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+    return subprocess.Popen([get_ffmpeg_exe(), '-v', 'error', *arguments], stderr=subprocess.PIPE,
+                            start_new_session=True, **streams)
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -193,13 +204,34 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 def video_file(path: Path):
     """Yields a function that appends a frame, [H, W] or [H, W, 3] uint8, to an H.264 video, which appears at the end.
     An odd height or width is made even by repeating the last row or column."""
-    import imageio.v2 as imageio
     def append(frame: np.ndarray) -> None:
+        nonlocal stream
         frame = np.repeat(frame[..., None], 3, -1) if frame.ndim == 2 else frame
-        writer.append_data(np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], 'edge'))
-    with whole_file(path) as partial, imageio.get_writer(
-            partial, format='FFMPEG', fps=VIDEO_FPS, quality=8, macro_block_size=2) as writer:
+        frame = np.pad(frame, [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)], 'edge')
+        stream = stream or opened.enter_context(_encoder(partial, *frame.shape[:2]))
+        stream.write(frame.tobytes())
+    stream = None
+    with whole_file(path) as partial, ExitStack() as opened:
         yield append
+
+
+@contextmanager
+def _encoder(path: Path, height: int, width: int):
+    """Yields the stream for the frames [height, width, 3] uint8 of a video."""
+    process = _ffmpeg('-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}', '-r', str(VIDEO_FPS),
+                      '-i', '-', '-vcodec', 'libx264', '-crf', str(VIDEO_CRF), '-pix_fmt', 'yuv420p', f'file:{path}',
+                      stdin=subprocess.PIPE)
+    try:
+        yield process.stdin
+    except BrokenPipeError:
+        pass  # ffmpeg has ended and says why
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        said = process.communicate()[1].decode('utf-8', 'replace').split('\n')
+    if process.returncode:
+        raise OSError(f'ffmpeg: {said[0] or process.returncode}')
 
 
 def save_video(path: Path, frames: Iterable[np.ndarray]) -> None:

@@ -87,7 +87,7 @@ def record_flags(run_dir: Path, flags: str, config: str | None) -> None:
     """Writes args.txt, with versions and all flags as a config, and config.txt, the config as given."""
     versions = f'# python {platform.python_version()}\n# torch {torch.__version__}\n# code {code_version()}\n'
     with whole_file(run_dir / 'args.txt') as partial:
-        partial.write_text(versions + flags, encoding='utf-8')
+        partial.write_text(versions + flags, encoding='utf-8', errors='surrogateescape')
     if config and Path(config).resolve().parent != run_dir.resolve():
         with whole_file(run_dir / 'config.txt') as partial:
             partial.write_bytes(Path(config).read_bytes())

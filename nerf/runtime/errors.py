@@ -10,21 +10,29 @@ import torch
 
 from nerf.runtime import ranks
 from nerf.runtime.stop_signals import Stopped
+from nerf.runtime.terminal import lasting_streams
+
+
+def one_line(message: str, longest: int = 900) -> str:
+    """Message on one line, whose middle is left out if it is longer than that, because it can quote a file's text."""
+    line = ' '.join(message.splitlines())
+    return line if len(line) <= longest else f'{line[:longest - 300]} ... {line[-290:]}'
 
 
 class UserError(Exception):
-    """Bad input, or a run that cannot go on. The message names the file, flag or value, and what to do about it. It is
-    shortened to one line of at most 900 characters, because it can quote a file's text."""
+    """Bad input, or a run that cannot go on. The message is `one_line`: it names the file, flag or value, and what to
+    do about it."""
 
     def __init__(self, message: str):
-        line = ' '.join(message.splitlines())
-        super().__init__(line if len(line) <= 900 else f'{line[:600]} ... {line[-290:]}')
+        super().__init__(one_line(message))
 
 
 def returns_exit_code(program: Callable[..., None]) -> Callable[..., int]:
-    """Program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 130 and 143 stopped
-    by SIGINT and SIGTERM. Wrong flags exit with 2 in argparse. An error of the program itself keeps its traceback."""
+    """Program that returns its exit code: 0 done, 1 failed (one line on standard error says why), 129, 130 and 143
+    stopped by SIGHUP, SIGINT and SIGTERM. Wrong flags exit with 2 in argparse. An error of the program itself keeps its
+    traceback. Text that cannot be printed is no error."""
     @functools.wraps(program)
+    @lasting_streams()
     def run(*args) -> int:
         try:
             program(*args)

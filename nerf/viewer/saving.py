@@ -14,6 +14,7 @@ import numpy as np
 from nerf.camera_path import CameraPath, KeyFrame, pinholes
 from nerf.files.images import VIDEO_FPS, save_png, video_file
 from nerf.runtime.errors import UserError
+from nerf.runtime.terminal import as_text
 from nerf.viewer.drawing import Drawing, ShownField, picture_of
 from nerf.viewer.wanted import Wanted, camera_of, size_of
 
@@ -107,7 +108,7 @@ class SavingPanel:
 
     def say(self, line: str) -> None:
         """Shows a line about the last button that was pressed."""
-        self.line.content = line
+        self.line.content = as_text(line)  # it can name the run's folder
 
     def _save_view(self, width: float) -> None:
         work = save_view(self.shown, self.wanted(), width, self.run_dir / 'views', self.client.send_file_download)

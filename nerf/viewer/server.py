@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
+import sys
 import warnings
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from nerf.runtime.errors import UserError
@@ -13,9 +16,17 @@ from nerf.runtime.errors import UserError
 PORTS = 100  # that are tried
 
 
-def open_server(host: str, port: int):
-    """viser.ViserServer at the first free port from `port` on; 0: any free one. Without viser, the address or a free
-    port it is a UserError."""
+@dataclass(frozen=True)
+class Address:
+    """Address of a viewer, and of the page behind a tunnel or proxy that may connect."""
+    host: str = '127.0.0.1'
+    port: int = 8080  # the first one that is tried; 0: any free one
+    origin: str | None = None  # start of that page's address, 'https://NAME[:PORT]'
+
+
+def open_server(address: Address):
+    """viser.ViserServer at the first free port of an address. Without viser, the address or a free port it is a
+    UserError."""
     try:
         import rich
         import viser
@@ -23,17 +34,22 @@ def open_server(host: str, port: int):
         raise UserError(f'view needs viser, which cannot be imported ({error}); pip install viser') from None
     rich.reconfigure(quiet=True)  # viser prints boxes, and a line for each connection
     warnings.filterwarnings('ignore', message='Queued a .* on a closed connection')  # pages may close at any time
-    server = viser.ViserServer(host, free_port(host, port), verbose=False)
+    server = viser.ViserServer(address.host, free_port(address.host, address.port), verbose=False)
     # A page could ask for a public address of this server; nobody shall see it through another one.
     server.request_share_url = server.disconnect_share_url = lambda *_, **__: None
     server.gui.configure_theme(show_logo=False, show_share_button=False)
     server.gui.main_panel.dock_right()
-    websockets = server._websock_server
+    websockets, told = server._websock_server, False
 
     async def turn_strangers_away(connection) -> None:
         """Closes connections of other web pages' scripts, which could see the scene and press the buttons."""
+        nonlocal told
         page = websockets._live_connections[connection.client_id]
-        if not is_own_page(page.request.headers.get('Origin'), page.request.headers.get('Host', ''), host):
+        origin, asked = page.request.headers.get('Origin'), page.request.headers.get('Host', '')
+        if not is_own_page(origin, asked, address):
+            if not told:  # a refused page tries again and again
+                print(refusal(origin, asked, server.get_port()), file=sys.stderr, flush=True)
+            told = True
             await page.close(1008, 'opened by another web page')
     websockets.on_client_connect(turn_strangers_away)
     return server
@@ -55,18 +71,29 @@ def free_port(host: str, port: int) -> int:
     raise UserError(f'view_port {port} and the {PORTS - 1} after it are in use; give another view_port')
 
 
-def is_own_page(origin: str | None, asked_host: str, host: str) -> bool:
-    """Whether a connection to a server at `host` comes from its own page, or from a program that is no browser. A page
-    of a foreign name has that name in both headers, Origin and Host, if its owner points it to this machine: so a
-    loopback address accepts only names that nobody can own."""
+def is_own_page(origin: str | None, asked_host: str, address: Address) -> bool:
+    """Whether a connection to a server comes from its own page, from the page that its address allows, or from a
+    program that is no browser. A page of a foreign name has that name in both headers, Origin and Host, if its owner
+    points it to this machine: so a loopback address accepts only names that nobody can own."""
     if origin is None:
         return True
     try:
+        page, allowed = urlsplit(origin.lower()), urlsplit((address.origin or '').lower())
         name = urlsplit('//' + asked_host).hostname or ''
-        same = urlsplit(origin).netloc == asked_host
     except ValueError:
         return False
-    return same and (not is_loopback(host) or name == host or is_loopback(name))
+    if address.origin and page[:2] == allowed[:2]:  # scheme, and name with port
+        return True
+    return page.netloc == asked_host.lower() and (
+        not is_loopback(address.host) or name == address.host or is_loopback(name))
+
+
+def refusal(origin: str, asked_host: str, port: int) -> str:
+    """Warning about a refused page, with what its owner can do."""
+    named = origin if re.fullmatch(r'https?://[\w.:\[\]-]{1,100}', origin, re.ASCII) else 'https://NAME'
+    return (f'warning: the viewer refused a page of {origin[:100]!r}, which asked for {asked_host[:100]!r}, as it '
+            f"could be a stranger's. If it is yours, open http://127.0.0.1:{port} after ssh -L {port}:127.0.0.1:{port} "
+            f'HOST, or give --view_origin {named}, or let the proxy keep the header Host and give --view_host 0.0.0.0')
 
 
 def is_loopback(host: str) -> bool:

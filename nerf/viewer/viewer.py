@@ -12,23 +12,23 @@ from nerf.fields.interface import Sampler
 from nerf.poses import up_direction, vertical_fov
 from nerf.viewer.drawing import ShownField
 from nerf.viewer.saving import Job
-from nerf.viewer.server import address_lines, open_server
+from nerf.viewer.server import Address, address_lines, open_server
 from nerf.viewer.visitor import Visitor
 
 NAP = 0.02  # seconds to wait when there is nothing to draw
 
 
 class Viewer:
-    """Viewer of a field, at the first free port of an address from `port` on. Pages write to the run's folder alone.
-    `status` returns a line about the run; `spend` and `serve` change `shown`."""
+    """Viewer of a field at an address. Pages write to the run's folder alone. `status` returns a line about the run;
+    `spend` and `serve` change `shown`."""
 
-    def __init__(self, shown: ShownField, run_dir: Path, host: str, port: int, status: Callable[[], str]):
+    def __init__(self, shown: ShownField, run_dir: Path, address: Address, status: Callable[[], str]):
         self.shown, self.run_dir, self.status = shown, run_dir, status
         self.visitors: dict[int, Visitor] = {}
         self.jobs: list[Job] = []
         self.paused, self.wake = False, threading.Event()
         self.credit, self.mark, self.said = 0.0, shown.clock(), -math.inf
-        self.server = open_server(host, port)
+        self.server = open_server(address)
         self._first_view()
         gui = self.server.gui  # all pages see it
         self.line = gui.add_markdown('')
@@ -37,7 +37,7 @@ class Viewer:
         self.button.on_click(lambda _: self._pause(not self.paused))
         self.server.on_client_connect(self._welcome)
         self.server.on_client_disconnect(self._farewell)
-        print(address_lines(host, self.server.get_port(), port), flush=True)
+        print(address_lines(address.host, self.server.get_port(), address.port), flush=True)
 
     def _first_view(self) -> None:
         """Lets pages begin at the first training camera, and turn around the up direction of the cameras."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import threading
 import zlib
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -324,6 +327,35 @@ def test_a_video_is_there_only_once_it_is_whole(tmp_path):
         raise ZeroDivisionError
     assert (tmp_path / 'v.mp4').read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == ['v.mp4']
+
+
+def test_a_video_that_ffmpeg_cannot_write_is_an_error_with_its_words(tmp_path):
+    with pytest.raises(UserError, match=r'v\.unknown cannot be written \(ffmpeg: .*format'):
+        save_video(tmp_path / 'v.unknown', [np.zeros((16, 16, 3), np.uint8)] * 50)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('folder', ['-y', 'a:b', 'caf\u00e9 %03d', os.fsdecode(b'\xe9t\xe9')])
+def test_a_video_lies_in_a_folder_of_any_name(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    save_video(Path(folder, 'v.mp4'), [np.zeros((16, 16, 3), np.uint8)])
+    assert [path.name for path in (tmp_path / folder).iterdir()] == ['v.mp4']
+
+
+def test_ffmpeg_starts_from_a_thread_without_a_fork(tmp_path):
+    """Numba's TBB is notified of a fork as Python is, and waits for ever at the end if a thread did it."""
+    def write_and_read():
+        save_video(tmp_path / 'v.mp4', [np.zeros((16, 16, 3), np.uint8)])
+        read.append(read_image(tmp_path / 'deep.png'))
+    forks, read = [], []
+    write_png16(tmp_path / 'deep.png', np.full((4, 6, 3), 257 * 40, np.uint16))
+    os.register_at_fork(before=lambda: forks.append(threading.current_thread()))
+    thread = threading.Thread(target=write_and_read)
+    thread.start()
+    thread.join()
+    assert (tmp_path / 'v.mp4').is_file()
+    np.testing.assert_array_equal(read, np.full((1, 4, 6, 3), 40))
+    assert forks == []
 
 
 @pytest.mark.parametrize('save', [save_png, lambda path, picture: save_video(path, [picture])])

@@ -1,4 +1,4 @@
-"""nerf/runtime/stop_signals.py: SIGINT and SIGTERM stop the program at once, or after the step that is running."""
+"""nerf/runtime/stop_signals.py: SIGINT, SIGTERM and SIGHUP stop the program at once, or after the step that runs."""
 
 import os
 import signal
@@ -85,6 +85,55 @@ def test_a_second_signal_ends_the_process():
                           text=True)
     assert (done.returncode, done.stdout) == (130, '')
     assert done.stderr == 'SIGINT: finishing the step and saving; a second signal ends the program at once\n'
+
+
+@pytest.mark.parametrize(('sent', 'code'), [
+    ([signal.SIGHUP], 129), ([signal.SIGHUP] * 3, 129), ([signal.SIGTERM, signal.SIGHUP], 143),
+    ([signal.SIGINT, signal.SIGHUP, signal.SIGHUP], 130), ([signal.SIGHUP, signal.SIGTERM, signal.SIGHUP], 143)])
+def test_the_end_of_the_terminal_is_no_second_signal(sent, code):
+    """A shell and the kernel both send SIGHUP, and a shutdown sends SIGTERM too."""
+    done = []
+    with stop_signals.handled(), pytest.raises(stop_signals.Stopped) as stopped:  # noqa: PT012
+        with stop_signals.deferred():
+            for number in sent:
+                os.kill(os.getpid(), number)
+            done.append('the step')
+        done.append('not this')
+    assert (done, stopped.value.exit_code) == (['the step'], code)
+
+
+def test_what_follows_the_end_of_the_terminal_does_not_break_off_the_saving():
+    saved = []
+    with stop_signals.handled():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            raise AssertionError('it went on')
+        except stop_signals.Stopped:
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            saved.append('all')
+    assert saved == ['all']
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_after_the_end_of_the_terminal_ends_the_process():
+    program = ('import os, signal\nfrom nerf.runtime import stop_signals\n'
+               'with stop_signals.handled(), stop_signals.deferred():\n'
+               '    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):\n'
+               '        os.kill(os.getpid(), number)\n    print("went on")')
+    done = subprocess.run([sys.executable, '-c', program], cwd=Path(__file__).parents[2], capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stdout) == (143, '')
+
+
+def test_an_ignored_end_of_the_terminal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_signals.handled():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_only_the_main_thread_takes_signals():

@@ -1,5 +1,6 @@
 """nerf/viewer/saving.py: pictures and videos that pages ask for."""
 
+import os
 from collections import deque
 
 import numpy as np
@@ -106,6 +107,17 @@ def test_a_saved_view_is_in_the_runs_folder_and_is_offered_to_the_page(viewer, o
     wait_until(lambda: page.files['view_0000.png'] == file.read_bytes(), 'the download')
     page.press('Save this view')
     draw_until(viewer, (tmp_path / 'views' / 'view_0001.png').exists, 'the next name')
+
+
+def test_a_page_reads_the_name_of_a_folder_that_is_no_text(open_viewer, open_page, tmp_path):
+    folder = os.fsdecode(b'\xe9t\xe9')
+    viewer = open_viewer(folder=folder)
+    page = open_page(viewer, 1)
+    page.set('Width', 64)
+    page.press('Save this view')
+    draw_until(viewer, lambda: 'view_0000.png is in ' in page.text(), 'the line')
+    assert str(tmp_path / '\\udce9t\\udce9' / 'views') in page.text()
+    assert (tmp_path / folder / 'views' / 'view_0000.png').is_file()
 
 
 def test_wild_numbers_make_no_huge_pictures(viewer, open_page, tmp_path):

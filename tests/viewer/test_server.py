@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nerf.runtime.errors import UserError
-from nerf.viewer.server import address_lines, free_port, is_loopback, is_own_page, open_server
+from nerf.viewer.server import Address, address_lines, free_port, is_loopback, is_own_page, open_server, refusal
 
 
 def test_a_port_in_use_is_passed_over():
@@ -37,7 +37,7 @@ def test_an_address_of_another_machine_is_one_line(host):
 def test_a_missing_viser_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, 'viser', None)
     with pytest.raises(UserError, match='pip install viser'):
-        open_server('127.0.0.1', 0)
+        open_server(Address(port=0))
 
 
 def test_loopback_addresses_are_known():
@@ -58,4 +58,31 @@ def test_loopback_addresses_are_known():
     ('http://[broken', 'machine:8080', '0.0.0.0', False),
 ])
 def test_pages_of_others_are_known(origin, asked, host, own):
-    assert is_own_page(origin, asked, host) is own
+    assert is_own_page(origin, asked, Address(host)) is own
+
+
+@pytest.mark.parametrize(('origin', 'allowed', 'own'), [
+    ('https://lab.example', 'https://lab.example', True),
+    ('https://lab.example', 'https://LAB.example/', True),
+    ('https://lab.example:8443', 'https://lab.example', False),
+    ('http://lab.example', 'https://lab.example', False),
+    ('https://evil.example', 'https://lab.example', False),
+    ('https://lab.example.evil.example', 'https://lab.example', False),
+    ('null', 'https://lab.example', False),
+    ('null', None, False),
+    ('http://localhost:8080', 'https://lab.example', True),  # the tunnel is not the only way
+])
+@pytest.mark.parametrize('asked', ['localhost:8080', '127.0.0.1:8080'])
+def test_a_page_behind_a_proxy_is_allowed_by_its_origin(origin, allowed, own, asked):
+    same = origin != 'http://localhost:8080' or asked == 'localhost:8080'
+    assert is_own_page(origin, asked, Address(origin=allowed)) is (own and same)
+
+
+def test_a_refusal_says_what_the_owner_can_do_and_shows_no_control_characters():
+    line = refusal('https://lab.example', '127.0.0.1:8081', 8081)
+    for advice in ('ssh -L 8081:127.0.0.1:8081', '--view_origin https://lab.example,', 'keep the header Host'):
+        assert advice in line
+    assert '--view_origin https://NAME,' in refusal('null', 'x', 8080)
+    hostile = refusal('https://a.example\x1b[2J; rm -rf ~' + 'x' * 9000, '\x07' * 9000, 8080)
+    assert hostile.isprintable()
+    assert len(hostile) < 1200

@@ -142,11 +142,15 @@ def test_after_training_another_sampler_draws_until_a_signal(open_viewer, open_p
 # Safety
 
 
-def test_scripts_of_other_pages_cannot_connect(viewer):
-    page = Page(viewer.server.get_port(), POSES[0], headers={'Origin': 'http://evil.example'})
-    wait_until(page.closed.is_set, 'the end of the connection')
-    assert not viewer.visitors
-    assert not page.inputs
+def test_scripts_of_other_pages_cannot_connect_and_the_terminal_says_so_once(viewer, capsys):
+    for _ in range(3):
+        page = Page(viewer.server.get_port(), POSES[0], headers={'Origin': 'http://evil.example'})
+        wait_until(page.closed.is_set, 'the end of the connection')
+        assert not viewer.visitors
+        assert not page.inputs
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "refused a page of 'http://evil.example', which asked for '127.0.0.1:" in said[0]
 
 
 def test_a_page_cannot_have_the_viewer_shown_through_another_server(viewer, open_page, monkeypatch):

@@ -13,6 +13,7 @@ from nerf.files.images import read_image
 from nerf.metrics import psnr
 from nerf.rendering import render_view
 from nerf.viewer.drawing import ShownField
+from nerf.viewer.server import Address
 from nerf.viewer.viewer import Viewer
 from nerf.viewer.wanted import Wanted
 from run_nerf_helpers import to8b
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope='module')
 def viewer(tmp_path_factory):
     shown = ShownField(SCENE, lambda: SKY)
-    opened = Viewer(shown, tmp_path_factory.mktemp('run'), '127.0.0.1', 0, lambda: 'a line')
+    opened = Viewer(shown, tmp_path_factory.mktemp('run'), Address(port=0), lambda: 'a line')
     yield opened
     opened.close()
 

@@ -5,16 +5,18 @@ from viewer_client import Page, wait_until
 from viewer_scene import POSES, SCENE, Sky
 
 from nerf.viewer.drawing import ShownField
+from nerf.viewer.server import Address
 from nerf.viewer.viewer import Viewer
 
 
 @pytest.fixture
 def open_viewer(tmp_path):
-    """Opens a viewer: open_viewer(sampler=a function that returns one, status=a function, **more for ShownField)."""
+    """Opens a viewer: open_viewer(sampler=a function that returns one, status=a function, folder=a name below tmp_path,
+    **more for ShownField)."""
     opened, sky = [], Sky()
 
-    def open_(sampler=lambda: sky, status=lambda: 'a line', **more) -> Viewer:
-        opened.append(Viewer(ShownField(SCENE, sampler, **more), tmp_path, '127.0.0.1', 0, status))
+    def open_(sampler=lambda: sky, status=lambda: 'a line', folder='', **more) -> Viewer:
+        opened.append(Viewer(ShownField(SCENE, sampler, **more), tmp_path / folder, Address(port=0), status))
         return opened[-1]
     yield open_
     for viewer in opened:

@@ -100,6 +100,8 @@ class GridTraining(Training):
             return Changes([])
         before, lines, dense = len(field.rows), self._fog_note(step), self._dense_cells()
         prunes = step > 2 * schedule.pruning_steps or bool(dense.any())  # after a few steps all can be thin still
+        if prunes:
+            need_cells(field, dense)  # before anything changes, so that the last step can be saved
         if prunes or has_next:
             self.row_adam.release()
             field.release()
@@ -161,11 +163,16 @@ class GridTraining(Training):
         self.n_rays = int(state['n_rays'])
 
 
-def prune(field: GridField, cells: Tensor) -> None:
-    """Drops all cells outside a mask [X, Y, Z]. Rows stay with their vertices. UserError: no cell would be left."""
+def need_cells(field: GridField, cells: Tensor) -> None:
+    """Raises UserError if no cell of a field is in a mask [X, Y, Z]."""
     if not (cells & field.grid.cells).any():
         raise UserError('the grid is empty: nothing in the scene is dense enough to be seen; try another seed, and '
                         'check that the images are not empty and that the cameras look at one scene')
+
+
+def prune(field: GridField, cells: Tensor) -> None:
+    """Drops all cells outside a mask [X, Y, Z]. Rows stay with their vertices. UserError: no cell would be left."""
+    need_cells(field, cells)
     grid, rows = field.grid.keeping(cells)
     field.take(grid, row_tensor(field.rows.detach()[rows], (grid.n_rows, CHANNELS), field.device))
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from nerf.files.whole_file import whole_file
 from nerf.runtime.errors import UserError
 
 VIDEO_FPS = 30
-ENDINGS = ('.png', '.jpg', '.jpeg')  # of photographs, in lower case
+HEIF_ENDINGS = ('.heic', '.heif')
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp',  # of photographs, in lower case
+           *(HEIF_ENDINGS if find_spec('pillow_heif') else ()))
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for pictures that are stored on a side
 HIT = 0.5  # opacity from which a pixel has a disparity
 EXTREMES = (1, 99)  # percentiles of disparity that are darkest and brightest: a few floaters would stretch the scale

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
+from nerf.files.scene_files import (
+    SceneFolder, check_all_there, clean_name, first_file, is_file, is_inside, read_json, say_assumed,
+)
 from nerf.runtime.errors import UserError
 
 
 def test_json_is_read_as_it_is(tmp_path):
     (tmp_path / 'a.json').write_text('{"a": [1, null, "\u00e4"]}', encoding='utf-8')
     assert read_json(tmp_path / 'a.json', 'make it') == {'a': [1, None, 'ä']}
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32'])
+def test_json_of_any_unicode_encoding_is_read(tmp_path, encoding):
+    (tmp_path / 'a.json').write_bytes('{"a": "ä"}'.encode(encoding))
+    assert read_json(tmp_path / 'a.json', 'make it') == {'a': 'ä'}
 
 
 @pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'[' * 100000, None])
@@ -72,3 +82,80 @@ def test_the_first_file_is_taken_and_missing_ones_are_counted(tmp_path):
     with pytest.raises(UserError, match=r'2 of 4 photographs are missing, the first is .*/a'):
         check_all_there(paths, 'photographs')
     check_all_there(paths[1::2], 'photographs')
+
+
+def scene_of(folder: Path, *names: str) -> Path:
+    """Folder with empty files of these names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+E_COMPOSED, E_DECOMPOSED = '\u00e9', 'e\u0301'
+BY_THE_END, ENDING, SPELLING = 'by the end of their path', 'under another ending', 'in another spelling'
+
+
+@pytest.mark.parametrize(('there', 'name', 'assumed'), [
+    ('train/a.png', 'train/a.png', ''),
+    ('train/a.png', './train/a', ''),
+    ('train/a.webp', 'train\\a', ''),
+    ('train/a.png', '.\\train\\a.png', ''),
+    ('a.b.0001.png', 'a.b.0001', ''),
+    ('train/a.png.png', 'train/a.png', ENDING),
+    ('train/a.jpg', 'train/a.png', ENDING),
+    ('train/a.jpg', 'train/a.HEIC', ENDING),
+    ('train/a.PNG', 'train/a', SPELLING),
+    ('Train/A.png', 'train/a.png', SPELLING),
+    (f'caf{E_DECOMPOSED}.png', f'caf{E_COMPOSED}.png', SPELLING),
+    (f'CAF{E_COMPOSED}.JPG', f'caf{E_DECOMPOSED}.png', f'{SPELLING}, {ENDING}'),
+    ('train/a.png', '/home/somebody/scene/train/a.png', BY_THE_END),
+    ('train/a.png', 'C:\\Users\\Some Body\\scene\\train\\a.png', BY_THE_END),
+    ('images/a.png', '/elsewhere/frames/a.png', BY_THE_END),
+    ('images/a.jpg', '../other/a.png', f'{BY_THE_END}, {ENDING}'),
+    ('images/a.png', 'a.png', BY_THE_END),
+])
+def test_a_file_is_found_by_what_its_name_means(tmp_path, there, name, assumed):
+    found = SceneFolder(scene_of(tmp_path, there, 'other/b.png')).find(name)
+    assert (found.path, found.assumed, found.usable) == (tmp_path / there, assumed, True)
+
+
+def test_the_longest_end_of_a_path_and_the_nearest_spelling_are_taken(tmp_path):
+    folder = SceneFolder(scene_of(tmp_path, 'a.png', 'x/a.png', 'y/x/a.png', 'b.JPG', 'b.png', 'c.PNG', 'C.png'))
+    assert folder.find('/home/y/x/a.png').path == tmp_path / 'y/x/a.png'
+    assert folder.find('/home/z/x/a.png').path == tmp_path / 'x/a.png'
+    assert folder.find('b.jpg').path == tmp_path / 'b.JPG'
+    assert folder.find('C.png').path == tmp_path / 'C.png'
+    assert folder.find('c.png').missing  # two files have that name but for their case
+
+
+def test_other_files_are_no_photographs(tmp_path):
+    folder = SceneFolder(scene_of(tmp_path, 'masks/a.png', 'a.txt', 'cam.png', 'points.ply'))
+    for name in ('images/a.png', 'a', 'cam.left'):
+        assert folder.find(name).missing
+    assert folder.find('/home/points.ply', endings=()).path == tmp_path / 'points.ply'
+
+
+def test_files_outside_the_folder_are_told_from_missing_ones(tmp_path):
+    scene_of(tmp_path, 'a.png', 'scene/b.png')
+    (tmp_path / 'scene/link.png').symlink_to(tmp_path / 'a.png')
+    for name in ('../a.png', str(tmp_path / 'a.png'), 'link.png', 'link'):
+        found = SceneFolder(tmp_path / 'scene').find(name)
+        assert (found.outside, found.missing) == (True, False)
+        assert SceneFolder(tmp_path / 'scene', outside_files=True).find(name).usable
+    assert SceneFolder(tmp_path / 'scene', links=True).find('link.png').usable
+    assert SceneFolder(tmp_path / 'scene', links=True).find('../a.png').outside
+    for name in ('../c.png', '/c.png', 'c\0.png', '.', '/', 'x' * 300):
+        assert SceneFolder(tmp_path / 'scene', outside_files=True).find(name).missing
+    with pytest.raises(ValueError, match='it must be the name of a file'):
+        SceneFolder(tmp_path).find(None)
+
+
+def test_one_line_says_what_was_assumed_for_all_files_of_a_kind(tmp_path, capsys):
+    folder = SceneFolder(scene_of(tmp_path, 'images/a.png', 'images/b.png', 'images/C.png', 'images/d.png'))
+    names = '/x/a.png', '/x/b.png', 'images/c.png', 'images/d'
+    say_assumed(tmp_path / 't.json', [folder.find(name) for name in names])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (f"warning: {tmp_path / 't.json'}: 2 of 4 photographs were found by the end of their path; "
+                     f"'/x/a.png' is '{tmp_path / 'images/a.png'}'")
+    assert second.startswith(f"warning: {tmp_path / 't.json'}: 1 of 4 photographs were found in another spelling")

@@ -35,7 +35,7 @@ def test_there_are_six_formats_with_the_flags_that_each_reads():
         'blender': {'half_res', 'testskip'},
         'deepvoxels': {'shape', 'testskip'},
         'transforms': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
-        'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates'},
+        'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
         'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only'}}
 
 

@@ -48,55 +48,74 @@ class ColmapModel(NamedTuple):
     points: ColmapPoints | None  # None: the folder has no points that can be read
 
 
-class _Candidate(NamedTuple):
-    """Model of which only the images have been read."""
+class ModelFiles(NamedTuple):
+    """Files of a model, of which that of the points can be missing."""
 
-    files: list[Path]  # of cameras, images and points
-    readers: tuple[Callable[[Path], Any], ...]  # of these files
-    images: list[ColmapImage]
+    cameras: Path
+    images: Path
+    points: Path
 
-    def __str__(self) -> str:
-        return f'{self.files[0].parent} with {len(self.images)} images'
+    @property
+    def readers(self) -> tuple[Callable[[Path], Any], ...]:
+        """Readers of these files."""
+        return BINARY if self.images.suffix == '.bin' else TEXT
+
+
+def model_files(datadir: Path) -> tuple[str, list[ModelFiles]]:
+    """Files of all COLMAP models of a scene in the first of PLACES that has any, and that place."""
+    for place in PLACES:
+        top = datadir / place
+        folders = {path.parent for pattern in ('images.*', '*/images.*') for path in top.glob(pattern)}
+        models = [files for folder in sorted(folders, key=lambda folder: (folder == top, len(folder.name), folder.name))
+                  if (files := _files_in(folder))]
+        if models:
+            return place, models
+    return '.', []
+
+
+def _files_in(folder: Path) -> ModelFiles | None:
+    """Files of the model in a folder: binary ones, or else text."""
+    both = (ModelFiles(*(folder / f'{part}.{ending}' for part in ('cameras', 'images', 'points3D')))
+            for ending in ('bin', 'txt'))
+    return next((files for files in both if is_file(files.cameras) and is_file(files.images)), None)
 
 
 def read_model(datadir: Path) -> ColmapModel:
-    """Largest sparse model of the scene in the folder `datadir`, of the first of PLACES that has any; a UserError if it
-    is missing, broken or has another lens. One line names the other models of that place."""
-    place, candidates = next(((place, some) for place in PLACES if (some := _candidates(datadir / place))), (None, ()))
-    if not candidates:
+    """Largest sparse model of the scene in the folder `datadir`; a UserError if it is missing, broken or has another
+    lens. One line names the other models."""
+    place, models = model_files(datadir)
+    if not models:
         places = ', '.join(place for place in PLACES if place != '.')
         raise UserError(f'{datadir} has no COLMAP model: cameras.bin and images.bin, or cameras.txt and images.txt, '
                         f'are looked for in it, in {places}, and in their subfolders, such as sparse/0')
-    best = max(candidates, key=lambda candidate: len(candidate.images))
-    (cameras, _, points), (read_cameras, _, read_points), images = best
+    files, images = _largest(datadir, models)
     if not images:
-        raise UserError(f'{cameras.parent} has no images; run COLMAP again')
-    if others := [str(candidate) for candidate in candidates if candidate is not best]:
-        print(f'warning: {datadir} has several COLMAP models, which do not connect. The largest is used, {best}; left '
-              f'out: {", ".join(others)}', file=sys.stderr)
-    return ColmapModel(cameras.parent, _pictures(datadir, PLACES[place], images), read_cameras(cameras),
+        raise UserError(f'{files.images.parent} has no images; run COLMAP again')
+    read_cameras, _, read_points = files.readers
+    return ColmapModel(files.images.parent, _pictures(datadir, PLACES[place], images), read_cameras(files.cameras),
                        sorted(images, key=lambda image: image.name),
-                       points_or_none(read_points, points) if is_file(points) else None)
+                       points_or_none(read_points, files.points) if is_file(files.points) else None)
 
 
-def _candidates(place: Path) -> list[_Candidate]:
-    """Models in a folder's subfolders and in itself. A damaged one is left out with a line if there are others."""
-    folders = {path.parent for pattern in ('images.*', '*/images.*') for path in place.glob(pattern)}
+def _largest(datadir: Path, models: Sequence[ModelFiles]) -> tuple[ModelFiles, list[ColmapImage]]:
+    """The model with most images, and these. A line names the others, and damaged ones unless all are."""
     found, errors = [], []
-    for folder in sorted(folders, key=lambda folder: (folder == place, len(folder.name), folder.name)):
-        for ending, readers in (('bin', BINARY), ('txt', TEXT)):
-            files = [folder / f'{part}.{ending}' for part in ('cameras', 'images', 'points3D')]
-            if is_file(files[0]) and is_file(files[1]):
-                try:
-                    found.append(_Candidate(files, readers, readers[1](files[1])))
-                except UserError as error:
-                    errors.append(error)
-                break
-    if errors and not found:
+    for files in models:
+        try:
+            found.append((files, files.readers[1](files.images)))
+        except UserError as error:
+            errors.append(error)
+    if not found:
         raise errors[0]
+    best = max(found, key=lambda one: len(one[1]))
     for error in errors:
         print(f'warning: {error}; that model is left out', file=sys.stderr)
-    return found
+    if len(found) > 1:
+        used, *others = (f'{files.images.parent.relative_to(datadir)} with {len(images)} images'
+                         for files, images in (best, *(one for one in found if one is not best)))
+        print(f'warning: {datadir} has {len(found)} COLMAP models, which do not connect. The largest is used, {used}; '
+              f'left out: {", ".join(others)}', file=sys.stderr)
+    return best
 
 
 def _pictures(datadir: Path, usual: str, images: Sequence[ColmapImage]) -> Path:

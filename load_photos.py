@@ -26,7 +26,7 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     points = None if transforms.points is None else read_ply(transforms.points)
     splits = named_splits(path, [photograph.name for photograph in photographs], transforms.splits)
     splits = every_nth(datadir, photographs, llffhold) if splits is None else splits
-    return read_capture(photographs, datadir, factor, splits, points=points)
+    return read_capture(photographs, datadir, factor, splits, transforms.upright, points)
 
 
 def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capture:
@@ -40,6 +40,5 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capt
     images = sorted(model.images, key=lambda image: image.name)
     photographs = [posed_photograph(datadir, model, image) for image in images]
     points, seen = reliable_points(model.points, images)
-    # COLMAP ignores EXIF orientation and sees pixels as they are stored.
-    return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), upright=False,
-                        points=points, seen=seen)
+    return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
+                        seen=seen)

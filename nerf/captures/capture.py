@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.files.images import ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions
+from nerf.files.images import ENDINGS, in_parallel, read_images_of_any_size, read_mask, same_proportions, write_reduced
 from nerf.files.scene_files import check_all_there, first_file
 from nerf.robust import middle_of
 from nerf.runtime.errors import UserError
@@ -68,7 +68,7 @@ class Capture:
 
 
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
-                 upright: bool = True, points: np.ndarray | None = None,
+                 upright: bool = False, points: np.ndarray | None = None,
                  seen: list[np.ndarray] | None = None) -> Capture:
     """Reads photographs, in the order of their names, at 1/factor of their size. A picture that is missing or broken,
     or has other proportions than its camera, is a UserError.
@@ -83,7 +83,7 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
         if count > 1:
             raise UserError(f'{datadir}: the photograph {str(path)!r} has {count} cameras; each must have one')
     if factor > 1:
-        paths = reduced_paths(paths, datadir, factor, upright)
+        paths = reduced_paths(paths, datadir, factor)
     check_all_there(paths, 'photographs')
     images = read_images_of_any_size(paths, upright)
     cameras = _cameras(photographs, paths, images)
@@ -118,13 +118,13 @@ def _read_masks(photographs: Sequence[PosedPhotograph], images: Sequence[np.ndar
             for path, image in zip(paths, images)]
 
 
-def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bool = True) -> list[Path]:
+def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int) -> list[Path]:
     """Paths of photographs at 1/factor of their size, in datadir/images_<factor>/, which is made if it is missing.
 
     Args:
         paths: paths of the photographs. Their names in the folder are relative to datadir/images or, if a photograph
             is elsewhere, to the folder that all photographs share.
-        datadir, upright: folder of the scene, and as for `read_image`.
+        datadir: folder of the scene.
     """
     folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
     full = [Path(os.path.abspath(path)) for path in paths]
@@ -139,27 +139,16 @@ def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bo
     if len(set(names)) < len(names):
         raise UserError(f'{root} has photographs whose names would coincide with the ending .png; rename them, or make '
                         f'{folder} yourself')
-    return make_reduced(paths, names, folder, factor, lambda path: read_image(path, upright))
+    return make_reduced(paths, names, folder, factor)
 
 
-def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
-                 read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
-    """Writes photographs at 1/factor of their size, rounded, into `folder`, which appears only when it is complete.
-    A new pixel is the mean of the old ones, weighted by alpha.
-
-    Args:
-        names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
-        read: function that reads a photograph: [H, W, 3 or 4] uint8.
-    """
-    from PIL import Image
+def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int, alpha: bool = True
+                 ) -> list[Path]:
+    """Writes photographs at 1/factor of their size into `folder`, by `write_reduced`; the folder appears only when it
+    is complete. `names` of the reduced photographs in it end in .png; the result has their paths."""
     def reduce(path: Path, name: Path | str) -> None:
-        image = Image.fromarray(read(path))
-        size = [round(side / factor) for side in image.size]
-        if not min(size):
-            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves '
-                            f'{size[0]}x{size[1]}; lower factor')
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        image.resize(size, Image.Resampling.BOX).save(partial / name)
+        write_reduced(path, partial / name, factor, alpha)
 
     try:
         with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:

@@ -26,6 +26,7 @@ from nerf.runtime.errors import UserError
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
+ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
 OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
@@ -35,6 +36,7 @@ class Transforms(NamedTuple):
     photographs: list[PosedPhotograph]
     splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
     points: Path | None  # a PLY file of sparse points in the same coordinates
+    upright: bool  # its cameras are for pictures turned as EXIF says: those that this program estimated
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
@@ -52,8 +54,10 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     pictures = [entry.picture() for entry in entries]
     check_all_there(pictures, 'photographs')
     points = _Entry(path, 'the file', top, {}, outside_files).file('ply_file_path')
+    upright = ESTIMATED in top
     splits = {split: _names(path, key, top[key]) for split in SPLITS if (key := f'{split}_filenames') in top}
-    return Transforms([entry.photograph(picture) for entry, picture in zip(entries, pictures)], splits, points)
+    return Transforms([entry.photograph(picture, upright) for entry, picture in zip(entries, pictures)], splits, points,
+                      upright)
 
 
 def _names(path: Path, key: str, names: Any) -> list[str]:
@@ -116,11 +120,11 @@ class _Entry:
             raise self.error('has no file_path; it must name the photograph')
         return first_file(path, *(path.parent / (path.name + ending) for ending in ANY_ENDING))
 
-    def photograph(self, path: Path) -> PosedPhotograph:
+    def photograph(self, path: Path, upright: bool) -> PosedPhotograph:
         """Photograph at a path, with its camera."""
         size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
         if None in size:
-            size = image_size(path)[::-1]
+            size = image_size(path, upright)[::-1]
         return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size),
                                self.file('mask_path'))
 

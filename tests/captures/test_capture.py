@@ -14,6 +14,7 @@ from nerf.captures.capture import (
     Capture, PosedPhotograph, every_nth, held_out, make_reduced, named_splits, read_capture, reduced_paths,
 )
 from nerf.captures.colmap import lens_of
+from nerf.files.images import read_image
 
 GREY = Image.new('RGB', (16, 12), (90, 90, 90))
 
@@ -27,7 +28,7 @@ def photographs(*paths: Path, size=(16, 12)) -> list[PosedPhotograph]:
     return [PosedPhotograph(path.name, path, np.eye(3, 4), lens) for path in paths]
 
 
-def read(several: list[PosedPhotograph], scene: Path, factor: int, upright: bool = True) -> Capture:
+def read(several: list[PosedPhotograph], scene: Path, factor: int, upright: bool = False) -> Capture:
     return read_capture(several, scene, factor, [np.arange(len(several))] * 3, upright)
 
 
@@ -55,8 +56,8 @@ def test_pictures_stand_upright_or_as_they_are_stored(tmp_path):
     exif[0x0112] = 6
     several = photographs(tmp_path / 'a.png', size=(12, 16))
     GREY.save(tmp_path / 'a.png', exif=exif)
-    assert read(several, tmp_path, 1).images[0].shape == (16, 12, 3)
-    refused(lambda: read(several, tmp_path, 1, upright=False), '16x12', 'rotated')
+    assert read(several, tmp_path, 1, upright=True).images[0].shape == (16, 12, 3)
+    refused(lambda: read(several, tmp_path, 1), '16x12', 'rotated')
 
 
 def test_a_photograph_with_two_cameras_is_an_error(tmp_path):
@@ -154,13 +155,15 @@ def test_reduced_photographs_of_others_are_found_with_any_ending(tmp_path):
     assert [path.name for path in reduced_paths(paths, tmp_path, 4)] == ['a.png', 'b.JPG', 'c.jpeg']
 
 
-def test_reduced_photographs_stand_upright_or_as_they_are_stored(tmp_path):
+def test_reduced_photographs_fit_readers_that_turn_pictures_and_those_that_do_not(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new('RGB', (16, 12)).save(tmp_path / 'a.png', exif=exif)
-    for factor, upright, size in ((2, True, (6, 8)), (4, False, (4, 3))):
-        (path,) = reduced_paths([tmp_path / 'a.png'], tmp_path, factor, upright)
-        assert Image.open(path).size == size
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[:, :8] = 200
+    Image.fromarray(picture).save(tmp_path / 'a.png', exif=exif)
+    (path,) = reduced_paths([tmp_path / 'a.png'], tmp_path, 2)
+    assert np.array_equal(read_image(path), picture[::2, ::2])
+    assert np.array_equal(read_image(path, upright=True), np.rot90(picture[::2, ::2], 3))
 
 
 def test_colours_are_reduced_by_how_opaque_they_are(tmp_path):

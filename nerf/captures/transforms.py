@@ -30,7 +30,7 @@ from nerf.runtime.errors import UserError
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
-OURS = 'estimated_from'  # key of the files that this program writes
+ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
 SKEW = 1e-3  # largest entry of K beside the focal length, as a share of it
 OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
@@ -42,7 +42,7 @@ class Transforms(NamedTuple):
     photographs: list[PosedPhotograph]  # by name; some can be missing
     splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
     points: Path | None  # a PLY file of sparse points in the same coordinates, which can be missing
-    upright: bool  # the cameras are for pictures that stand upright, rather than as they are stored
+    upright: bool  # its cameras are for pictures turned as EXIF says: those that this program estimated
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
@@ -52,7 +52,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     frames = top.get('frames')
     if not isinstance(frames, list) or not frames:
         raise UserError(f'{path}: "frames" must be a list with at least one frame')
-    ours = OURS in top  # this program's own file names photographs as they were found, through links too
+    ours = ESTIMATED in top  # then links are those through which the photographs were found
     folder = SceneFolder(scene, outside_files, links=ours)
     entries = [_Entry(path, f'frame {i}', frame, top, folder) for i, frame in enumerate(frames)]
     pictures = told_apart(folder, [entry.picture() for entry in entries])

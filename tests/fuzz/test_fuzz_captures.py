@@ -139,7 +139,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(transforms, 
             ('images/0.png', colmap['bin'], lambda: load_colmap(colmap['bin']))]:
         path = folder / name
         with replaced(path, huge_png()):
-            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceeds limit')
+            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceed the limit')
 
 
 @pytest.mark.slow

@@ -119,6 +119,13 @@ def read_ply(path: Path) -> np.ndarray:
     return points
 
 
+def lens_of_frame(path: Path, where: str, frame: Any, top: dict, size: tuple[float, float]) -> Lens:
+    """Lens of a frame of a file, or of the file's top, for a picture of a size (width, height) unless they have their
+    own. UserError, with `where` in the file: it has none, or an impossible one."""
+    entry = _Entry(path, where, frame, top, SceneFolder(path.parent))
+    return entry.lens(*(entry.size() or size))
+
+
 class _Entry:
     """One frame of a file; missing values are looked up at the top of the file."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -36,10 +37,6 @@ class Found(NamedTuple):
     assumed: str = ''  # how a file was found that is not just as it is named: `BY_THE_END`, for example
     missing: bool = False
     outside: bool = False  # the file exists, but leaves the scene's folder and must not be read
-
-    @property
-    def usable(self) -> bool:
-        return not (self.missing or self.outside)
 
 
 class SceneFolder:
@@ -120,6 +117,38 @@ def say_assumed(source: Path, found: Sequence[Found], what: str = 'photographs')
         name, path, *_ = (some := [each for each in found if each.assumed == assumed])[0]
         print(f'warning: {source}: {len(some)} of {len(found)} {what} were found {assumed}; {name!r} is {str(path)!r}',
               file=sys.stderr)
+
+
+def usable(source: Path, found: Sequence[Found], what: str = 'photographs') -> list[int]:
+    """Indices of the files that exist. Lines say what was assumed about them, and how many others are missing. A file
+    that was found by an assumption, and that another name means too, counts as missing.
+
+    Args:
+        source: path of the file that names them.
+        what: word for the files in the plural.
+
+    Raises:
+        UserError: none of the files exists, or one is outside the scene's folder.
+    """
+    if outside := next((each for each in found if each.outside), None):
+        raise UserError(f'{source} names {outside.name!r}, which leaves the folder of the scene; copy that file there')
+    claims = Counter(path for path, _ in {(each.path, each.name) for each in found})
+    missing = [each for each in found if each.missing or (each.assumed and claims[each.path] > 1)]
+    names = ', '.join(repr(each.name) for each in missing[:3]) + (' ...' if len(missing) > 3 else '')
+    if missing and len(missing) == len(found):
+        raise UserError(f'{source}: all {len(found)} {what} that it names are missing: {names}; {source.parent} has '
+                        f'{contents(source.parent)}')
+    if missing:
+        print(f'warning: {source}: {len(missing)} of {len(found)} {what} are missing and left out: {names}',
+              file=sys.stderr)
+    say_assumed(source, [each for each in found if each not in missing], what)
+    return [i for i, each in enumerate(found) if each not in missing]
+
+
+def contents(folder: Path, most: int = 6) -> str:
+    """Names of what is in a folder, for a message; "nothing" stands for an empty one or none."""
+    names = [name for name in _listed(folder) if not name.startswith('.')]
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or 'nothing'
 
 
 def clean_name(name: Any) -> str:

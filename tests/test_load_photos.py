@@ -196,10 +196,10 @@ def test_if_all_photographs_are_missing_the_error_says_what_is_there(tiny_transf
     for path in (folder / 'images').iterdir():
         path.rename(path.with_name(f'other_{path.name}'))
     refused(lambda: load_transforms(folder), '6 of 6 photographs are missing', 'c_0.png',
-            'images has other_c_0.png, other_c_1.png, other_c_2.png and 3 more')
+            "images' has other_c_0.png, other_c_1.png")
     folder, _ = tiny_colmap(tmp_path / 'b')
     shutil.rmtree(folder / 'images')
-    refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', 'its folder does not exist')
+    refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', "images' has nothing")
     change(tiny_transforms(tmp_path / 'c'), *[{'file_path': '\0'}, {'file_path': 'x' * 3000}] * 3, w=None)
     refused(lambda: load_transforms(tmp_path / 'c', outside_files=True), '6 of 6 photographs are missing')
 

@@ -60,8 +60,8 @@ class Capture:
                        points=self.points, seen=chosen(self.seen))
 
 
-def usable(photographs: Sequence[PosedPhotograph], datadir: Path,
-           factor: int) -> tuple[list[PosedPhotograph], list[int]]:
+def usable_photographs(photographs: Sequence[PosedPhotograph], datadir: Path,
+                       factor: int) -> tuple[list[PosedPhotograph], list[int]]:
     """Photographs that can be used, with `reduced` set, and their indices among all. Those that are missing, or whose
     lens is no lens, are left out with a line; if none is left, it is a UserError."""
     if factor > 1:
@@ -85,7 +85,7 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
     or has other proportions than its camera, is a UserError.
 
     Args:
-        photographs: those of `usable`.
+        photographs: those of `usable_photographs`.
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
         splits: indices of training, validation and test images.
         upright, points, seen: as for `read_image` and in `Capture`.

@@ -24,7 +24,7 @@ from nerf.files.images import ENDINGS, image_size
 from nerf.files.scene_files import (
     Found, SceneFolder, clean_name, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
 )
-from nerf.poses import FARTHEST, rigid
+from nerf.poses import FARTHEST, rigid, say_unusual
 from nerf.runtime.errors import UserError
 
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
@@ -57,6 +57,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     entries = [_Entry(path, f'frame {i}', frame, top, folder) for i, frame in enumerate(frames)]
     pictures = told_apart(folder, [entry.picture() for entry in entries])
     masks = _masks(folder, [entry.file('mask_path') for entry in entries], pictures)
+    say_unusual(path, np.stack([entry.matrix() for entry in entries]))
     say_assumed(path, pictures)
     say_assumed(path, [mask for mask in masks if mask], 'masks')
     there = [picture.path for picture in pictures if is_there(picture.path)]
@@ -184,10 +185,11 @@ class _Entry:
 
     def photograph(self, path: Path, mask: Path | None, size: tuple[float, float]) -> PosedPhotograph:
         """Photograph at a path, with its camera."""
-        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), mask)
+        return PosedPhotograph(clean_name(self.values['file_path']), path, rigid(self.matrix()), self.lens(*size),
+                               mask)
 
-    def pose(self) -> np.ndarray:
-        """Pose [3, 4] camera-to-world."""
+    def matrix(self) -> np.ndarray:
+        """Matrix [3, 4] camera-to-world, of which `rigid` makes a pose."""
         rows = self.values.get('transform_matrix')
         if not (isinstance(rows, list) and len(rows) in (3, 4)
                 and all(isinstance(row, list) and len(row) == 4 for row in rows)
@@ -197,7 +199,8 @@ class _Entry:
             matrix = np.array(rows, np.float64)
             if len(matrix) == 4 and np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
                 raise ValueError('has a last row that is not 0 0 0 1')
-            return rigid(matrix[:3])
+            rigid(matrix[:3])
+            return matrix[:3]
         except (ValueError, OverflowError) as error:
             raise self.error(f'has a transform_matrix that is no camera: it {error}; export the scene again') from None
 

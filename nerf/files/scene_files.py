@@ -228,13 +228,8 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 def none_there(paths: Sequence[Path], what: str = 'photographs') -> str:
     """Message about files that are all missing or empty: it says what is in the folder instead."""
     folder = paths[0].parent
-    try:
-        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
-        instead = f'{folder} has {some_of(there) or "no files"}'
-    except (OSError, ValueError):
-        instead = 'its folder does not exist'
-    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {instead}; copy the '
-            f'{what} there')
+    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {str(folder)!r} has '
+            f'{contents(folder)}; copy the {what} there')
 
 
 def leaves(path: Path, folder: Path) -> str:

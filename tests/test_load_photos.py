@@ -248,7 +248,7 @@ NO_POINTS = ('ply', 'format ascii 1.0', 'element vertex 0', *(f'property float {
 
 
 @pytest.mark.parametrize(('content', 'words'), [
-    (None, 'cannot be read'), ('', 'cannot be read'), ('ply, or not', 'cannot be read'),
+    (None, 'does not exist'), ('', 'cannot be read'), ('ply, or not', 'cannot be read'),
     ('\n'.join(NO_POINTS) + '\n', 'has no points')])
 def test_points_that_cannot_be_read_are_done_without(tiny_transforms, tmp_path, capsys, content, words):
     folder = tiny_transforms(tmp_path, ply_file_path='points.ply')

@@ -112,6 +112,8 @@ def read_ply(path: Path) -> np.ndarray:
         content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
         loaded = trimesh.load(content, file_type='ply', process=False)
         points = np.asarray(getattr(loaded, 'vertices', ()), np.float64).reshape(-1, 3)
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; copy it there') from None
     except Exception as error:  # trimesh passes on whatever its parsers raise
         raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again') from None
     points = points[(np.abs(points) < FARTHEST).all(1)]

@@ -15,6 +15,7 @@ from nerf.runtime.errors import UserError
 
 LONGEST_NAME = 4096  # characters of a path; no system allows more
 PLACES = ('', 'images', 'input')  # folders of a scene in which the end of a path is looked for
+NOTHING = 'nothing'  # in a folder that is empty or missing
 BY_THE_END, ENDING, SPELLING = 'by the end of their path', 'under another ending', 'in another spelling'
 
 
@@ -148,7 +149,7 @@ def usable(source: Path, found: Sequence[Found], what: str = 'photographs') -> l
 def contents(folder: Path, most: int = 6) -> str:
     """Names of what is in a folder, for a message; "nothing" stands for an empty one or none."""
     names = [name for name in _listed(folder) if not name.startswith('.')]
-    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or 'nothing'
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or NOTHING
 
 
 def clean_name(name: Any) -> str:

@@ -118,6 +118,13 @@ def test_reduced_photographs_that_are_missing_are_added_and_the_others_stay(tmp_
     assert capsys.readouterr().err == ''
 
 
+def test_a_folder_of_other_pictures_is_not_added_to(tmp_path):
+    paths = pictures(tmp_path / 'images/IMG_1.JPG')
+    pictures(tmp_path / 'images_2/image000.png', size=(8, 6))
+    refused(lambda: reduced_paths(paths, tmp_path, 2), 'images_2 has image000.png, but none of', 'IMG_1.JPG', 'rename')
+    assert [path.name for path in (tmp_path / 'images_2').iterdir()] == ['image000.png']
+
+
 def test_older_reduced_photographs_are_used_if_they_show_the_same(tmp_path):
     paths = pictures(*(tmp_path / f'images/{i:02d}.png' for i in range(20)))
     small = pictures(*(tmp_path / f'images_2/{path.name}' for path in paths), size=(8, 6), grey=92)

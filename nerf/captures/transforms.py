@@ -19,7 +19,7 @@ from nerf.cameras import COEFFICIENTS
 from nerf.captures.capture import ANY_ENDING, SPLITS, Lens, PosedPhotograph
 from nerf.captures.colmap import LARGEST, PARAMETERS, lens_of
 from nerf.files.images import image_size
-from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
+from nerf.files.scene_files import check_all_there, clean_name, contents, first_file, is_inside, read_json
 from nerf.poses import FARTHEST, rigid
 from nerf.runtime.errors import UserError
 
@@ -27,7 +27,6 @@ from nerf.runtime.errors import UserError
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
 ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
-OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
 class Transforms(NamedTuple):
@@ -42,9 +41,7 @@ class Transforms(NamedTuple):
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them. With
     `outside_files`, the file may name files outside its folder."""
-    hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
-                 if is_file(path.parent / name)), 'datadir must hold it')
-    top = read_json(path, hint)
+    top = read_json(path, f'datadir must hold it; it has {contents(path.parent)}')
     if not isinstance(top, dict):
         raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
     frames = top.get('frames')

@@ -168,8 +168,10 @@ def _held_out(basedir: Path, counts: list[int], hold: int) -> list[np.ndarray]:
         if len(train) > 1:
             val, train = train[::hold], np.delete(train, np.s_[::hold])
             what = 'validation' if len(test) else 'validation and testing'
-            print(f'warning: {basedir}: no {what} pictures; every {hold}th training view, {len(val)} of '
-                  f'{counts[0]}, is held out for {what}', file=sys.stderr)
+            print(f'warning: {basedir}: no pictures for {what}; every {hold}th training view, {len(val)} of '
+                  f'{counts[0]}, is held out', file=sys.stderr)
         else:
             val = train
+    elif not len(test):
+        print(f'warning: {basedir}: no pictures for testing; those for validation are used', file=sys.stderr)
     return [train, val, test if len(test) else val]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.files.images import read_images
+from nerf.files.scene_files import contents
 from nerf.poses import flip_axes
 from nerf.runtime.errors import UserError
 
@@ -61,7 +62,7 @@ def _split(basedir: str | Path, split: str, scene: str) -> tuple[Path, Path]:
     folder, of_training = Path(basedir) / split / scene, Path(basedir) / 'train' / scene / 'intrinsics.txt'
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; datadir must hold train, validation and test, each with a folder '
-                        f'{scene} ({WHERE_FROM})')
+                        f'{scene}; it has {contents(Path(basedir))} ({WHERE_FROM})')
     own = folder / 'intrinsics.txt'
     return folder, own if own.exists() else of_training
 

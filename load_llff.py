@@ -9,11 +9,13 @@ import numpy as np
 
 from nerf.captures.reduced import make_reduced
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_images
+from nerf.files.scene_files import contents
 from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
+OF_THE_PAPER = ('fern', 'flower', 'fortress', 'horns', 'leaves', 'orchids', 'room', 'trex')
 WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '
-              'README says how to make one of your own photographs')
+              'dataset_type photos is for photographs of your own')
 
 
 def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
@@ -37,7 +39,8 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     """
     basedir, factor = Path(basedir), factor or 1
     if not basedir.is_dir():
-        raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
+        known = f'; {WHERE_FROM}' if basedir.name in OF_THE_PAPER else ''
+        raise UserError(f'datadir {basedir} is not a folder{known}')
     poses, bds, cameras = _read_poses_bounds(basedir / 'poses_bounds.npy')
     images = read_images(_image_paths(basedir, factor, len(poses)))[..., :3]
     H, W = images.shape[1:3]
@@ -117,8 +120,8 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         rows = np.lib.format.open_memmap(path, mode='r')  # reads no pickle, and no more than the file holds
     except FileNotFoundError:
-        raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy and images '
-                        f'({WHERE_FROM})') from None
+        raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy, which the LLFF script makes, and '
+                        f'images; it has {contents(path.parent)}') from None
     except Exception as error:  # a broken header can raise nearly anything
         raise UserError(f'{path} cannot be read as an array of numbers ({str(error)[:200].partition(chr(10))[0]}); '
                         'write it again with the LLFF script') from None
@@ -144,7 +147,8 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
-        raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; {WHERE_FROM}')
+        raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; it has '
+                        f'{contents(basedir)}')
     paths = sorted(path for path in source.iterdir()
                    if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
     if len(paths) != n_poses:

@@ -19,6 +19,7 @@ from nerf.runtime.errors import UserError
 # Folders of Polycam's cameras and of their photographs: those that Polycam has optimised come first
 KEYFRAMES = {'corrected_cameras': 'corrected_images', 'cameras': 'images'}
 METADATA = ('metadata.json', 'metadata', 'EXR_RGBD/metadata.json')  # files of Record3D's export
+PHONE_MARKS = (*(f'keyframes/{cameras}/*.json' for cameras in KEYFRAMES), *METADATA)  # patterns of files of an export
 RECORDED = ('rgb', 'rgbd')  # folders of its photographs, beside that file
 NUMBERS = {'fl_x': 'fx', 'fl_y': 'fy', 'cx': 'cx', 'cy': 'cy', 'w': 'width', 'h': 'height'}  # Polycam's names of them
 

@@ -22,7 +22,7 @@ from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
 from nerf.captures.phones import phone_export
 from nerf.files.images import ENDINGS, image_size
 from nerf.files.scene_files import (
-    Found, SceneFolder, clean_name, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
+    Found, SceneFolder, clean_name, contents, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
 )
 from nerf.poses import FARTHEST, rigid, say_unusual
 from nerf.runtime.errors import UserError
@@ -32,7 +32,6 @@ LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
 ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
 SKEW = 1e-3  # largest entry of K beside the focal length, as a share of it
-OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
 class Transforms(NamedTuple):
@@ -79,9 +78,7 @@ def _content(path: Path) -> tuple[Path, dict[str, Any]]:
     """Content of a transforms.json, or what a phone app's export has instead, and the path of it."""
     if not is_file(path) and (export := phone_export(path.parent)):
         return export
-    hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
-                 if is_file(path.parent / name)), 'datadir must hold it')
-    top = read_json(path, hint)
+    top = read_json(path, f'datadir must hold it; it has {contents(path.parent)}')
     if not isinstance(top, dict):
         raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
     return path, top

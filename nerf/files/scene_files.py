@@ -164,7 +164,8 @@ def _with_endings(name: str, endings: Sequence[str]) -> list[tuple[str, set[str]
     no assumption, because the Blender format leaves endings out."""
     stem, dot, own = name.rpartition('.')
     has_own = dot + own.lower() in (*endings, *HEIF_ENDINGS)
-    names = [(name, set()), *((name + ending, {ENDING} if has_own else set()) for ending in endings)]
+    cases = [case for ending in endings for case in (ending, ending.upper())]
+    names = [(name, set()), *((name + ending, {ENDING} if has_own else set()) for ending in cases)]
     return names + [(stem + ending, {ENDING}) for ending in endings if has_own]
 
 
@@ -194,6 +195,14 @@ def is_file(path: Path) -> bool:
     """Whether a path is that of an existing file, whatever characters it has."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def has_file(folder: Path, pattern: str) -> bool:
+    """Whether a folder has a file whose path in it matches a pattern."""
+    try:
+        return any(is_file(path) for path in folder.glob(pattern))
     except (OSError, ValueError):
         return False
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from nerf.captures.capture import Capture, every_nth, named_splits, read_capture
 from nerf.captures.colmap import posed_photograph, read_model, reliable_points
 from nerf.captures.transforms import read_ply, read_transforms
+from nerf.poses import say_unusual
 from nerf.runtime.errors import UserError
 
 
@@ -39,6 +42,7 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capt
         raise UserError(f'{model.folder} has no images; run COLMAP again')
     images = sorted(model.images, key=lambda image: image.name)
     photographs = [posed_photograph(datadir, model, image) for image in images]
+    say_unusual(model.folder, np.stack([photograph.pose for photograph in photographs]))
     points, seen = reliable_points(model.points, images)
     return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
                         seen=seen)

@@ -20,7 +20,7 @@ from nerf.captures.capture import ANY_ENDING, SPLITS, Lens, PosedPhotograph
 from nerf.captures.colmap import LARGEST, PARAMETERS, lens_of
 from nerf.files.images import image_size
 from nerf.files.scene_files import check_all_there, clean_name, contents, first_file, is_inside, read_json
-from nerf.poses import FARTHEST, rigid
+from nerf.poses import FARTHEST, rigid, say_unusual
 from nerf.runtime.errors import UserError
 
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
@@ -52,6 +52,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     check_all_there(pictures, 'photographs')
     points = _Entry(path, 'the file', top, {}, outside_files).file('ply_file_path')
     upright = ESTIMATED in top
+    say_unusual(path, np.stack([entry.matrix() for entry in entries]))
     splits = {split: _names(path, key, top[key]) for split in SPLITS if (key := f'{split}_filenames') in top}
     return Transforms([entry.photograph(picture, upright) for entry, picture in zip(entries, pictures)], splits, points,
                       upright)
@@ -130,11 +131,11 @@ class _Entry:
         size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
         if None in size:
             size = image_size(path, upright)[::-1]
-        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size),
+        return PosedPhotograph(clean_name(self.values['file_path']), path, rigid(self.matrix()), self.lens(*size),
                                self.file('mask_path'))
 
-    def pose(self) -> np.ndarray:
-        """Pose [3, 4] camera-to-world."""
+    def matrix(self) -> np.ndarray:
+        """Matrix [3, 4] camera-to-world, as it is in the file."""
         rows = self.values.get('transform_matrix')
         if not (isinstance(rows, list) and len(rows) in (3, 4)
                 and all(isinstance(row, list) and len(row) == 4 for row in rows)
@@ -144,7 +145,8 @@ class _Entry:
             matrix = np.array(rows, np.float64)
             if len(matrix) == 4 and np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
                 raise ValueError('has a last row that is not 0 0 0 1')
-            return rigid(matrix[:3])
+            rigid(matrix[:3])
+            return matrix[:3]
         except (ValueError, OverflowError) as error:
             raise self.error(f'has a transform_matrix that is no camera: it {error}; export the scene again') from None
 

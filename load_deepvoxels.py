@@ -8,7 +8,7 @@ import numpy as np
 
 from nerf.files.images import read_images
 from nerf.files.scene_files import contents
-from nerf.poses import flip_axes
+from nerf.poses import flip_axes, say_unusual
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -41,6 +41,7 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
     H, W = images.shape[1:3]
     focal = load_intrinsics(scene, basedir, H, W)[1, 1]
     i_split, poses = np.split(np.arange(len(images)), np.cumsum(counts)[:-1]), np.stack(poses)
+    say_unusual(Path(basedir), poses)
     return images, poses, poses[i_split[-1]], [H, W, float(focal)], i_split
 
 

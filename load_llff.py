@@ -10,7 +10,7 @@ import numpy as np
 from nerf.captures.reduced import make_reduced
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_images
 from nerf.files.scene_files import contents
-from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
+from nerf.poses import in_frame, poses_avg, recenter_poses, say_unusual, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
 OF_THE_PAPER = ('fern', 'flower', 'fortress', 'horns', 'leaves', 'orchids', 'room', 'trex')
@@ -45,6 +45,7 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     images = read_images(_image_paths(basedir, factor, len(poses)))[..., :3]
     H, W = images.shape[1:3]
     _check_rotations(basedir, poses)
+    say_unusual(basedir / 'poses_bounds.npy', poses)
     _warn_of_other_cameras(basedir, cameras, factor, H, W)
     scale = 1.0 if bd_factor is None else 1.0 / (bds.min() * bd_factor)
     poses[:, :, 3] *= scale

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from nerf.captures.capture import Capture, every_nth, named_splits, points_or_none, read_capture, usable_photographs
 from nerf.captures.colmap import posed_photographs, read_model, reliable_points
 from nerf.captures.transforms import read_ply, read_transforms
+from nerf.poses import say_unusual
 
 
 def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
@@ -37,6 +40,7 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside
     datadir = Path(datadir)
     model = read_model(datadir)
     photographs, kept = usable_photographs(posed_photographs(datadir, model, outside_files), datadir, factor)
+    say_unusual(model.folder, np.stack([photograph.pose for photograph in photographs]))
     points, seen = reliable_points(model.points, [model.images[i] for i in kept])
     return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
                         seen=seen)

@@ -18,6 +18,8 @@ from nerf.robust import axes_crossing, axes_missed_by
 FLIP = np.array([1.0, -1.0, -1.0])  # factors of a camera's axes between OpenGL and OpenCV
 AXES_OFF = 1e-3  # largest deviation from axes of one length and at right angles, as a share, in a pose of a file
 FARTHEST = 1e10  # largest coordinate in a file
+MIRRORED = ('the axes of the camera or the world are left-handed. Try to negate one row of every matrix, for a '
+            'left-handed world, or one column, or apply the negative scale in Blender')
 UPRIGHT = 0.95  # cosine between the cameras' mean up axis and an axis of the scene above which the latter is up
 
 
@@ -61,8 +63,7 @@ def rigid(matrix: np.ndarray, off: float = AXES_OFF) -> np.ndarray:
     if np.ptp(lengths) > off * lengths[0] or not 1e-6 < lengths[0] < 1e6:
         raise ValueError('has axes that are not of length 1 and at right angles')
     if np.linalg.det(left @ right) < 0:
-        raise ValueError('is mirrored: the axes of camera or world are left-handed. Try to negate one row of every '
-                         'matrix, for a left-handed world, or one column, or apply the negative scale in Blender')
+        raise ValueError(f'is mirrored: {MIRRORED}')
     return np.column_stack([left @ right, matrix[:, 3]])
 
 
@@ -82,9 +83,11 @@ def say_unusual(source: Path, matrices: np.ndarray, turned: float = 20.0, aside:
     """
     lengths = np.array([axes_length(matrix) for matrix in matrices])
     if scaled := int((np.abs(lengths - 1.0) > AXES_OFF).sum()):
-        print(f'warning: {source}: {scaled} of {len(lengths)} transform_matrix have axes of length {lengths.min():.4g} '
-              f'to {lengths.max():.4g} instead of 1; this scale of the camera object was divided out', file=sys.stderr)
+        print(f'warning: {source}: {scaled} of {len(lengths)} cameras have axes of length {lengths.min():.4g} '
+              f'to {lengths.max():.4g} instead of 1; this scale was divided out', file=sys.stderr)
     poses = np.concatenate([matrices[:, :, :3] / lengths[:, None, None], matrices[:, :, 3:]], -1)
+    if mirrored := int((np.linalg.det(poses[:, :, :3]) < 0).sum()):
+        print(f'warning: {source}: {mirrored} of {len(poses)} cameras are mirrored: {MIRRORED}', file=sys.stderr)
     depth, missed = axes_missed_by(axes_crossing(poses), poses)
     mean = unit(poses[:, :, 2].mean(0) + 1e-9)
     if ((depth < 0.0).mean() > 0.9 and np.median(missed) < aside * np.median(-depth)

@@ -441,7 +441,7 @@ def test_a_missing_datadir_is_an_error_that_says_where_scenes_come_from(tmp_path
 
 def test_a_missing_poses_bounds_is_an_error_that_says_where_scenes_come_from(tiny_llff, tmp_path):
     (tiny_llff(tmp_path) / 'poses_bounds.npy').unlink()
-    assert_refused(tmp_path, str(tmp_path / 'poses_bounds.npy'), 'does not exist', 'nerf_llff_data.zip')
+    assert_refused(tmp_path, str(tmp_path / 'poses_bounds.npy'), 'does not exist', 'it has images_2')
 
 
 @pytest.mark.parametrize(('factor', 'wanted'), [(8, 'images_8'), (1, 'images')])

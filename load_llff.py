@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.reduced import make_reduced
+from nerf.captures.reduced import check_fit, make_missing, make_reduced, reduced_places
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_images
 from nerf.files.scene_files import contents
 from nerf.poses import in_frame, poses_avg, recenter_poses, say_unusual, unit, viewmatrix
@@ -150,8 +150,11 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
     if not source.is_dir():
         raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; it has '
                         f'{contents(basedir)}')
-    paths = sorted(path for path in source.iterdir()
-                   if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
+    paths, full = _pictures_in(source), _pictures_in(basedir / 'images')
+    if source == folder != basedir / 'images' and len(full) == n_poses:
+        if len(paths) != n_poses:  # images were added
+            return make_missing(full, reduced_places(full, basedir, factor), basedir, factor, upright=False)
+        check_fit(folder, list(zip(full, paths)), factor, upright=False)
     if len(paths) != n_poses:
         raise UserError(f"{source} has {len(paths)} images but {basedir / 'poses_bounds.npy'} has {n_poses} poses; "
                         'COLMAP drops views that it cannot place: move those images away, or take more that overlap')
@@ -163,6 +166,12 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
                         f'rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
     return make_reduced(paths, names, folder, factor, alpha=False)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Paths of the pictures in a folder, by name; none if it does not exist."""
+    return sorted(path for path in (folder.iterdir() if folder.is_dir() else ())
+                  if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
 
 
 def _check_rotations(basedir: Path, poses: np.ndarray) -> None:

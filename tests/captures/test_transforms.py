@@ -126,14 +126,6 @@ def test_a_nearly_rigid_pose_is_made_rigid(folder):
     np.testing.assert_allclose(first(folder).pose[:, :3], rotation, atol=1e-12)
 
 
-def test_a_scale_of_poses_is_divided_out_with_a_line(folder, capsys):
-    rotation = turn([1, 2, 3], 40.0)
-    matrix = np.column_stack([2.0 * rotation, [5, 6, 7]])
-    change(folder, {'transform_matrix': [*matrix.tolist(), [0, 0, 0, 1]]})
-    np.testing.assert_allclose(first(folder).pose, np.column_stack([rotation, [5, 6, 7]]), atol=1e-12)
-    assert 'transforms.json: 1 of 2 cameras have axes of length' in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(('place', 'value', 'words'), [
     ((0, 0), 2.0, 'not of length 1'), ((0, 1), 0.3, 'not of length 1'), ((0, 0), -1.0, 'mirrored'),
     ((0, 0), 0.0, 'not of length 1'), ((1, 3), math.nan, 'not finite'), ((1, 1), math.inf, 'not finite'),

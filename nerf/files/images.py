@@ -150,7 +150,8 @@ def read_image(path: Path, upright: bool = False, most_pixels: int = MOST_PIXELS
 
 def _pixels(image, path: Path) -> np.ndarray:
     """Pixels [H, W, 3 or 4] uint8 of Pillow's picture of a file, as they are stored."""
-    deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+    tiles = getattr(image, 'tile', ())  # none where pixels are there already
+    deep = tiles and tiles[0][3] in ('RGB;16B', 'RGBA;16B')
     image.load()
     if image.mode.startswith(('I', 'F')):  # grey of more than 8 bits, which convert() would clip instead of scale
         grey = np.asarray(image, np.float32)

@@ -200,6 +200,8 @@ def test_if_all_photographs_are_missing_the_error_says_what_is_there(tiny_transf
     folder, _ = tiny_colmap(tmp_path / 'b')
     shutil.rmtree(folder / 'images')
     refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', "images' has nothing")
+    (folder / 'images_4').mkdir()
+    refused(lambda: load_colmap(folder), 'has images_4; factor N reads images_N')
     change(tiny_transforms(tmp_path / 'c'), *[{'file_path': '\0'}, {'file_path': 'x' * 3000}] * 3, w=None)
     refused(lambda: load_transforms(tmp_path / 'c', outside_files=True), '6 of 6 photographs are missing')
 
@@ -258,6 +260,19 @@ def test_points_that_cannot_be_read_are_done_without(tiny_transforms, tmp_path, 
     line, = capsys.readouterr().err.splitlines()
     for word in ('points.ply', words, 'used without sparse points'):
         assert word in line
+
+
+def test_a_frame_that_is_there_twice_is_used_once(tiny_transforms, tmp_path, capsys):
+    folder = tiny_transforms(tmp_path)
+    frames = json.loads((folder / 'transforms.json').read_text())['frames']
+    change(folder, frames=[*frames, frames[2], frames[0]], test_filenames=['images/c_2.png'])
+    capture = load_transforms(folder)
+    assert names(capture) == [f'c_{i}.png' for i in range(6)]
+    assert capture.i_test.tolist() == [2]
+    line = '2 of 8 photographs are named again with the same camera, and are used once: images/c_0.png, images/c_2.png'
+    assert line in capsys.readouterr().err
+    change(folder, *[{}] * 6, {'transform_matrix': frames[1]['transform_matrix']})
+    refused(lambda: load_transforms(folder), 'c_2.png', 'has 2 cameras')
 
 
 def test_photographs_of_a_wild_lens_are_left_out(tiny_transforms, tmp_path, capsys):
@@ -407,7 +422,7 @@ def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
     refused(lambda: load(good, '2 0 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length 0')
     refused(lambda: load(good, '2 nan 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length nan')
     refused(lambda: load(good, '2 1 0 0 0 1 inf 3 1 b.png'), "'b.png'", 'not finite')
-    refused(lambda: load(good, good), 'a.png', 'has 2 cameras')
+    refused(lambda: load(good, '2 1 0 0 0 9 2 3 1 a.png'), 'a.png', 'has 2 cameras')
     refused(load, 'no images')
     refused(lambda: load(good), 'llffhold 8 takes all 1')
 

@@ -166,7 +166,8 @@ def _records(path: Path, lines: Iterator[str], read: Callable[[str], Any]) -> li
 def _text_cameras(path: Path) -> dict[int, Lens]:
     def camera(line: str) -> tuple[int, Lens]:
         camera_id, model, width, height, *numbers = line.split()
-        return int(camera_id), _lens(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
+        width, height, *numbers = map(float, (width, height, *numbers))  # some programs write sizes as 1920.0
+        return int(camera_id), _lens(path, int(camera_id), model.upper(), int(width), int(height), numbers)
     return dict(_records(path, _lines(path), camera))
 
 

@@ -68,6 +68,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
                          size or image_size(picture.path if is_there(picture.path) else there[0], ours)[::-1])
         for entry, picture, mask, size in zip(entries, pictures, masks, sizes)]
     points = _Entry(path, 'the file', top, {}, folder).file('ply_file_path', endings=())
+    say_assumed(path, [points] if points else [], 'files of points')
     splits = {split: _names(path, key, top[key], folder, photographs)
               for split in SPLITS if (key := f'{split}_filenames') in top}
     return Transforms(path, sorted(photographs, key=lambda photograph: photograph.name), splits,

@@ -268,6 +268,13 @@ def test_names_with_windows_separators_are_those_of_subfolders(tmp_path):
     assert [each.pose[0, 3] for each in photographs] == [0, -1]
 
 
+def test_a_missing_photograph_is_not_taken_for_another_of_its_name(tmp_path):
+    scene(tmp_path, 'left/a.png', 'a.png')
+    (tmp_path / 'images/left/a.png').unlink()
+    photographs = posed_photographs(tmp_path, read_model(tmp_path))
+    assert [each.path for each in photographs] == [tmp_path / 'images/a.png', tmp_path / 'images/left/a.png']
+
+
 def test_links_that_leave_the_scene_need_the_flag(tmp_path):
     folder = scene(tmp_path / 'scene', 'a.png', masks=('a.png',))
     for name in ('images', 'masks'):

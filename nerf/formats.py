@@ -57,14 +57,25 @@ def load_scene(args: argparse.Namespace) -> Scene:
 
 
 def _other_format(args: argparse.Namespace) -> str:
-    """Words for an error about the folder of a scene, if it has no file of the format named but those of another."""
+    """Words for an error about the folder of a scene, if it has no file of the format named: about another format whose
+    files it has, a scene in a folder in it or around it, or photographs alone."""
     folder = Path(args.datadir)
-    fitting = [name for name, entry in FORMATS.items() if any(has_file(folder, mark) for mark in entry.marks)]
-    if not fitting and any(has_file(folder, f'{place}*{ending}') for place in ('', 'images/') for ending in ENDINGS):
-        fitting = ['photos']
-    if args.dataset_type in fitting or not fitting:
+    if args.dataset_type in (fitting := formats_of(folder)):
         return ''
-    return f'. {folder} looks like a scene of another format; set dataset_type to {" or ".join(fitting)}'
+    if fitting:
+        return f'. {folder} looks like a scene of another format; set dataset_type to {" or ".join(fitting)}'
+    for other in (*sorted(path for path in folder.glob('*') if path.is_dir()), folder.absolute().parent):
+        if fitting := formats_of(other):
+            return f'. A scene is in {other}; set datadir to it and dataset_type to {" or ".join(fitting)}'
+    pictures = (f'{place}*{ending}' for place in ('', 'images/') for ending in ENDINGS)
+    if args.dataset_type != 'photos' and any(has_file(folder, picture) for picture in pictures):
+        return f'. {folder} has photographs without cameras; set dataset_type to photos'
+    return ''
+
+
+def formats_of(folder: Path) -> list[str]:
+    """Names of the formats whose files a folder has."""
+    return [name for name, entry in FORMATS.items() if any(has_file(folder, mark) for mark in entry.marks)]
 
 
 def data_flags() -> frozenset[str]:

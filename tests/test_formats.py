@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -68,14 +69,13 @@ def test_space_without_bounds_is_seen_by_the_grid_and_by_the_mlp_as_contract_say
 def one_of_each(tiny_scene, tiny_llff, tiny_transforms, tiny_colmap, tmp_path_factory) -> dict:
     """Folders of scenes by format."""
     folder = tmp_path_factory.mktemp('scenes')
-    (folder / 'photos').mkdir()
     tiny_llff(folder / 'llff', reduced=False)
-    shutil.copytree(folder / 'llff/images', folder / 'photos', dirs_exist_ok=True)
+    shutil.copytree(folder / 'llff/images', folder / 'of_no_format/photos')
     (folder / 'deepvoxels/train/cube').mkdir(parents=True)
     (folder / 'deepvoxels/train/cube/intrinsics.txt').touch()
     for name, make in (('blender', tiny_scene), ('transforms', tiny_transforms), ('colmap', tiny_colmap)):
         make(folder / name)
-    return {path.name: path for path in folder.iterdir()}
+    return {path.name: path for path in (*folder.iterdir(), folder / 'of_no_format/photos') if path.name in FORMATS}
 
 
 @pytest.mark.parametrize('named', ['llff', 'blender', 'deepvoxels', 'transforms', 'colmap'])
@@ -84,13 +84,21 @@ def test_a_scene_of_another_format_is_recognised_by_every_reader(one_of_each, na
         if fits != named:
             with pytest.raises(UserError) as error:
                 scene_of(folder, '--dataset_type', named)
-            assert str(error.value).endswith(f'looks like a scene of another format; set dataset_type to {fits}')
+            assert str(error.value).endswith(f'set dataset_type to {fits}')
             assert 'zip' not in str(error.value)
 
 
 def test_photographs_that_are_not_there_are_looked_for_in_scenes_of_other_formats(one_of_each):
     with pytest.raises(UserError, match=r'0 photographs.* set dataset_type to blender$'):
         scene_of(one_of_each['blender'], '--dataset_type', 'photos')
+
+
+@pytest.mark.parametrize('place', ['', 'blender/train'])
+def test_a_scene_one_folder_below_or_above_is_named(one_of_each, tmp_path, place):
+    shutil.copytree(one_of_each['blender'], tmp_path / 'blender')
+    with pytest.raises(UserError, match=rf'A scene is in {re.escape(str(tmp_path / "blender"))}; set datadir to it and '
+                                        'dataset_type to blender$'):
+        scene_of(tmp_path / place, '--dataset_type', 'colmap')
 
 
 def test_an_error_in_a_scene_of_the_right_format_says_nothing_of_others(tiny_scene, tmp_path):

@@ -364,6 +364,24 @@ def test_reduced_images_of_a_colmap_scene_are_made_in_the_same_folders(tiny_colm
     assert (capture.images[4] == [30, 100, 100]).all()
 
 
+def test_cameras_of_other_programs_are_for_stored_pixels_and_our_own_for_upright_ones(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = np.zeros((24, 32, 3), np.uint8)
+    picture[:, :16] = 200
+    (tmp_path / 'images').mkdir()
+    frames = [{'file_path': f'images/{i}.png', 'transform_matrix': pose.tolist()}
+              for i, pose in enumerate(look_at_origin(i, 0.3, 3.0) for i in range(3))]
+    for frame in frames:
+        Image.fromarray(picture).save(tmp_path / frame['file_path'], exif=exif)
+    upright = np.rot90(picture, 3)
+    for top, expected in (({}, picture), ({'estimated_from': ['images/0.png']}, upright), ({}, picture)):
+        (tmp_path / 'transforms.json').write_text(json.dumps({'fl_x': 30, **top, 'frames': frames}))
+        assert np.array_equal(load_transforms(tmp_path).images[0], expected)
+        assert np.array_equal(load_transforms(tmp_path, 2).images[0], expected[::2, ::2])  # of one images_2 for both
+        assert load_transforms(tmp_path).cameras.size(0) == expected.shape[:2]
+
+
 def test_colmap_knows_pixels_as_they_are_stored(tiny_colmap, tmp_path):
     folder, _ = tiny_colmap(tmp_path)
     exif = Image.Exif()

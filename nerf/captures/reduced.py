@@ -38,11 +38,13 @@ def reduced_places(paths: Sequence[Path], datadir: Path, factor: int) -> list[Pa
         paths: paths of all photographs of the scene, which need not exist. Their names in the folder are relative to
             datadir/images or, if a photograph is elsewhere, to the folder that all photographs share.
     """
-    folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
+    folder, scene = datadir / f'images_{factor}', Path(os.path.abspath(datadir))
     full = [Path(os.path.abspath(path)) for path in paths]
-    if not all(path.is_relative_to(root) for path in full):
-        root = Path(os.path.commonpath([path.parent for path in full]))
-    names = [path.relative_to(root) for path in full]
+    here = [path for path in full if path.is_relative_to(scene) or is_file(path)] or full  # not those of other machines
+    root = scene / 'images'
+    if not all(path.is_relative_to(root) for path in here):
+        root = Path(os.path.commonpath([path.parent for path in here]))
+    names = [path.relative_to(root) if path.is_relative_to(root) else Path(path.name) for path in full]
     places = [first_file(folder / name, *((folder / name).with_suffix(ending) for ending in ANY_ENDING))
               for name in names]
     return [place if is_file(place) else place.with_suffix('.png') for place in places]

@@ -57,6 +57,11 @@ def test_reduced_photographs_of_relative_folders_are_found(tmp_path, monkeypatch
     assert reduced_paths(paths, scene, 2) == [scene / 'images_2/a.png', scene / 'images_2/b.png']
 
 
+def test_photographs_that_another_machine_has_do_not_decide_where_the_others_are(tmp_path):
+    paths = [*pictures(tmp_path / 'images/a.png'), Path('/home/somebody/scene/images/b.png')]
+    assert reduced_places(paths, tmp_path, 2) == [tmp_path / 'images_2/a.png', tmp_path / 'images_2/b.png']
+
+
 def test_photographs_whose_reduced_names_would_coincide_are_an_error(tmp_path):
     refused(lambda: reduced(tmp_path, 'images/a.png', 'images/a.jpg'), str(tmp_path), 'coincide')
     assert not (tmp_path / 'images_2').exists()

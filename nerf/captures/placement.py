@@ -157,7 +157,7 @@ def place_object(datadir: str, cameras: Cameras, i_train: np.ndarray, path: np.n
                  rules: ObjectRules = OBJECT_RULES) -> Placement | None:
     """Placement of cameras around an object elsewhere, or of another size, than in the NeRF paper's scenes. The point
     that training cameras look at comes to the origin, and the object gets the depth of the paper's bounds; no axis is
-    turned. None: the cameras are as the paper's, or look at no one point, which a line says.
+    turned. None: the cameras are as the paper's, look at no one point, which a line says, or look away from it.
 
     Args:
         datadir: folder of the scene.
@@ -171,10 +171,11 @@ def place_object(datadir: str, cameras: Cameras, i_train: np.ndarray, path: np.n
     turned = (backward @ backward.mean(0)).min() < np.cos(np.radians(rules.turned)) * np.linalg.norm(backward.mean(0))
     if max(np.linalg.norm(centre), abs(distance - rules.distance)) < rules.as_in_paper * rules.distance or not turned:
         return None
-    if not np.median(missed) < rules.looks_past * distance:
+    if np.median(missed) > rules.looks_past * abs(distance):
         print(f'warning: {datadir}: the cameras do not look at one point, so rays have the bounds of the NeRF paper\'s '
               'scenes, from 2 to 6. For a scene without bounds, put all frames into one transforms.json, and set '
               'dataset_type transforms', file=sys.stderr)
+    if distance <= 0.0 or np.median(missed) > rules.looks_past * distance:
         return None
     seen = distance * float((cameras.sizes.flip(1) / (2.0 * cameras.intrinsics[:, :2])).amax(1).median())
     scale = rules.half / min(rules.half / rules.distance * distance, rules.fills * seen)

@@ -212,13 +212,6 @@ def first_file(*paths: Path) -> Path:
     return next((path for path in paths if is_file(path)), paths[0])
 
 
-def check_all_there(paths: Sequence[Path], what: str) -> None:
-    """Raises UserError if a file is missing; `what` names the files in the plural."""
-    if missing := [path for path in paths if not is_file(path)]:
-        raise UserError(f'{len(missing)} of {len(paths)} {what} are missing, the first is {str(missing[0])!r}; copy '
-                        'them there, or remove them from the file that names them')
-
-
 def is_there(path: Path | None) -> bool:
     """Whether a file exists and is not empty."""
     return path is not None and is_file(path) and path.stat().st_size > 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nerf.files.scene_files import (
-    SceneFolder, check_all_there, clean_name, contents, first_file, is_file, is_inside, read_json, say_assumed, usable,
+    SceneFolder, clean_name, contents, first_file, is_file, is_inside, is_there, leaves, none_there, read_json,
+    say_assumed, told_apart, usable,
 )
 from nerf.runtime.errors import UserError
 
@@ -72,16 +73,40 @@ def test_without_following_links_a_name_alone_decides(tmp_path):
         assert not is_inside(tmp_path / 'in' / name, tmp_path / 'in', follow_links=False)
 
 
-def test_the_first_file_is_taken_and_missing_ones_are_counted(tmp_path):
+def test_the_first_file_is_taken(tmp_path):
     paths = [tmp_path / 'a', tmp_path / 'b', tmp_path / '\0', tmp_path / 'c']
     assert first_file(*paths) == paths[0]
     for path in (paths[3], paths[1]):
         path.write_text('')
     assert first_file(*paths) == paths[1]
     assert [is_file(path) for path in paths] == [False, True, False, True]
-    with pytest.raises(UserError, match=r'2 of 4 photographs are missing, the first is .*/a'):
-        check_all_there(paths, 'photographs')
-    check_all_there(paths[1::2], 'photographs')
+    assert not any(map(is_there, [*paths, None]))  # they are empty
+    paths[1].write_text('b')
+    assert is_there(paths[1])
+
+
+def test_if_no_file_is_there_the_message_says_what_is(tmp_path):
+    scene_of(tmp_path, 'c.png')
+    assert none_there([tmp_path / 'a.png', tmp_path / 'b.png'], 'masks') == (
+        f"2 of 2 masks are missing, the first is '{tmp_path / 'a.png'}', but '{tmp_path}' has c.png; copy the masks "
+        'there')
+    assert 'has nothing' in none_there([tmp_path / 'gone/a.png'])
+
+
+def test_a_guess_that_another_name_means_too_is_no_file(tmp_path):
+    folder = SceneFolder(scene_of(tmp_path, 'images/a.png', 'images/b.png'))
+    found = [folder.find(name) for name in ('images/a.png', '/x/a.png', '/x/b.png')]
+    assert [each.missing for each in told_apart(folder, found)] == [False, True, False]
+    assert [each.missing for each in told_apart(folder, found, {found[2].path})] == [False, True, True]
+    found = [folder.find(name) for name in ('/x/a.png', '/y/a.png')]
+    assert [each.path for each in told_apart(folder, found)] == [Path('/x/a.png'), Path('/y/a.png')]
+
+
+def test_links_and_names_that_leave_a_folder_are_told_apart(tmp_path):
+    scene_of(tmp_path, 'a.png', 'scene/b.png')
+    (tmp_path / 'scene/link.png').symlink_to(tmp_path / 'a.png')
+    assert leaves(tmp_path / 'scene/link.png', tmp_path / 'scene').startswith(f"is a link to '{tmp_path / 'a.png'}'")
+    assert leaves(tmp_path / 'scene/../a.png', tmp_path / 'scene') == f"leaves the folder {tmp_path / 'scene'}"
 
 
 def scene_of(folder: Path, *names: str) -> Path:

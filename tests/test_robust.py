@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nerf.robust import farthest_usual, middle_of
+from nerf.robust import axes_missed_by, farthest_usual, middle_of
 
 
 def test_the_middle_is_the_mean_without_what_is_far_away():
@@ -20,3 +20,11 @@ def test_the_middle_is_the_mean_without_what_is_far_away():
 def test_the_farthest_usual_distance_is_within_some_medians():
     assert farthest_usual(np.array([1.0, 2.0, 3.0, 8.0, 8.1, 0.5, 2.0])) == 8.0
     assert farthest_usual(np.array([1.0, 2.0, 3.0]), usual=1.2) == 2.0
+
+
+def test_axes_miss_a_point_by_its_distance_aside_of_them():
+    poses = np.tile(np.eye(4)[:3], (3, 1, 1))  # they look along -z
+    poses[:, :, 3] = [[0, 0, 5], [3, 4, 5], [0, 1, -5]]
+    depth, missed = axes_missed_by(np.zeros(3), poses)
+    assert depth.tolist() == [5, 5, -5]
+    assert missed.tolist() == [0, 5, 1]

@@ -14,14 +14,13 @@ from pathlib import Path
 from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
 )
-from nerf.files.images import ENDINGS, can_read_heif, in_parallel, read_image
+from nerf.files.images import ENDINGS, HEIF_ENDINGS, MOST_TO_REDUCE, can_read_heif, in_parallel, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
 from nerf.poses import colmap_pose
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
-HEIF_ENDINGS = ('.heic', '.heif')
 VIDEO_ENDINGS = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm')
 EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
 EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
@@ -130,7 +129,7 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most. EXIF's camera
     and lens are kept, because COLMAP takes its first guess of the focal length from them."""
     from PIL import Image
-    image = Image.fromarray(read_image(path)[..., :3])
+    image = Image.fromarray(read_image(path, True, MOST_TO_REDUCE)[..., :3])
     size = width, height = image.size
     with Image.open(path) as file:
         exif = file.getexif()

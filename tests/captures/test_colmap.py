@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from captured import refused
+from PIL import Image
 
-from nerf.cameras import Cameras
-from nerf.captures.colmap import FISHEYE, NUMBERS, PARAMETERS, lens_of, read_model
-
-VALUES = {'f': 700.0, 'fx': 700.0, 'fy': 680.0, 'cx': 410.0, 'cy': 290.0, 'k1': -0.11, 'k2': 0.04, 'p1': 0.003,
-          'p2': -0.002, 'k3': -0.015, 'k4': 0.02, 'k5': -0.01, 'k6': 0.004}
-SIZE = WIDTH, HEIGHT = 800, 600
+from nerf.captures.colmap import posed_photographs, read_model, reliable_points
+from nerf.captures.colmap_files import ColmapImage, ColmapPoints
 
 
 @pytest.mark.parametrize('text', [False, True])
@@ -85,33 +82,43 @@ def test_a_folder_without_a_model_is_an_error(tmp_path):
     refused(lambda: read_model(tmp_path), str(tmp_path), 'no COLMAP model', 'sparse/0')
 
 
+def damaged(folder: Path, name: str, capsys, *words: str) -> None:
+    """Asserts that a file of a model is damaged: an error with some words or, of points, a line with them."""
+    if name == 'points3D':
+        assert read_model(folder).points is None
+        line, = capsys.readouterr().err.splitlines()
+        assert all(word in line for word in ('points3D.', 'used without sparse points', *words))
+    else:
+        refused(lambda: read_model(folder), f'{name}.', *words)
+
+
 @pytest.mark.parametrize('name', ['cameras', 'images', 'points3D'])
-def test_a_binary_file_that_ends_anywhere_else_is_damaged(tiny_colmap, tmp_path, name):
+def test_a_binary_file_that_ends_anywhere_else_is_damaged(tiny_colmap, tmp_path, capsys, name):
     folder, _ = tiny_colmap(tmp_path, count=3)
     path = folder / 'sparse/0' / f'{name}.bin'
     whole = path.read_bytes()
     for length in {0, 7, 8, 40, len(whole) // 2, len(whole) - 1}:
         path.write_bytes(whole[:length])
-        refused(lambda: read_model(folder), path.name, 'damaged')
+        damaged(folder, name, capsys, 'damaged')
     path.write_bytes(whole + b'\0')
-    refused(lambda: read_model(folder), path.name, 'something is left')
+    damaged(folder, name, capsys, 'something is left')
     path.write_bytes(whole)
     assert len(read_model(folder).images) == 3
 
 
 @pytest.mark.parametrize('name', ['cameras', 'images', 'points3D'])
-def test_counts_of_nearly_infinitely_many_things_take_no_memory(tiny_colmap, tmp_path, name):
+def test_counts_of_nearly_infinitely_many_things_take_no_memory(tiny_colmap, tmp_path, capsys, name):
     folder, _ = tiny_colmap(tmp_path, count=2)
     path = folder / 'sparse/0' / f'{name}.bin'
     whole = path.read_bytes()
     path.write_bytes(struct.pack('<Q', 2 ** 64 - 1) + whole[8:])
-    refused(lambda: read_model(folder), path.name, 'ends too early')
+    damaged(folder, name, capsys, 'ends too early')
     place = {'cameras': None, 'images': 8 + 64 + len('0.png') + 1, 'points3D': 8 + 43}[name]
     if place:
         count = struct.unpack_from('<Q', whole, place)[0]
         assert count == {'images': 22, 'points3D': 1}[name]  # of features; of features that show the first point
         path.write_bytes(whole[:place] + struct.pack('<Q', 2 ** 61 + 1) + whole[place + 8:])
-        refused(lambda: read_model(folder), path.name, 'ends too early')
+        damaged(folder, name, capsys, 'ends too early')
 
 
 def test_a_lens_that_cannot_be_held_is_named_with_what_to_do(tiny_colmap, tmp_path):
@@ -135,78 +142,164 @@ def test_a_broken_camera_is_named(tmp_path, line, words):
 
 @pytest.mark.parametrize(('name', 'text'), [
     ('images', '1 1 0 0 0 1 2 3 1\n\n'), ('images', '1 1 0 0 0 1 2 x 1 a.png\n\n'),
-    ('images', '1 1 0 0 0 1 2 3 1 a.png\n1 2 3.5\n'), ('points3D', '1 2 3 4 5 6 7\n'),
+    ('images', '1 1 0 0 0 1 2 3 1 a.png\n1 2 3.5\n'), ('images', '1 1 0 0 0 1 2 3 1 a.png\n1 2 3 4\n'),
     ('points3D', '99999999999999999999 1 2 3 0 0 0 1 1 0\n'), ('points3D', '1 2 3 four 0 0 0 1 1 0\n')])
-def test_a_broken_line_is_named(tmp_path, name, text):
+def test_a_broken_line_is_named(tmp_path, capsys, name, text):
     (tmp_path / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
     (tmp_path / 'images.txt').write_text('1 1 0 0 0 1 2 3 1 a.png\n\n')
     (tmp_path / f'{name}.txt').write_text(text)
-    refused(lambda: read_model(tmp_path), f'{name}.txt', 'damaged')
+    damaged(tmp_path, name, capsys, 'damaged')
 
 
-# Lenses of camera models, against COLMAP itself
+# What other programs write
 
 
-@pytest.fixture(scope='module')
-def pycolmap():
-    return pytest.importorskip('pycolmap')
+IMAGE_LINES = ['1 1 0 0 0 1 2 3 1 a.png', '2 1 0 0 0 4 5 6 1 b c.png', '3 1 0 0 0 7 8 9 1 000012']
+FEATURES = ['1.5 2.5 7', '3 4 -1 5 6 8 1e1 2 9', '0 0 7 0 0 7']
 
 
-def rays_of(lens, pixels: np.ndarray) -> np.ndarray:
-    """[M, 3] float64 directions through pixels [M, 2] (x, y) of a camera at the origin, in COLMAP's axes."""
-    camera = Cameras(torch.eye(4)[None, :3], torch.tensor(lens.intrinsics)[None], torch.tensor([[HEIGHT, WIDTH]]),
-                     torch.tensor(lens.distortion, dtype=torch.float32)[None], torch.tensor([lens.fisheye]))
-    column, row = torch.tensor(pixels.T)
-    _, directions = camera.rays(torch.zeros(len(pixels), dtype=torch.int64), row, column)
-    return directions.double().numpy() * [1, -1, -1]
+def text_model(folder: Path, images: str, points: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    (folder / 'images.txt').write_text(images)
+    if points is not None:
+        (folder / 'points3D.txt').write_text(points)
+    return folder
 
 
-@pytest.mark.parametrize('model', PARAMETERS)
-def test_points_are_seen_where_colmap_sees_them(pycolmap, model):
-    numbers = [VALUES[name] for name in PARAMETERS[model]]
-    camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=numbers)
-    lens = lens_of(model, SIZE, dict(zip(PARAMETERS[model], numbers)))
-    x, y = np.meshgrid(np.linspace(-0.55, 0.55, 9), np.linspace(-0.4, 0.4, 7))
-    points = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) * np.linspace(1.0, 9.0, 63)[:, None]
-    pixels = camera.img_from_cam(points)
-    assert np.ptp(pixels, 0).min() > 400  # they are spread over the picture
-    assert np.abs(camera.img_from_cam(rays_of(lens, pixels)) - pixels).max() < 1e-3
+@pytest.mark.parametrize('between', ['\n', '\n\n', '\n# comment\n\n', '\r\n', '\n   \n'])
+@pytest.mark.parametrize(('features', 'ids'), [
+    (['', '', ''], [[], [], []]), (FEATURES, [[7], [-1, 8, 9], [7, 7]]), (['', FEATURES[1], ''], [[], [-1, 8, 9], []]),
+    ([FEATURES[0], '', FEATURES[2]], [[7], [], [7, 7]])])
+def test_images_are_told_from_their_features_with_any_lines_between(tmp_path, between, features, ids):
+    lines = [line for pair in zip(IMAGE_LINES, features) for line in pair if line]
+    for head in ('', '\ufeff', '\ufeff# Image list\n\n', '\n\n'):
+        images = read_model(text_model(tmp_path, head + between.join(lines) + between)).images
+        assert [(image.name, image.translation[0], image.point_ids.tolist()) for image in images] == [
+            ('000012', 7, ids[2]), ('a.png', 1, ids[0]), ('b c.png', 4, ids[1])]
 
 
-def test_a_fisheye_sees_as_far_aside_as_with_colmap(pycolmap):
-    numbers = [200.0, 210.0, 400.0, 300.0, 0.02, -0.003, 0.001, -0.0002]
-    camera = pycolmap.Camera(model='OPENCV_FISHEYE', width=WIDTH, height=HEIGHT, params=numbers)
-    lens = lens_of('OPENCV_FISHEYE', SIZE, dict(zip(PARAMETERS['OPENCV_FISHEYE'], numbers)))
-    angles = np.radians(np.linspace(-85.0, 85.0, 35))
-    points = np.stack([np.sin(angles), 0.1 * np.cos(angles), np.cos(angles)], -1)
-    pixels = camera.img_from_cam(points)
-    assert np.abs(camera.img_from_cam(rays_of(lens, pixels)) - pixels).max() < 1e-3
+def test_a_byte_order_mark_is_no_part_of_cameras_and_points(tmp_path):
+    text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n', '\ufeff5 1 2 3 0 0 0 0.5\n\n')
+    (tmp_path / 'cameras.txt').write_text('\ufeff1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    model = read_model(tmp_path)
+    assert model.cameras[1].intrinsics.tolist() == [30, 30, 10, 5]
+    assert model.points.places.tolist() == [[1, 2, 3]]
 
 
-def test_models_have_colmaps_numbers_and_parameters(pycolmap):
-    ids = pycolmap.CameraModelId.__members__
-    for number, name in enumerate(NUMBERS):
-        assert int(ids[name]) == number
-    for name, parameters in PARAMETERS.items():
-        camera = pycolmap.Camera.create_from_model_id(1, ids[name], 100.0, 64, 48)
-        ours = [parameter.replace('k1', 'k') if 'k2' not in parameters else parameter for parameter in parameters]
-        assert camera.params_info == ', '.join(ours)
+def test_sizes_and_models_of_cameras_can_be_written_otherwise(tmp_path):
+    text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n')
+    (tmp_path / 'cameras.txt').write_text('1\tsimple_pinhole 20.0 10.0 30 10 5')
+    lens = read_model(tmp_path).cameras[1]
+    assert (lens.size, lens.intrinsics.tolist()) == ((20, 10), [30, 30, 10, 5])
 
 
-def test_parameters_go_where_the_lens_has_them():
-    lens = lens_of('FULL_OPENCV', SIZE, VALUES)
-    assert lens.intrinsics.tolist() == [700.0, 680.0, 410.0, 290.0]
-    assert lens.distortion.tolist() == [-0.11, 0.04, 0.003, -0.002, -0.015, 0.02, -0.01, 0.004]
-    assert not lens.fisheye
-    lens = lens_of('SIMPLE_RADIAL_FISHEYE', SIZE, {'f': 300.0, 'cx': 32.0, 'cy': 24.0, 'k1': 0.1})
-    assert lens.intrinsics.tolist() == [300.0, 300.0, 32.0, 24.0]
-    assert lens.distortion.tolist() == [0.1, 0, 0, 0, 0, 0, 0, 0]
-    assert lens.fisheye
-    assert FISHEYE.keys() < PARAMETERS.keys()
+def test_points_of_seven_columns_are_left_out_with_a_line(tmp_path, capsys):
+    lines = ['1 1 2 3 0 0 0 0.5', '2 4 5 6 9 9 9', '3 7 8 9 9 9 9 0.5 1 0 2 4', '4 7 8 9']
+    model = read_model(text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n', '\n'.join(lines)))
+    assert model.points.ids.tolist() == [1, 3]
+    assert model.points.tracks.tolist() == [0, 2]
+    line, = capsys.readouterr().err.splitlines()
+    assert 'points3D.txt: 2 of 4 points are left out' in line
 
 
-@pytest.mark.parametrize(('name', 'value'), [
-    ('fx', 0.0), ('fy', -700.0), ('fx', np.nan), ('cx', np.inf), ('k1', 1e8), ('k1', np.nan)])
-def test_a_value_that_no_camera_has_is_named(name, value):
-    with pytest.raises(ValueError, match=f'{name} is'):
-        lens_of('OPENCV', SIZE, VALUES | {name: value})
+def test_points_without_tracks_are_used_and_then_nobody_knows_who_sees_them():
+    images = [ColmapImage('a', 1, np.ones(4), np.zeros(3), np.array([5, 6, 7]))]
+    places = np.arange(12.0).reshape(4, 3)
+    points = ColmapPoints(np.array([5, 6, 7, 8]), places, np.zeros(4), np.array([0, 1, 2, 0]))
+    good, seen = reliable_points(points, images)
+    assert good.tolist() == places[[0, 2, 3]].tolist()
+    assert [each.tolist() for each in seen] == [[0, 1]]
+    assert reliable_points(points, [images[0]._replace(point_ids=np.array([-1]))])[1] is None
+
+
+# Several models
+
+
+def test_the_largest_model_is_used_and_a_line_names_the_others(tmp_path, capsys):
+    for place, count in (('sparse/0', 1), ('sparse/1', 3), ('sparse/2', 2), ('colmap_text', 3)):
+        text_model(tmp_path / place, '\n'.join(IMAGE_LINES[:count]))
+    model = read_model(tmp_path)
+    assert (model.folder, len(model.images)) == (tmp_path / 'sparse/1', 3)
+    line, = capsys.readouterr().err.splitlines()
+    assert 'has 3 COLMAP models' in line
+    assert 'the largest is used, sparse/1 with 3 images; left out: sparse/0 with 1 images, sparse/2 with 2' in line
+    (tmp_path / 'sparse/1/images.txt').write_text('1 2 3')
+    assert read_model(tmp_path).folder == tmp_path / 'sparse/2'
+    assert "sparse/1/images.txt is damaged" in capsys.readouterr().err
+    for number in (0, 2):
+        (tmp_path / f'sparse/{number}/images.txt').unlink()
+    refused(lambda: read_model(tmp_path), 'sparse/1/images.txt is damaged')
+    (tmp_path / 'sparse/1/images.txt').unlink()
+    assert read_model(tmp_path).folder == tmp_path / 'colmap_text'
+
+
+@pytest.mark.parametrize(('place', 'pictures'), [
+    ('sparse/1', 'images'), ('sparse', 'images'), ('colmap/sparse/0', 'images'), ('dense/0/sparse', 'dense/0/images'),
+    ('dense/sparse', 'images'), ('distorted/sparse/0', 'input'), ('colmap_sparse/0', 'images'), ('.', 'images'),
+    ('0', 'images'), ('sparse/0', 'input'), ('sparse/0', '.')])
+def test_a_model_and_its_photographs_are_found_where_programs_put_them(tmp_path, place, pictures):
+    text_model(tmp_path / place, f'{IMAGE_LINES[0]}\n')
+    (tmp_path / pictures).mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (20, 10)).save(tmp_path / pictures / 'a.png')
+    model = read_model(tmp_path)
+    assert (model.folder, model.pictures) == (tmp_path / place, tmp_path / pictures)
+    (photograph,) = posed_photographs(tmp_path, model)
+    assert photograph.path == tmp_path / pictures / 'a.png'
+
+
+# Photographs and masks
+
+
+def scene(folder: Path, *names: str, masks: tuple[str, ...] = ()) -> Path:
+    """Scene with photographs of some names, and masks of others."""
+    text_model(folder / 'sparse/0', '\n'.join(f'{i} 1 0 0 0 {i} 2 3 1 {name}' for i, name in enumerate(names)))
+    for name in (*(f'images/{name}' for name in names), *(f'masks/{name}' for name in masks)):
+        path = folder / name.replace('\\', '/')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (20, 10), 255).save(path)
+    return folder
+
+
+def test_names_with_windows_separators_are_those_of_subfolders(tmp_path):
+    scene(tmp_path, 'left\\a.png', 'right\\a.png')
+    photographs = posed_photographs(tmp_path, read_model(tmp_path))
+    assert [each.path for each in photographs] == [tmp_path / 'images/left/a.png', tmp_path / 'images/right/a.png']
+    assert [each.pose[0, 3] for each in photographs] == [0, -1]
+
+
+def test_a_missing_photograph_is_not_taken_for_another_of_its_name(tmp_path):
+    scene(tmp_path, 'left/a.png', 'a.png')
+    (tmp_path / 'images/left/a.png').unlink()
+    photographs = posed_photographs(tmp_path, read_model(tmp_path))
+    assert [each.path for each in photographs] == [tmp_path / 'images/a.png', tmp_path / 'images/left/a.png']
+
+
+def test_links_that_leave_the_scene_need_the_flag(tmp_path):
+    folder = scene(tmp_path / 'scene', 'a.png', masks=('a.png',))
+    for name in ('images', 'masks'):
+        path = folder / name / 'a.png'
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+    refused(lambda: posed_photographs(folder, read_model(folder)), "'a.png'", f"is a link to '{tmp_path / 'images'}'",
+            '--outside_files')
+    (photograph,) = posed_photographs(folder, read_model(folder), outside_files=True)
+    assert (photograph.path, photograph.mask) == (folder / 'images/a.png', folder / 'masks/a.png')
+
+
+@pytest.mark.parametrize(('mask', 'of'), [
+    ('left/a.jpg.png', 'left/a.jpg'), ('left/a.png', 'left/a.jpg'), ('left/a.jpg', 'left/a.jpg'),
+    ('left/a.JPG.PNG', 'left/a.jpg'), ('a.jpg.png', None), ('right/a.jpg.png', None)])
+def test_masks_beside_the_photographs_have_colmaps_names_or_their_own(tmp_path, capsys, mask, of):
+    scene(tmp_path, 'left/a.jpg', 'b.jpg', masks=('b.jpg.png', mask))
+    b, a = posed_photographs(tmp_path, read_model(tmp_path))
+    assert b.mask == tmp_path / 'masks/b.jpg.png'
+    assert a.mask == tmp_path / 'masks' / (mask if of else 'left/a.jpg.png')
+    assert a.mask.is_file() == (of is not None)
+    assert f'masks of {2 if of else 1} photographs' in capsys.readouterr().out
+
+
+def test_a_folder_of_masks_that_fit_no_photograph_gets_a_line(tmp_path, capsys):
+    scene(tmp_path, 'a.jpg', masks=('x.png',))
+    assert posed_photographs(tmp_path, read_model(tmp_path))[0].mask is None
+    assert 'masks has no masks of the photographs, a.jpg.png for one' in capsys.readouterr().err

@@ -71,6 +71,26 @@ def test_coefficients_are_those_of_the_model(folder, top, distortion, fisheye):
     assert first(folder).lens.fisheye is fisheye
 
 
+K = [[50.0, 0.0, 15.0], [0.0, 60.0, 11.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(('frame', 'top', 'expected'), [
+    ({'K': K}, {}, [50, 60, 15, 11]),
+    ({}, {'K': K, 'fl_x': None, 'fl_y': None, 'cx': None, 'cy': None}, [50, 60, 15, 11]),
+    ({}, {'K': K}, [38.4, 35.2, 17, 11]), ({'K': K, 'fl_x': 70.0, 'fl_y': 71.0}, {}, [70, 71, 15, 11]),
+    ({'K': K}, {'fl_x': None, 'camera_angle_x': 1.0}, [50, 60, 15, 11])])
+def test_a_frame_can_have_its_intrinsics_as_a_matrix(folder, frame, top, expected):
+    change(folder, frame, **top)
+    assert first(folder).lens.intrinsics == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('value', [3, [], [[1, 2, 3]], [[1, 0], [0, 1]], [[50, 9, 15], [0, 60, 11], [0, 0, 1]],
+                                   [['a', 0, 15], [0, 60, 11], [0, 0, 1]], [[50, None, 15], [0, 60, 11], [0, 0, 1]]])
+def test_a_matrix_of_something_else_is_refused(folder, value):
+    change(folder, {'K': value})
+    refused(lambda: first(folder), 'frame 0 has K', '3x3 numbers')
+
+
 @pytest.mark.parametrize(('top', 'words'), [
     ({'k4': 0.1}, ['k4 = 0.1', 'OPENCV']), ({'camera_model': 'PINHOLE', 'k1': 0.1}, ['k1 = 0.1', 'PINHOLE']),
     ({'camera_model': 'OPENCV_FISHEYE', 'p1': 0.1}, ['p1 = 0.1', 'OPENCV_FISHEYE']),
@@ -85,6 +105,14 @@ def test_a_lens_that_cannot_be_held_is_named(folder, top, words):
 
 
 # Poses
+
+
+def test_a_scale_of_a_camera_is_divided_out_and_told(folder, capsys):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = 2.5 * turn([1, 2, 3], 40.0), [5, 6, 7]
+    change(folder, {'transform_matrix': matrix.tolist()})
+    np.testing.assert_allclose(first(folder).pose, np.column_stack([turn([1, 2, 3], 40.0), [5, 6, 7]]), atol=1e-12)
+    assert 'have axes of length 1 to 2.5 instead of 1; this scale was divided out' in capsys.readouterr().err
 
 
 def test_a_nearly_rigid_pose_is_made_rigid(folder):
@@ -125,30 +153,73 @@ def test_a_photographs_ending_can_be_left_out(tiny_transforms, tmp_path, ending)
 def test_files_outside_the_folder_are_refused_unless_they_are_wanted(folder):
     Image.new('RGB', (32, 24)).save(folder.parent / 'secret.png')
     (folder / 'images/link.png').symlink_to(folder.parent / 'secret.png')
-    for name in ('../secret.png', str(folder.parent / 'secret.png'), 'images/link.png', 'images/../../secret.png'):
+    for name, why in (('../secret.png', 'leaves the folder'), (str(folder.parent / 'secret.png'), 'leaves the folder'),
+                      ('images/../../secret.png', 'leaves the folder'),
+                      ('images/link.png', f"is a link to '{folder.parent / 'secret.png'}'")):
         for key in ('file_path', 'mask_path'):
             change(folder, {'file_path': 'images/c_0.png', 'mask_path': None} | {key: name})
-            refused(lambda: first(folder), 'frame 0', key, 'leaves the folder', '--outside_files')
+            refused(lambda: first(folder), 'frame 0', key, why, '--outside_files')
             assert first(folder, outside_files=True).path.is_file()
-    change(folder, {'file_path': 'images/c_0.png', 'mask_path': None}, ply_file_path='../points.ply')
+    change(folder, {'file_path': 'images/c_0.png', 'mask_path': None}, ply_file_path='../secret.png')
     refused(lambda: first(folder), 'ply_file_path', 'leaves the folder', '--outside_files')
 
 
-def test_missing_photographs_are_counted(folder):
-    change(folder, {'file_path': 'images/gone'}, {'file_path': 'images/gone_too.png'})
-    refused(lambda: first(folder), '2 of 2 photographs are missing', 'images/gone')
-    change(folder, {'file_path': '\0'}, {'file_path': 'x' * 3000})
-    refused(lambda: first(folder, outside_files=True), '2 of 2 photographs are missing')
+def test_links_of_photographs_are_followed_in_a_file_of_this_program(folder):
+    (folder / 'images').rename(folder.parent / 'store')
+    (folder / 'images').symlink_to(folder.parent / 'store')
+    refused(lambda: first(folder), 'images/c_0.png', f"is a link to '{folder.parent / 'store/c_0.png'}'")
+    change(folder, estimated_from=['images/c_0.png', 'images/c_1.png'])
+    assert first(folder).path.is_file()
+    Image.new('RGB', (32, 24)).save(folder.parent / 'secret.png')
+    change(folder, {'file_path': '../secret.png'})
+    refused(lambda: first(folder), 'leaves the folder')
+
+
+def test_a_file_is_not_taken_for_what_another_name_means(folder, capsys):
+    change(folder, {'file_path': 'left/c_0.png'}, {'file_path': 'images/c_0.png', 'mask_path': 'masks/c_0.png'})
+    gone, there = read_transforms(folder / 'transforms.json').photographs[::-1]
+    assert (gone.path, there.path) == (folder / 'left/c_0.png', folder / 'images/c_0.png')
+    assert there.mask == folder / 'masks/c_0.png'
+    assert capsys.readouterr().err == ''
 
 
 @pytest.mark.parametrize(('text', 'words'), [
     ('', 'JSON'), ('{', 'JSON'), ('[' * 100000, 'JSON'), ('[]', 'not a JSON object'), ('{}', '"frames"'),
     ('{"frames": []}', 'at least one frame'), ('{"frames": {"a": 1}}', '"frames"'), ('{"frames": [3]}', 'frame 0 is 3'),
-    ('{"frames": [{}]}', 'frame 0 has no file_path'), ('{"frames": [{"file_path": 3}]}', 'file_path 3'),
+    ('{"frames": [{}]}', 'frame 0 has file_path null'), ('{"frames": [{"file_path": 3}]}', 'file_path 3'),
     ('{"frames": [{"file_path": ""}]}', 'file_path ""')])
 def test_a_file_of_something_else_is_refused(folder, text, words):
     (folder / 'transforms.json').write_text(text)
     refused(lambda: first(folder), 'transforms.json', words)
+
+
+def test_lists_can_name_photographs_in_another_way_than_frames(folder):
+    change(folder, {'file_path': '/home/somebody/scene/images/c_0.png'}, {'file_path': 'images/c_1'},
+           test_filenames=['images\\c_0.png'], train_filenames=['/elsewhere/images/c_1.png'], val_filenames=['x.png'])
+    assert read_transforms(folder / 'transforms.json').splits == {
+        'test': ['/home/somebody/scene/images/c_0.png'], 'train': ['images/c_1'], 'val': ['x.png']}
+
+
+def test_photographs_of_another_machine_are_found_by_the_end_of_their_paths(folder, capsys):
+    (folder / 'images/c_1.png').rename(folder / 'images/c_1.jpg')
+    change(folder, {'file_path': '/home/somebody/scene/images/c_0.png'}, {'file_path': 'C:\\scene\\images\\c_1.png'})
+    photographs = read_transforms(folder / 'transforms.json').photographs
+    assert [each.path for each in photographs] == [folder / 'images/c_0.png', folder / 'images/c_1.jpg']
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert 'by the end of their path' in lines[0]
+
+
+def test_a_missing_photograph_without_a_size_does_not_stop_the_others(folder):
+    change(folder, {'file_path': 'images/gone.png'}, w=None, h=None)
+    there, gone = read_transforms(folder / 'transforms.json').photographs
+    assert there.lens.size == gone.lens.size == (32, 24)
+
+
+def test_an_empty_name_of_points_or_masks_is_none(folder):
+    change(folder, {'mask_path': ''}, ply_file_path='')
+    content = read_transforms(folder / 'transforms.json')
+    assert content.points is content.photographs[0].mask is None
 
 
 def test_lists_of_something_else_are_refused(folder):
@@ -157,10 +228,9 @@ def test_lists_of_something_else_are_refused(folder):
         refused(lambda: first(folder), 'test_filenames must be a list of names')
 
 
-def test_a_scene_of_another_format_is_recognised(tiny_scene, tiny_llff, tmp_path):
-    refused(lambda: first(tiny_scene(tmp_path / 'a')), 'transforms.json does not exist', 'dataset_type blender')
-    refused(lambda: first(tiny_llff(tmp_path / 'b')), 'transforms.json does not exist', 'dataset_type llff')
-    refused(lambda: first(tmp_path), 'transforms.json does not exist')
+def test_a_missing_file_is_an_error_that_names_what_is_there(tiny_scene, tmp_path):
+    refused(lambda: first(tiny_scene(tmp_path / 'a')), 'transforms.json does not exist', 'it has test, train, ')
+    refused(lambda: first(tmp_path / 'b'), 'transforms.json does not exist', 'it has nothing')
 
 
 def test_what_instant_ngp_says_about_its_own_scale_changes_nothing(folder):

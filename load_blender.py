@@ -62,9 +62,8 @@ def read_blender_images(basedir: str | Path, half_res: bool, testskip: int, hold
         known = f'; {WHERE_FROM}' if basedir.name in OF_THE_PAPER else ''
         raise UserError(f'datadir {basedir} is not a folder{known}')
     named = [_read_split(basedir / name) for name in FILES]
-    splits = [_with_pictures(frames) for frames in named]
+    splits = [_with_pictures(frames, each) for frames, each in zip(named, (1, *[max(testskip, 1)] * 2))]
     path = None if splits[2] or not named[2] else np.stack([frame.pose for frame in named[2]])
-    splits[1:] = [some[::max(testskip, 1)] for some in splits[1:]]
     frames = [frame for some in splits for frame in some]
     say_unusual(basedir, np.stack([frame.matrix[:3] for frame in frames]))
     images = read_images([frame.found.path for frame in frames], half_res)
@@ -150,15 +149,18 @@ def _read_frame(path: Path, i: int, frame: Any, top: dict, folder: SceneFolder) 
     return _Frame(path, i, frame, top, found, matrix)
 
 
-def _with_pictures(frames: list[_Frame]) -> list[_Frame]:
-    """Frames of a transforms file that have a picture. Lines tell about others."""
+def _with_pictures(frames: list[_Frame], each: int) -> list[_Frame]:
+    """Every `each`-th frame of a transforms file, without those that have no picture. Lines tell about these."""
     source = frames[0].source if frames else None
     if frames and source.name != FILES[0] and all(frame.found.missing for frame in frames):
         use = 'its poses are the path to render' if source.name == FILES[2] else 'it is not used'
         print(f'warning: {source}: none of its {len(frames)} pictures exists, {frames[0].found.name!r} for one; {use}',
               file=sys.stderr)
         return []
-    return [frames[i] for i in usable(source, [frame.found for frame in frames], 'pictures')]
+    some = frames[::each]
+    if frames and all(frame.found.missing for frame in some):
+        some = [frame for frame in frames if not frame.found.missing][::each] or frames
+    return [some[i] for i in usable(source, [frame.found for frame in some], 'pictures')]
 
 
 def _held_out(basedir: Path, counts: list[int], hold: int) -> list[np.ndarray]:

@@ -188,6 +188,18 @@ def test_without_pictures_to_test_those_for_validation_do(tiny_scene, tmp_path, 
     assert 'no pictures for testing; those for validation are used' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('first', [0, 2])
+def test_pictures_that_testskip_leaves_out_need_not_be_there(tiny_scene, tmp_path, capsys, first):
+    folder = tiny_scene(tmp_path, counts=(4, 1, 9))
+    number_images(folder, (4, 1, 9))
+    for i in set(range(9)) - set(range(first, 9, 4)):
+        (folder / f'test/r_{i}.png').unlink()
+    images, *_, i_split = load_blender_data(folder, testskip=4)
+    expected = [5, 9, 13] if first == 0 else [7]  # of pictures 2 and 6, every 4th
+    assert images[i_split[2], 0, 0, 0].tolist() == expected
+    assert capsys.readouterr().err == ''
+
+
 def test_one_training_view_alone_is_all_there_is_to_test(tiny_scene, tmp_path):
     folder = tiny_scene(tmp_path, counts=(1, 1, 1))
     for split in ('val', 'test'):

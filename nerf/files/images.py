@@ -127,8 +127,11 @@ def image_size(path: Path, upright: bool = False) -> tuple[int, int]:
 
 
 def orientation_of(image) -> int:
-    """EXIF orientation of Pillow's picture, from 1 to 8; 1 stands for pixels that are stored upright."""
-    value = image.getexif().get(ORIENTATION)
+    """EXIF orientation of Pillow's picture, from 1 to 8; 1: pixels are stored upright, or EXIF is broken."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow passes on whatever its parser raises
+        value = None
     return value if value in TURNS else 1
 
 

@@ -83,6 +83,14 @@ def test_pictures_stay_as_they_are_stored_or_are_turned_as_pillow_does(tmp_path,
     assert np.array_equal(read_mask(mask, 7, 5, upright=True), np.rot90(pixels[..., 0], 3) > 127)
 
 
+def test_broken_exif_turns_nothing(tmp_path):
+    pixels = noise(6, 8, 3)
+    path = saved(tmp_path, Image.fromarray(pixels), exif=b'Exif\0\0no TIFF at all')
+    assert np.array_equal(read_image(path, upright=True), pixels)
+    write_reduced(path, tmp_path / 'b.png', 2)
+    assert read_image(tmp_path / 'b.png').shape == (3, 4, 3)
+
+
 @pytest.mark.parametrize('ending', ['webp', 'tif', 'bmp'])
 def test_other_formats_are_read_as_they_are(tmp_path, ending):
     pixels = noise(5, 7, 3)

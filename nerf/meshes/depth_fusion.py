@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nerf.meshes.extraction import Density
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.views import SeenFrom, onto_pixels
+from nerf.meshes.views import SeenFrom, onto_pixels, stacked
 from nerf.runtime.errors import UserError
 from nerf.space import Space
 
@@ -125,15 +125,13 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.
     radius = math.inf if space.projective else 0.5 * math.sqrt(3.0) * (edge - 1) * grid.steps.max()
-    sizes = np.array([view.depth.shape for view in views])
-    depth, farthest = np.full((2, len(views), *sizes.max(0)), np.inf, np.float32)
-    for i, (view, (height, width)) in enumerate(zip(views, sizes)):
-        depth[i, :height, :width] = view.depth
-        farthest[i, :height, :width] = ndimage.maximum_filter(view.depth, 2 * settings.reach + 1, mode='constant',
-                                                              cval=np.inf)
+    depth, sizes, to_pixels = stacked(views, space)
+    reached = 2 * settings.reach + 1
+    farthest = ndimage.maximum_filter(np.nan_to_num(depth, nan=np.inf, posinf=np.inf), (1, reached, reached),
+                                      mode='constant', cval=np.inf)
     from_grid = np.diag([*grid.steps, 1.0])
     from_grid[:3, 3] = grid.low
-    to_pixels = np.stack([view.to_pixels @ space.projection() @ from_grid for view in views])
+    to_pixels = to_pixels @ from_grid
     focal = np.array([view.focal for view in views])
     _fuse(blocks, edge, *sums, depth, farthest, sizes, to_pixels, focal, radius, band, settings.reach,
           settings.clear_views)
@@ -215,5 +213,7 @@ def _seen_at(row, column, depth, size, band):
     if max(a, b, c, d) - min(a, b, c, d) < band:
         down, right = row - F(top), column - F(left)
         above, below = a + right * (b - a), c + right * (d - c)
-        return above + down * (below - above)
+        mixed = above + down * (below - above)
+        if not math.isnan(mixed):
+            return mixed
     return depth[int(row + F(0.5)), int(column + F(0.5))]

@@ -12,8 +12,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from nerf.fields.interface import Sampler
+from nerf.meshes.confirmation import confirmed
 from nerf.meshes.depth_fusion import fused_depths
-from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level, tighten
+from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level
 from nerf.meshes.options import DEFAULTS, MeshSettings
 from nerf.meshes.triangles import vertex_normals, without_floaters, without_others
 from nerf.meshes.views import SeenFrom
@@ -75,19 +76,6 @@ def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAU
     return low
 
 
-def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndarray | None = None,
-                   settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
-    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError."""
-    space, cameras = scene.space, scene.training_cameras
-    box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
-    box = tighten(functools.partial(sampler.density_array, least=settings.halo * level), box, level, settings)
-    endless = not space.has_far and bounds is None
-    hint = '; the scene goes on: --mesh_bounds cuts a part out of it' if endless else ''
-    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}{space.note}{hint}")
-    return box
-
-
 def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float,
                     settings: MeshSettings = DEFAULTS) -> Surface:
     """Surface where a field's density has one value, on a grid with coordinates `axes` and a longest step."""
@@ -103,6 +91,7 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
     """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views. Density
     decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space show few
     outlines, so that the surface does not move there."""
+    views = confirmed(views, space, step, settings)
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
     if not space.projective and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():

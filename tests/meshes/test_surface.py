@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,16 +9,16 @@ import trimesh
 from known_fields import Solid
 from known_surfaces import (
     BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc, one_camera_in_ndc,
-    red_and_blue, red_ball, scene_around, shell, steep_ball, three_cameras, two_coloured_ball_in_ndc, view_of_ball,
+    red_and_blue, red_ball, scene_around, shell, steep_ball, two_coloured_ball_in_ndc, view_of_ball,
 )
 
+from nerf.meshes.box import box_of_surface
 from nerf.meshes.depth_fusion import fused_depths
 from nerf.meshes.extraction import grid_axes, marching_cubes
 from nerf.meshes.options import MeshSettings
-from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, outline_shift, surface_level
+from nerf.meshes.surface import density_surface, fused_surface, outline_shift, surface_level
 from nerf.meshes.triangles import vertex_normals
 from nerf.runtime.errors import UserError
-from nerf.space import Unbounded
 
 COARSE = MeshSettings(survey=49)  # a survey that is fast
 
@@ -63,30 +61,6 @@ def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():
                    for settings in (MeshSettings(floater_share=0.001), MeshSettings(floater_share=0.1)))
     assert (both.dropped, large.dropped) == (0, 1)
     assert len(both.faces) > len(large.faces)
-
-
-def test_the_box_is_that_of_the_surface_and_is_printed(capsys):
-    box = box_of_surface(red_ball().sampler(), three_cameras(), THRESHOLD, settings=COARSE)
-    np.testing.assert_allclose(box, [[0.2, -0.3, -0.4], [1.2, 0.7, 0.6]], atol=0.3)
-    line = capsys.readouterr().out
-    assert line.startswith(f'box       {box[0, 0]:.3f} to {box[1, 0]:.3f}, ')
-    assert 'mesh_bounds' not in line
-
-
-def test_bounds_are_recommended_if_the_scene_has_none(capsys):
-    scene = three_cameras()
-    endless = replace(scene, space=Unbounded.around(scene.training_cameras, 2.0, 6.0, True))
-    box_of_surface(red_ball().sampler(), endless, THRESHOLD, settings=COARSE)
-    assert 'the scene goes on: --mesh_bounds' in capsys.readouterr().out
-    for each, bounds in ((scene, None), (endless, BOX)):
-        box_of_surface(red_ball().sampler(), each, THRESHOLD, bounds, COARSE)
-        assert 'mesh_bounds' not in capsys.readouterr().out
-
-
-def test_bounds_in_which_nothing_is_seen_are_one_line():
-    behind = np.array([[-1.0, -1.0, 1.0], [1.0, 1.0, 2.0]])
-    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is in no training view'):
-        box_of_surface(balls_in_ndc().sampler(), one_camera_in_ndc(), THRESHOLD, behind, COARSE)
 
 
 def test_faces_from_ndc_are_cut_to_a_box_of_the_world():

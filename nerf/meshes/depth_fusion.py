@@ -61,7 +61,7 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings, of_blocks)
     values = np.where(count > 0, -total / np.maximum(count, F(1.0)), F(-1.0))
     hidden = np.nonzero((count == 0) & (behind >= settings.hidden_views))
-    if space.projective:
+    if space.projective or not space.has_far:
         values[hidden] = 1.0
     else:
         decided = with_hidden(*(part[::coarse, ::coarse, ::coarse] for part in (values, count, behind)), grid.low,

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from nerf.fields.interface import Sampler
-from nerf.meshes.confirmation import confirmed
+from nerf.meshes.confirmation import confirmed, seen_faces
 from nerf.meshes.depth_fusion import fused_depths
 from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level
 from nerf.meshes.options import DEFAULTS, MeshSettings
@@ -100,7 +100,10 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
         shift = outline_shift(views, vertices, normals, step, settings)
         level = float(np.median(fused(vertices + shift * normals)))
     moved = f', moved outwards by {shift / step:.2f} grid steps to its outlines' if shift else ''
-    vertices, faces, dropped = without_floaters(*marching_cubes(fused.values, axes, level), settings.floater_share)
+    whole = marching_cubes(fused.values, axes, level)
+    if not space.has_far:
+        whole = seen_faces(*whole, views, space, step, settings)
+    vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     return Surface(fused, level, vertices, faces, dropped, f'as the training cameras see it{moved}')
 
 

@@ -95,16 +95,26 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
     if not space.projective and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():
-        vertices, faces = marching_cubes(coarse, [axis[::2] for axis in axes], level)
+        vertices, faces = _seen_surface(coarse, [axis[::2] for axis in axes], level, views, space, 2 * step, settings)
         normals = vertex_normals(vertices, faces)
         shift = outline_shift(views, vertices, normals, step, settings)
         level = float(np.median(fused(vertices + shift * normals)))
     moved = f', moved outwards by {shift / step:.2f} grid steps to its outlines' if shift else ''
-    whole = marching_cubes(fused.values, axes, level)
-    if not space.has_far:
-        whole = seen_faces(*whole, views, space, step, settings)
+    whole = _seen_surface(fused.values, axes, level, views, space, step, settings)
     vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     return Surface(fused, level, vertices, faces, dropped, f'as the training cameras see it{moved}')
+
+
+def _seen_surface(values: np.ndarray, axes: list[np.ndarray], level: float, views: list[SeenFrom], space: Space,
+                  step: float, settings: MeshSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces where values [X, Y, Z] have a level; of a scene without bounds, those that the views show. All
+    that such views hide is inside, so that its border with what they see is no surface."""
+    vertices, faces = marching_cubes(values, axes, level)
+    if not space.has_far:
+        vertices, faces = seen_faces(vertices, faces, views, space, step, settings)
+    if not len(faces):
+        raise UserError('the training cameras see no surface in the box of the mesh; train longer')
+    return vertices, faces
 
 
 def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarray, step: float,
@@ -121,7 +131,8 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
         along = np.abs((away * normals).sum(1)) < settings.outline_cosine * np.linalg.norm(away, axis=1)
         places = points[along] + shifts[:, None, None] * normals[along]
         row, column, depth = view.to_pixels[:3] @ np.vstack([places.reshape(-1, 3).T, np.ones(places.size // 3)])
-        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant')
+        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant',
+                                        cval=np.nan)  # no outline, but the picture's edge
         shown = shown.reshape(len(shifts), -1)
         clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
         opacities.append(shown[:-1, clear])

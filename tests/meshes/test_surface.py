@@ -97,3 +97,13 @@ def test_the_surface_stays_if_too_few_outlines_are_seen():
                           MeshSettings(outline_fewest=10 ** 9))
     assert np.median(np.linalg.norm(stays.vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
     assert stays.words == 'as the training cameras see it'
+
+
+def test_a_pictures_edge_is_no_outline():
+    """Pictures end in the middle of a ball, before an opaque background."""
+    scene, axes, step = scene_around(24), grid_axes(SMALL_BOX, 64), 1.6 / 63
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in scene.cameras.poses.double().numpy()]
+    vertices, faces = marching_cubes(fused_depths(views, scene.space, axes, steep_ball, 50.0).values, axes, 0.0)
+    around = [view._replace(depth=view.depth[:64], points=view.points[:64], opacity=np.ones_like(view.opacity[:64]))
+              for view in views]
+    assert outline_shift(around, vertices, vertex_normals(vertices, faces), step) == 0.0

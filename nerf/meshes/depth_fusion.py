@@ -49,8 +49,9 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
     behind a seen surface, since objects have some thickness; where the field's density is `denser` than the surface's
     level; and in a cavity that is closed on all sides, whose walls nobody needs. A group of hidden points that reaches
-    the grid's border is outside. In a projective space cameras see objects from the front alone, and all hidden points
-    are inside. UserError: the views show no surface in the grid."""
+    the grid's border is outside. In a projective space cameras see objects from the front alone, and in one without
+    bounds things go on behind the grid's border, so all hidden points are inside. Unknown depths, NaN, say nothing.
+    UserError: the views show no surface in the grid."""
     grid = Lattice(np.array([axis[0] for axis in axes]), np.array([axis[1] - axis[0] for axis in axes]),
                    tuple(len(axis) for axis in axes))
     edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()

@@ -33,7 +33,7 @@ class MeshSettings:
     floater_share: float = 0.01  # share of the largest component's faces below which a component is dropped
     # Confirmation of depths
     confirming_views: int = 3  # views that must show a place, its own view among them, if as many look at it
-    majority: float = 0.5  # share of the views that look at it, likewise
+    majority: float = 0.7  # share of the views that look at it, likewise
     confirmed_share: float = 0.01  # share of a depth within which views agree about it
     confirmed_steps: float = 2.0  # grid steps within which they agree at least
     seen_steps: float = 3.0  # grid steps between a vertex and the depth of a view that shows it, at most

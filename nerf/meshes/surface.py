@@ -90,8 +90,9 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
                   density_level: float, settings: MeshSettings = DEFAULTS) -> Surface:
     """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views. Density
     decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space show few
-    outlines, so that the surface does not move there."""
-    views = confirmed(views, space, step, settings)
+    outlines, so that the surface does not move there. Fields without bounds have fog, so depths need confirmation."""
+    if not space.has_far:
+        views = confirmed(views, space, step, settings)
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
     if not space.projective and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():
@@ -107,8 +108,8 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
 
 def _seen_surface(values: np.ndarray, axes: list[np.ndarray], level: float, views: list[SeenFrom], space: Space,
                   step: float, settings: MeshSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and faces where values [X, Y, Z] have a level; of a scene without bounds, those that the views show. All
-    that such views hide is inside, so that its border with what they see is no surface."""
+    """Vertices and faces where values [X, Y, Z] have a level. Without bounds, all that is hidden is inside, and its
+    border with what views see is no surface, so faces are those that the views show. UserError: there are none."""
     vertices, faces = marching_cubes(values, axes, level)
     if not space.has_far:
         vertices, faces = seen_faces(vertices, faces, views, space, step, settings)

@@ -8,8 +8,8 @@ import torch
 import trimesh
 from known_fields import Solid
 from known_surfaces import (
-    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc, one_camera_in_ndc,
-    red_and_blue, red_ball, scene_around, shell, steep_ball, two_coloured_ball_in_ndc, view_of_ball,
+    AROUND, BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc,
+    one_camera_in_ndc, red_and_blue, red_ball, scene_around, shell, steep_ball, two_coloured_ball_in_ndc, view_of_ball,
 )
 
 from nerf.meshes.box import box_of_surface
@@ -19,6 +19,7 @@ from nerf.meshes.options import MeshSettings
 from nerf.meshes.surface import density_surface, fused_surface, outline_shift, surface_level
 from nerf.meshes.triangles import vertex_normals
 from nerf.runtime.errors import UserError
+from nerf.space import Unbounded
 
 COARSE = MeshSettings(survey=49)  # a survey that is fast
 
@@ -97,6 +98,26 @@ def test_the_surface_stays_if_too_few_outlines_are_seen():
                           MeshSettings(outline_fewest=10 ** 9))
     assert np.median(np.linalg.norm(stays.vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
     assert stays.words == 'as the training cameras see it'
+
+
+def test_without_bounds_the_surface_is_what_cameras_show_and_has_no_back():
+    """Cameras are above a ball."""
+    poses = [pose for pose in scene_around(24).cameras.poses.double().numpy() if pose[2, 3] > 1.0]
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in poses]
+    closed, open_below = (fused_surface(views, space, grid_axes(SMALL_BOX, 64), 1.6 / 63, steep_ball, 50.0)
+                          for space in (AROUND, Unbounded(1.2, 2.8)))
+    assert trimesh.Trimesh(closed.vertices, closed.faces, process=False).is_watertight
+    assert not trimesh.Trimesh(open_below.vertices, open_below.faces, process=False).is_watertight
+    assert np.abs(np.linalg.norm(open_below.vertices, axis=1) - RADIUS).max() < 3.0 * 1.6 / 63
+    assert open_below.vertices[:, 2].max() == pytest.approx(RADIUS, abs=0.02)
+    assert open_below.vertices[:, 2].min() > -0.45
+
+
+def test_without_bounds_a_box_that_nobody_sees_has_no_surface():
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in scene_around(4).cameras.poses.double().numpy()]
+    axes = grid_axes(SMALL_BOX + [0.0, 0.0, 9.0], 32)
+    with pytest.raises(UserError, match='see no surface in the box'):
+        fused_surface(views, Unbounded(1.2, 2.8), axes, 1.6 / 31, steep_ball, 50.0)
 
 
 def test_a_pictures_edge_is_no_outline():

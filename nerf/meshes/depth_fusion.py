@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nerf.meshes.extraction import Density
 from nerf.meshes.options import DEFAULTS, MeshSettings
-from nerf.meshes.views import SeenFrom, onto_pixels
+from nerf.meshes.views import SeenFrom, onto_pixels, stacked
 from nerf.runtime.errors import UserError
 from nerf.space import Space
 
@@ -49,8 +49,9 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     hidden point is one that no camera sees and in front of which several cameras see something. It is inside close
     behind a seen surface, since objects have some thickness; where the field's density is `denser` than the surface's
     level; and in a cavity that is closed on all sides, whose walls nobody needs. A group of hidden points that reaches
-    the grid's border is outside. In a projective space cameras see objects from the front alone, and all hidden points
-    are inside. UserError: the views show no surface in the grid."""
+    the grid's border is outside. In a projective space cameras see objects from the front alone, and in one without
+    bounds things go on behind the grid's border, so all hidden points are inside. Unknown depths, NaN, say nothing.
+    UserError: the views show no surface in the grid."""
     grid = Lattice(np.array([axis[0] for axis in axes]), np.array([axis[1] - axis[0] for axis in axes]),
                    tuple(len(axis) for axis in axes))
     edge, coarse, band = settings.block, settings.hidden_step, settings.band * grid.steps.max()
@@ -61,7 +62,7 @@ def fused_depths(views: list[SeenFrom], space: Space, axes: list[np.ndarray], de
     total, count, behind = _sums(views, space, grid, np.argwhere(near), edge, band, settings, of_blocks)
     values = np.where(count > 0, -total / np.maximum(count, F(1.0)), F(-1.0))
     hidden = np.nonzero((count == 0) & (behind >= settings.hidden_views))
-    if space.projective:
+    if space.projective or not space.has_far:
         values[hidden] = 1.0
     else:
         decided = with_hidden(*(part[::coarse, ::coarse, ::coarse] for part in (values, count, behind)), grid.low,
@@ -125,15 +126,13 @@ def _sums(views: list[SeenFrom], space: Space, grid: Lattice, blocks: np.ndarray
     sums = sums or [np.zeros(grid.shape, kind) for kind in (np.float32, np.uint16, np.uint16)]
     # Balls around blocks make no sense in a projective space; an infinite one is never hidden as a whole.
     radius = math.inf if space.projective else 0.5 * math.sqrt(3.0) * (edge - 1) * grid.steps.max()
-    sizes = np.array([view.depth.shape for view in views])
-    depth, farthest = np.full((2, len(views), *sizes.max(0)), np.inf, np.float32)
-    for i, (view, (height, width)) in enumerate(zip(views, sizes)):
-        depth[i, :height, :width] = view.depth
-        farthest[i, :height, :width] = ndimage.maximum_filter(view.depth, 2 * settings.reach + 1, mode='constant',
-                                                              cval=np.inf)
+    depth, sizes, to_pixels = stacked(views, space)
+    reached = 2 * settings.reach + 1
+    farthest = ndimage.maximum_filter(np.nan_to_num(depth, nan=np.inf, posinf=np.inf), (1, reached, reached),
+                                      mode='constant', cval=np.inf)
     from_grid = np.diag([*grid.steps, 1.0])
     from_grid[:3, 3] = grid.low
-    to_pixels = np.stack([view.to_pixels @ space.projection() @ from_grid for view in views])
+    to_pixels = to_pixels @ from_grid
     focal = np.array([view.focal for view in views])
     _fuse(blocks, edge, *sums, depth, farthest, sizes, to_pixels, focal, radius, band, settings.reach,
           settings.clear_views)
@@ -215,5 +214,7 @@ def _seen_at(row, column, depth, size, band):
     if max(a, b, c, d) - min(a, b, c, d) < band:
         down, right = row - F(top), column - F(left)
         above, below = a + right * (b - a), c + right * (d - c)
-        return above + down * (below - above)
+        mixed = above + down * (below - above)
+        if not math.isnan(mixed):
+            return mixed
     return depth[int(row + F(0.5)), int(column + F(0.5))]

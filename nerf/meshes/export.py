@@ -12,12 +12,13 @@ from trimesh.transformations import rotation_matrix
 from nerf.fields.interface import Sampler
 from nerf.files.images import save_png
 from nerf.files.whole_file import whole_file
+from nerf.meshes.box import box_of_surface
 from nerf.meshes.colours import coloured_mesh, textured
 from nerf.meshes.extraction import grid_axes
 from nerf.meshes.faces import fewer_faces
 from nerf.meshes.options import MeshOptions
 from nerf.meshes.picture import coarsened, mesh_views
-from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, surface_level
+from nerf.meshes.surface import density_surface, fused_surface, surface_level
 from nerf.meshes.triangles import closedness, parted, surface_area
 from nerf.meshes.views import drawn_views
 from nerf.poses import up_direction

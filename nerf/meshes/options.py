@@ -15,6 +15,9 @@ class MeshSettings:
     """Numbers that decide a mesh and are no flags. The hidden points' numbers were chosen from about seventy settings
     on two fields of the toy chair, a grid and the paper's networks, by the distance to the true mesh and the PSNR of
     the drawn mesh (docs/measurements.md). Other numbers were set by looking at meshes of the chair, lego and fern."""
+    # Box of a scene without bounds
+    looking: float = 0.5  # share of the cameras that look at the box
+    looked_points: int = 49  # points along the longest side at which it is decided
     # Views of the field from training cameras
     views: int = 64  # views at most. The toy chair's error is 0.45% with 32 views, and about 0.3% with 60
     view_rays: int = 2_000_000  # rays of all views at most. 4 million rays gain 0.1 dB on the toy chair
@@ -28,6 +31,13 @@ class MeshSettings:
     halo: float = 0.5  # share of the level from which a block's corner is near the surface: thin parts are blurred
     small_grid: int = 129  # points along the longest side up to which blocks have 2 cells along an edge; above it 4
     floater_share: float = 0.01  # share of the largest component's faces below which a component is dropped
+    # Confirmation, in a scene without bounds; chosen by looking at meshes of alexander and the fox
+    confirming_views: int = 3  # views that must show a depth, its own view among them, if as many look at the place
+    majority: float = 0.7  # share of these views that must show it; at 0.5 more fog stays beside alexander
+    confirmed_share: float = 0.01  # share of a depth within which views agree about it
+    confirmed_steps: float = 2.0  # grid steps within which they agree at least
+    seen_steps: float = 3.0  # grid steps between a vertex and the depth of a view that shows it, at most
+    hole_faces: int = 50  # faces up to which a group of faces that no view shows stays, since it would be a hole
     # Fusion of depths
     band: float = 4.0  # grid steps at which distances are cut off
     block: int = 4  # grid points along the edges of the blocks that are fused closely, or not at all

@@ -12,8 +12,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from nerf.fields.interface import Sampler
+from nerf.meshes.confirmation import confirmed, seen_faces
 from nerf.meshes.depth_fusion import fused_depths
-from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level, tighten
+from nerf.meshes.extraction import Density, extract_surface, marching_cubes, onto_level
 from nerf.meshes.options import DEFAULTS, MeshSettings
 from nerf.meshes.triangles import vertex_normals, without_floaters, without_others
 from nerf.meshes.views import SeenFrom
@@ -75,19 +76,6 @@ def surface_level(sampler: Sampler, scene: Scene, settings: MeshSettings = DEFAU
     return low
 
 
-def box_of_surface(sampler: Sampler, scene: Scene, level: float, bounds: np.ndarray | None = None,
-                   settings: MeshSettings = DEFAULTS) -> np.ndarray:
-    """Box [2, 3], in ray coordinates, around all of the surface that the training cameras see; prints a line about it.
-    Bounds [2, 3] are a box of the world, outside of which no surface is looked for. No surface is a UserError."""
-    space, cameras = scene.space, scene.training_cameras
-    box = space.box(cameras) if bounds is None else space.box_within(bounds, cameras)
-    box = tighten(functools.partial(sampler.density_array, least=settings.halo * level), box, level, settings)
-    endless = not space.has_far and bounds is None
-    hint = '; the scene goes on: --mesh_bounds cuts a part out of it' if endless else ''
-    print(f"box       {', '.join(f'{low:.3f} to {high:.3f}' for low, high in box.T)}{space.note}{hint}")
-    return box
-
-
 def density_surface(sampler: Sampler, axes: list[np.ndarray], step: float, level: float,
                     settings: MeshSettings = DEFAULTS) -> Surface:
     """Surface where a field's density has one value, on a grid with coordinates `axes` and a longest step."""
@@ -102,17 +90,32 @@ def fused_surface(views: list[SeenFrom], space: Space, axes: list[np.ndarray], s
                   density_level: float, settings: MeshSettings = DEFAULTS) -> Surface:
     """Surface that views of a field show, on a grid with a longest step, moved to the outlines in the views. Density
     decides about points that no camera sees; it is `density_level` at the surface. Views in a projective space show few
-    outlines, so that the surface does not move there."""
+    outlines, so that the surface does not move there. Fields without bounds have fog, so depths need confirmation."""
+    if not space.has_far:
+        views = confirmed(views, space, step, settings)
     fused = fused_depths(views, space, axes, density, density_level, settings)
     shift, level, coarse = 0.0, 0.0, fused.values[::2, ::2, ::2].copy()
     if not space.projective and min(coarse.shape) > 1 and coarse.min() < 0.0 < coarse.max():
-        vertices, faces = marching_cubes(coarse, [axis[::2] for axis in axes], level)
+        vertices, faces = _seen_surface(coarse, [axis[::2] for axis in axes], level, views, space, 2 * step, settings)
         normals = vertex_normals(vertices, faces)
         shift = outline_shift(views, vertices, normals, step, settings)
         level = float(np.median(fused(vertices + shift * normals)))
     moved = f', moved outwards by {shift / step:.2f} grid steps to its outlines' if shift else ''
-    vertices, faces, dropped = without_floaters(*marching_cubes(fused.values, axes, level), settings.floater_share)
+    whole = _seen_surface(fused.values, axes, level, views, space, step, settings)
+    vertices, faces, dropped = without_floaters(*whole, settings.floater_share)
     return Surface(fused, level, vertices, faces, dropped, f'as the training cameras see it{moved}')
+
+
+def _seen_surface(values: np.ndarray, axes: list[np.ndarray], level: float, views: list[SeenFrom], space: Space,
+                  step: float, settings: MeshSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces where values [X, Y, Z] have a level. Without bounds, all that is hidden is inside, and its
+    border with what views see is no surface, so faces are those that the views show. UserError: there are none."""
+    vertices, faces = marching_cubes(values, axes, level)
+    if not space.has_far:
+        vertices, faces = seen_faces(vertices, faces, views, space, step, settings)
+    if not len(faces):
+        raise UserError('the training cameras see no surface in the box of the mesh; train longer')
+    return vertices, faces
 
 
 def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarray, step: float,
@@ -129,7 +132,8 @@ def outline_shift(views: list[SeenFrom], vertices: np.ndarray, normals: np.ndarr
         along = np.abs((away * normals).sum(1)) < settings.outline_cosine * np.linalg.norm(away, axis=1)
         places = points[along] + shifts[:, None, None] * normals[along]
         row, column, depth = view.to_pixels[:3] @ np.vstack([places.reshape(-1, 3).T, np.ones(places.size // 3)])
-        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant')
+        shown = ndimage.map_coordinates(view.opacity, np.stack([row, column]) / depth, order=1, mode='constant',
+                                        cval=np.nan)  # no outline, but the picture's edge
         shown = shown.reshape(len(shifts), -1)
         clear = (shown[-1] < BLUR) & (shown[0] > settings.solid_opacity)  # nothing else lies behind the outline
         opacities.append(shown[:-1, clear])

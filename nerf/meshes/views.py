@@ -22,7 +22,7 @@ class SeenFrom(NamedTuple):
     place: np.ndarray  # [3] position of the camera in world coordinates
     focal: float  # focal length in pixels
     to_pixels: np.ndarray  # [5, 4] from world points to pixels: see `pixel_matrix`
-    depth: np.ndarray  # [H, W] float32 measured depth; infinite where nothing stops a ray
+    depth: np.ndarray  # [H, W] float32 measured depth; infinite where nothing stops a ray, NaN: unknown
     points: np.ndarray  # [H, W, 3] float32 points that are seen, in ray coordinates
     rgb: np.ndarray  # [H, W, 3] float32
     opacity: np.ndarray  # [H, W] float32
@@ -37,6 +37,16 @@ def pixel_matrix(pose: np.ndarray, focal: float, height: int, width: int, space:
     away, scale = -back, np.array([0.0, 0.0, 0.0, 1.0])
     return np.stack([0.5 * (height - 1) * away - focal * up, 0.5 * (width - 1) * away + focal * right, away,
                      *(along * away + fixed * scale for along, fixed in space.depth_measure)])
+
+
+def stacked(views: list[SeenFrom], space: Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views as arrays, for compiled loops: depths [V, H, W] float32, padded with infinity, the views' sizes [V, 2], and
+    matrices [V, 5, 4] from ray coordinates to their pixels."""
+    sizes = np.array([view.depth.shape for view in views])
+    depth = np.full((len(views), *sizes.max(0)), np.inf, np.float32)
+    for padded, view, (height, width) in zip(depth, views, sizes):
+        padded[:height, :width] = view.depth
+    return depth, sizes, np.stack([view.to_pixels @ space.projection() for view in views])
 
 
 @njit(cache=True, error_model='numpy')

@@ -12,6 +12,7 @@ from nerf.meshes.extraction import extract_surface, grid_axes, marching_cubes
 from nerf.meshes.options import DEFAULTS, MeshSettings
 from nerf.meshes.views import SeenFrom, drawn_views
 from nerf.runtime.errors import UserError
+from nerf.space import Unbounded
 
 AXES = grid_axes(SMALL_BOX, 64)
 
@@ -35,11 +36,23 @@ def test_the_inner_wall_of_a_hollow_ball_is_no_surface():
     assert (distances(np.float32([[0.56, 0, 0], [0.7, 0.7, 0]])) < 0).all()
 
 
-def test_hidden_points_are_outside_if_they_reach_the_border():
+def test_hidden_points_are_outside_if_they_reach_the_border_of_a_scene_with_bounds():
     poses = scene_around().cameras.poses.double().numpy()
-    distances = fused([view_of_ball(pose, RADIUS, RADIUS) for pose in poses if pose[2, 3] > 1.0])  # from above alone
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in poses if pose[2, 3] > 1.0]  # from above alone
+    distances = fused(views)
     assert distances(np.float32([[0, 0, -0.75]])) < 0
     assert distances(np.float32([[0, 0, 0.47]])) > 0
+    endless = fused_depths(views, Unbounded(1.2, 2.8), AXES, shell().sampler().density_array, 100.0)
+    assert (endless(np.float32([[0, 0, -0.75], [0, 0, 0], [0, 0, 0.47]])) > 0).all()
+    assert endless(np.float32([[0, 0, 0.7]])) < 0
+
+
+def test_unknown_depths_say_nothing():
+    """Half of the cameras know no depth: the ball is that of the others."""
+    poses = scene_around(24).cameras.poses.double().numpy()
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in poses]
+    unknown = [view._replace(depth=np.full_like(view.depth, np.nan)) if i % 2 else view for i, view in enumerate(views)]
+    np.testing.assert_allclose(fused(unknown).values, fused(views[::2]).values)
 
 
 @pytest.mark.parametrize('opening', ['none', 'into what is seen', 'to the border'])

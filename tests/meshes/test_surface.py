@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import trimesh
 from known_fields import Solid
 from known_surfaces import (
-    BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc, one_camera_in_ndc,
-    red_and_blue, red_ball, scene_around, shell, steep_ball, three_cameras, two_coloured_ball_in_ndc, view_of_ball,
+    AROUND, BOX, NEAR_BALL, RADIUS, SMALL_BOX, THRESHOLD, ball_distance, balls_in_ndc, nine_cameras_in_ndc,
+    one_camera_in_ndc, red_and_blue, red_ball, scene_around, shell, steep_ball, two_coloured_ball_in_ndc, view_of_ball,
 )
 
+from nerf.meshes.box import box_of_surface
 from nerf.meshes.depth_fusion import fused_depths
 from nerf.meshes.extraction import grid_axes, marching_cubes
 from nerf.meshes.options import MeshSettings
-from nerf.meshes.surface import box_of_surface, density_surface, fused_surface, outline_shift, surface_level
+from nerf.meshes.surface import density_surface, fused_surface, outline_shift, surface_level
 from nerf.meshes.triangles import vertex_normals
 from nerf.runtime.errors import UserError
 from nerf.space import Unbounded
@@ -65,30 +64,6 @@ def test_floaters_smaller_than_a_share_of_the_surface_are_dropped():
     assert len(both.faces) > len(large.faces)
 
 
-def test_the_box_is_that_of_the_surface_and_is_printed(capsys):
-    box = box_of_surface(red_ball().sampler(), three_cameras(), THRESHOLD, settings=COARSE)
-    np.testing.assert_allclose(box, [[0.2, -0.3, -0.4], [1.2, 0.7, 0.6]], atol=0.3)
-    line = capsys.readouterr().out
-    assert line.startswith(f'box       {box[0, 0]:.3f} to {box[1, 0]:.3f}, ')
-    assert 'mesh_bounds' not in line
-
-
-def test_bounds_are_recommended_if_the_scene_has_none(capsys):
-    scene = three_cameras()
-    endless = replace(scene, space=Unbounded.around(scene.training_cameras, 2.0, 6.0, True))
-    box_of_surface(red_ball().sampler(), endless, THRESHOLD, settings=COARSE)
-    assert 'the scene goes on: --mesh_bounds' in capsys.readouterr().out
-    for each, bounds in ((scene, None), (endless, BOX)):
-        box_of_surface(red_ball().sampler(), each, THRESHOLD, bounds, COARSE)
-        assert 'mesh_bounds' not in capsys.readouterr().out
-
-
-def test_bounds_in_which_nothing_is_seen_are_one_line():
-    behind = np.array([[-1.0, -1.0, 1.0], [1.0, 1.0, 2.0]])
-    with pytest.raises(UserError, match='mesh_bounds -1 -1 1 to 1 1 2 is in no training view'):
-        box_of_surface(balls_in_ndc().sampler(), one_camera_in_ndc(), THRESHOLD, behind, COARSE)
-
-
 def test_faces_from_ndc_are_cut_to_a_box_of_the_world():
     scene, (centre, radius, _) = one_camera_in_ndc(), NEAR_BALL
     box = box_of_surface(balls_in_ndc().sampler(), scene, THRESHOLD, settings=COARSE)
@@ -123,3 +98,33 @@ def test_the_surface_stays_if_too_few_outlines_are_seen():
                           MeshSettings(outline_fewest=10 ** 9))
     assert np.median(np.linalg.norm(stays.vertices, axis=1)) == pytest.approx(RADIUS, abs=0.01)
     assert stays.words == 'as the training cameras see it'
+
+
+def test_without_bounds_the_surface_is_what_cameras_show_and_has_no_back():
+    """Cameras are above a ball."""
+    poses = [pose for pose in scene_around(24).cameras.poses.double().numpy() if pose[2, 3] > 1.0]
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in poses]
+    closed, open_below = (fused_surface(views, space, grid_axes(SMALL_BOX, 64), 1.6 / 63, steep_ball, 50.0)
+                          for space in (AROUND, Unbounded(1.2, 2.8)))
+    assert trimesh.Trimesh(closed.vertices, closed.faces, process=False).is_watertight
+    assert not trimesh.Trimesh(open_below.vertices, open_below.faces, process=False).is_watertight
+    assert np.abs(np.linalg.norm(open_below.vertices, axis=1) - RADIUS).max() < 3.0 * 1.6 / 63
+    assert open_below.vertices[:, 2].max() == pytest.approx(RADIUS, abs=0.02)
+    assert open_below.vertices[:, 2].min() > -0.45
+
+
+def test_without_bounds_a_box_that_nobody_sees_has_no_surface():
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in scene_around(4).cameras.poses.double().numpy()]
+    axes = grid_axes(SMALL_BOX + [0.0, 0.0, 9.0], 32)
+    with pytest.raises(UserError, match='see no surface in the box'):
+        fused_surface(views, Unbounded(1.2, 2.8), axes, 1.6 / 31, steep_ball, 50.0)
+
+
+def test_a_pictures_edge_is_no_outline():
+    """Pictures end in the middle of a ball, before an opaque background."""
+    scene, axes, step = scene_around(24), grid_axes(SMALL_BOX, 64), 1.6 / 63
+    views = [view_of_ball(pose, RADIUS, RADIUS) for pose in scene.cameras.poses.double().numpy()]
+    vertices, faces = marching_cubes(fused_depths(views, scene.space, axes, steep_ball, 50.0).values, axes, 0.0)
+    around = [view._replace(depth=view.depth[:64], points=view.points[:64], opacity=np.ones_like(view.opacity[:64]))
+              for view in views]
+    assert outline_shift(around, vertices, vertex_normals(vertices, faces), step) == 0.0

@@ -16,6 +16,7 @@ from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
 from nerf.captures.capture import Capture, Lens, held_out
+from nerf.captures.free_space import FreeSpace
 from nerf.captures.placement import (
     OBJECT_RULES, Placement, at_poses, leave_out_strays, nearest_and_farthest, path_of, place, place_object,
     spreads_little,
@@ -79,6 +80,7 @@ class Scene:
     exposure: bool = False  # each image has a gain per colour channel (nerf/exposure.py)
     placement: Placement | None = None  # of a capture of photographs in the scene
     names: list[str] | None = None  # of the images' files, if they are known
+    free_space: FreeSpace | None = None  # of the images' views; None: unknown
 
     def rays_within(self, share: float) -> Scene:
         """The same scene with rays through another point of their pixels, as `Cameras.within`."""
@@ -233,7 +235,16 @@ def photographs_scene(capture: Capture, white_bkgd: bool, ndc: bool, unbounded: 
     space = open_space(cameras, capture.i_train, near, far, not placement.forward_facing, ndc, unbounded)
     return Scene(Images.of_any_size(capture.images, capture.masks), cameras, path, space, white_bkgd, capture.i_train,
                  capture.i_val, capture.i_test, placement=placement,
-                 names=[path.name for path in capture.paths])
+                 names=[path.name for path in capture.paths], free_space=_free_space(capture, placement, cameras))
+
+
+def _free_space(capture: Capture, placement: Placement, cameras: Cameras) -> FreeSpace | None:
+    """Free space of a capture in its scene; None: its points are unknown."""
+    if not placement.has_points:
+        return None
+    linear, shift = placement.matrix[:3, :3], placement.matrix[:3, 3]
+    bounded = replace(cameras, bounds=torch.from_numpy(placement.bounds))
+    return FreeSpace(bounded, capture.points @ linear.T + shift, capture.seen)
 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,

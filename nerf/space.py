@@ -77,6 +77,10 @@ class Space:
         """Grid coordinates [..., 3] of points in ray coordinates."""
         return self._as_cubes(self.to_field(points))
 
+    def from_grid(self, points: Tensor) -> Tensor:
+        """Ray coordinates [..., 3] of points in grid coordinates."""
+        return points * constant(self.voxel_shape, points.device, points.dtype)
+
     def _as_cubes(self, vectors: Tensor) -> Tensor:
         """Points or directions [..., 3] in field coordinates, divided by the shape of a voxel."""
         return vectors / constant(self.voxel_shape, vectors.device, vectors.dtype)
@@ -303,6 +307,13 @@ class Unbounded(Space):
     def to_field(self, points: Tensor) -> Tensor:
         """Contracted points, at most 2 long."""
         return contracted(self.from_centre(points))
+
+    def from_grid(self, points: Tensor) -> Tensor:
+        """Points beyond infinity, 2 from the origin, are moved near it."""
+        distance = points.norm(dim=-1, keepdim=True)
+        stretched = points / (distance * (2.0 - distance).clamp(min=1e-6))
+        return torch.where(distance < 1.0, points, stretched) * self.radius + constant(
+            self.centre, points.device, points.dtype)
 
     def grid_scale(self, points: Tensor) -> Tensor:
         """Cube root of the determinant of the contraction's Jacobian. Steps along a ray shrink more, across it less."""

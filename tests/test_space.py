@@ -122,6 +122,12 @@ def test_points_in_ndc_by_hand():
 
 
 @KINDS
+def test_grid_coordinates_lead_back_to_the_points(space):
+    points = some_points() * torch.tensor([1.0, 1.0, 0.01 if space.name == 'ndc' else 1.0], dtype=torch.float64)
+    torch.testing.assert_close(space.from_grid(space.to_grid(points)), points, rtol=1e-6, atol=1e-6)
+
+
+@KINDS
 def test_a_grid_scale_is_the_cube_root_of_the_jacobians_determinant(space):
     points = some_points()
     expected = torch.linalg.det(jacobians(space.to_field, points)).abs() ** (1 / 3)

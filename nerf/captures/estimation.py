@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
 )
@@ -24,7 +26,7 @@ from nerf.runtime.errors import UserError
 VIDEO_ENDINGS = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm')
 EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
 EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
-CAMERAS, POINTS = 'transforms.json', 'sparse_points.ply'
+CAMERAS, POINTS, TRACKS = 'transforms.json', 'sparse_points.ply', 'sparse_tracks.npz'
 MOST_NAMES = 10  # in a message
 ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out blurred ones, and photograph '
           'from different places rather than turning on one')
@@ -44,8 +46,8 @@ class UprightCopy:
 
 def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
                      solve: Solver = structure_from_motion) -> None:
-    """Writes datadir/transforms.json and sparse_points.ply, unless the former exists. If there are too few photographs,
-    or too few get a camera, it is a UserError.
+    """Writes datadir/transforms.json, sparse_points.ply and sparse_tracks.npz, unless the first exists. If there are
+    too few photographs, or too few get a camera, it is a UserError.
 
     Args:
         datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
@@ -71,6 +73,7 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
             raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
     _write_points(datadir / POINTS, cameras)
+    _write_tracks(datadir / TRACKS, [_relative(copies[i].path, datadir) for i in cameras.index], cameras)
     _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
     print(f'{datadir / CAMERAS}: {len(cameras.index)} of {len(paths)} photographs, {len(cameras.points)} points, mean '
           f'error {cameras.error:.2f} pixels; delete it to estimate again')
@@ -95,7 +98,7 @@ def _photographs(datadir: Path, fewest: int) -> list[Path]:
     if heif and not can_read_heif():
         raise UserError(f'{folder} has {len(heif)} HEIC photographs, {heif[0].name} for one; run: pip install '
                         'pillow-heif, or convert them to JPEG')
-    if ignored := [path.name for path in files if path not in found and path.name != POINTS]:
+    if ignored := [path.name for path in files if path not in found and path.name not in (POINTS, TRACKS)]:
         print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
     _check_count(datadir, len(found), fewest)
     return found
@@ -198,6 +201,13 @@ def _write_points(path: Path, cameras: EstimatedCameras) -> None:
         partial.write_text('\n'.join(header + rows) + '\n', encoding='ascii')
 
 
+def _write_tracks(path: Path, names: list[str], cameras: EstimatedCameras) -> None:
+    """Writes which photograph, by its name in transforms.json, observes which point of the file of points."""
+    photograph, point = cameras.tracks.T.astype(np.int32)
+    with whole_file(path) as partial, open(partial, 'wb') as file:
+        np.savez_compressed(file, names=np.array(names), photograph=photograph, point=point)
+
+
 def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cameras: EstimatedCameras) -> None:
     """Writes transforms.json of all photographs' paths, and of the cameras of the photographs in `copies`."""
     lenses = []
@@ -209,7 +219,7 @@ def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cam
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
               | {'transform_matrix': [*colmap_pose(moved[:, :3], moved[:, 3]).tolist(), [0.0, 0.0, 0.0, 1.0]]}
               for copy, lens, moved in zip(copies, lenses, cameras.world_to_camera)]
-    text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS,
+    text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS, 'tracks_file_path': TRACKS,
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:
         partial.write_text(text + '\n', encoding='utf-8')

@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -289,26 +290,47 @@ def seen_depths(cameras: Cameras, points: np.ndarray | None, seen: list[np.ndarr
     if points is None:
         return None
     some = points[::len(points) // rules.most_points + 1]
-    return [view_depths(cameras, view, some if seen is None else points[seen[view]], inside=seen is None)
+    return [in_view(cameras, view, some).depth if seen is None else ahead_of(cameras, view, points[seen[view]])
             for view in range(len(cameras))]
 
 
-def view_depths(cameras: Cameras, view: int, points: np.ndarray, inside: bool) -> np.ndarray:
-    """Positive depths [K] of points [P, 3] in a view, or distances for a fisheye. With `inside`, points count only if
-    they project into the picture by the camera's intrinsics alone."""
-    pose, fisheye = cameras.poses[view].numpy(), cameras.fisheye is not None and bool(cameras.fisheye[view])
-    x, y, z = ((points - pose[:, 3]) @ pose[:, :3]).T
-    depth = np.sqrt(x * x + y * y + z * z) if fisheye else -z
-    counted = depth > 0.0
-    if inside:
-        height, width = cameras.size(view)
-        fx, fy, cx, cy = cameras.intrinsics[view].tolist()
-        across = np.hypot(x, y)
-        with np.errstate(divide='ignore', invalid='ignore'):
-            per_length = np.arctan2(across, -z) / across if fisheye else 1.0 / depth
-            column, row = cx + fx * x * per_length, cy - fy * y * per_length
-        counted &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return depth[counted]
+class InView(NamedTuple):
+    """K points in a view."""
+
+    index: np.ndarray  # [K] int64 among all points
+    depth: np.ndarray  # [K] along the camera's axis, or the distance for a fisheye
+    column: np.ndarray  # [K] in pixels, by the camera's intrinsics alone
+    row: np.ndarray  # [K]
+
+
+def ahead_of(cameras: Cameras, view: int, points: np.ndarray) -> np.ndarray:
+    """Positive depths [K] of points [P, 3] before a camera, or distances for a fisheye."""
+    depth = _local(cameras, view, points)[0]
+    return depth[depth > 0.0]
+
+
+def in_view(cameras: Cameras, view: int, points: np.ndarray) -> InView:
+    """Points [P, 3] that project into a view's picture, by the camera's intrinsics alone."""
+    depth, (x, y, z) = _local(cameras, view, points)
+    height, width = cameras.size(view)
+    fx, fy, cx, cy = cameras.intrinsics[view].tolist()
+    across = np.hypot(x, y)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        per_length = np.arctan2(across, -z) / across if _is_fisheye(cameras, view) else 1.0 / depth
+        column, row = cx + fx * x * per_length, cy - fy * y * per_length
+    index = np.flatnonzero((depth > 0.0) & (column >= 0) & (column < width) & (row >= 0) & (row < height))
+    return InView(index, depth[index], column[index], row[index])
+
+
+def _local(cameras: Cameras, view: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depths [P] of points [P, 3], or distances for a fisheye, and their coordinates [3, P] in a camera's frame."""
+    pose = cameras.poses[view].double().numpy()
+    local = ((points - pose[:, 3]) @ pose[:, :3]).T
+    return np.linalg.norm(local, axis=0) if _is_fisheye(cameras, view) else -local[2], local
+
+
+def _is_fisheye(cameras: Cameras, view: int) -> bool:
+    return cameras.fisheye is not None and bool(cameras.fisheye[view])
 
 
 def render_path_orbit(poses: np.ndarray, rules: PlacementRules = RULES) -> np.ndarray:

@@ -14,8 +14,8 @@ from conftest import forward_cameras, turn
 from load_llff import load_llff_data, poses_avg, recenter_poses, render_path_spiral
 from nerf.captures.capture import Capture
 from nerf.captures.placement import (
-    PlacementRules, axes_crossing, covered_arc, depth_ranges, leave_out_strays, nearest_and_farthest, place,
-    render_path_orbit, up_axis, view_depths,
+    PlacementRules, ahead_of, axes_crossing, covered_arc, depth_ranges, in_view, leave_out_strays, nearest_and_farthest,
+    place, render_path_orbit, up_axis,
 )
 from nerf.poses import transform_poses, viewmatrix
 from nerf.runtime.errors import UserError
@@ -383,7 +383,7 @@ def test_the_bounds_of_a_view_are_from_the_depths_of_the_points_that_it_observes
     points[201:, 2] = [-0.1, -500.0]  # not observed, or by a view of few points
     cameras, seen = capture_of(poses).cameras, [np.arange(201), np.arange(101), np.array([201, 202])]
     np.testing.assert_allclose(depth_ranges(cameras, points, seen), [[10.2, 29.8], [11.1, 20.9], [10.2, 29.8]])
-    assert np.array_equal(view_depths(cameras, 2, points[seen[2]], inside=False), [2.1, 502.0])
+    assert np.array_equal(ahead_of(cameras, 2, points[seen[2]]), [2.1, 502.0])
     assert depth_ranges(cameras, points, [np.arange(5)] * 3) is None
     few = depth_ranges(cameras, points, [np.arange(5)] * 3, PlacementRules(fewest_points=5, extremes=(0.0, 100.0)))
     np.testing.assert_allclose(few, [[10.0, 10.4], [11.0, 11.4], [12.0, 12.4]])
@@ -393,7 +393,7 @@ def test_the_bounds_of_a_view_are_from_the_depths_of_the_points_that_it_observes
 
 def test_points_behind_a_camera_have_no_depth():
     cameras = capture_of(np.eye(4)[None, :3]).cameras
-    assert view_depths(cameras, 0, np.array([[0.0, 0.0, 3.0], [5.0, 0.0, -2.0]]), inside=False).tolist() == [2.0]
+    assert ahead_of(cameras, 0, np.array([[0.0, 0.0, 3.0], [5.0, 0.0, -2.0]])).tolist() == [2.0]
 
 
 def test_without_tracks_the_points_of_a_view_are_those_that_project_into_it():
@@ -402,19 +402,19 @@ def test_without_tracks_the_points_of_a_view_are_those_that_project_into_it():
     points = np.array([[0.0, 0.0, -4.0], [1.99, 0.0, -4.0], [2.01, 0.0, -4.0], [0.0, 1.49, -4.0], [0.0, -1.51, -4.0],
                        [0.0, 0.0, 3.0], [1.0, 1.0, 0.0]])  # 40x30 pixels, focal length 40: up to x = 2 and y = 1.5
     cameras = capture_of(poses).cameras
-    assert view_depths(cameras, 0, points, inside=True).tolist() == [4.0, 4.0, 4.0]
-    assert view_depths(cameras, 1, points, inside=True) == pytest.approx([3.0])
+    assert in_view(cameras, 0, points).depth.tolist() == [4.0, 4.0, 4.0]
+    assert in_view(cameras, 1, points).depth == pytest.approx([3.0])
     at_the_top = cameras.intrinsics * torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
     below = replace(cameras, intrinsics=at_the_top)  # the principal point
-    assert view_depths(below, 0, points[3:4], inside=True).tolist() == []
-    assert view_depths(below, 0, points[4:5], inside=True).tolist() == [4.0]
+    assert in_view(below, 0, points[3:4]).depth.tolist() == []
+    assert in_view(below, 0, points[4:5]).depth.tolist() == [4.0]
 
 
 def test_the_depth_of_a_fisheye_is_the_distance_along_its_rays():
     points = np.array([[3.0, 0.0, -4.0], [4.0, 0.0, 1.0]])  # at 36.9 and 104 degrees from the axis
     cameras = capture_of(np.eye(4)[None, :3].repeat(2, 0), focal=30.0, fisheye=[True, False]).cameras
-    assert view_depths(cameras, 0, points, inside=True) == pytest.approx([5.0])  # 19 of 20 pixels to the right
-    assert len(view_depths(cameras, 1, points, inside=True)) == 0  # a pinhole has it 22 pixels to the right
+    assert in_view(cameras, 0, points).depth == pytest.approx([5.0])  # 19 of 20 pixels to the right
+    assert len(in_view(cameras, 1, points).depth) == 0  # a pinhole has it 22 pixels to the right
 
 
 def test_of_very_many_points_some_are_projected():

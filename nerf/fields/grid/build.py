@@ -35,6 +35,8 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
     if schedule.seen_by:
         views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
         prune(field, seen_cells(field, views, schedule.seen_by))
+    if schedule.free_by and scene.free_space is not None:
+        prune(field, ~free_cells(field, scene, schedule.free_by))
     if has_hull(scene):
         grid = field.grid
         cells = grid.cells.clone()
@@ -60,6 +62,17 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
         seen.view(-1)[grid.cell_of(ball.contract(points))] = True
         count += dilated(seen)
     return (count > 0) & ((count >= min(seen_by, int(count.max()))) | ~near)
+
+
+def free_cells(field: GridField, scene: Scene, free_by: int) -> Tensor:
+    """[X, Y, Z] bool: kept cells in which `free_by` training views show nothing."""
+    grid, cells = field.grid, torch.zeros_like(field.grid.cells)
+    places = field.space.from_grid(grid.centres().cpu())
+    radii = HALF_DIAGONAL * grid.voxel / field.space.grid_scale(places)
+    through = scene.free_space.views_through(field.space.to_world(places).double().numpy(), radii.double().numpy(),
+                                             scene.i_train)
+    cells[grid.cells] = torch.from_numpy(through >= free_by).to(cells.device)
+    return cells
 
 
 def choose_backend(device: torch.device, kernels: str = 'auto') -> type[Backend]:

@@ -68,6 +68,8 @@ class GridSchedule:
     seen_by: int = _count(0, 0, 1000, 'fewest training views that see a cell of the unit ball; cells that no view sees '
                           'are dropped too. It removes fog in front of single cameras. 0: all cells are kept')
     seen_rays: int = _count(65, 2, 1000, 'rays along each side of a view, about two cells apart, to find seen cells')
+    free_by: int = _count(2, 0, 1000, 'fewest training views that see through a cell, to sparse points behind it, for '
+                          'the cell to be dropped at the start. 0: none is dropped')
     pruning: float = _number(0.12, 0.0, 1.0, 'share of the run between prunings')
     pruning_steps: int = _count(8, 1, 2 ** 31 - 1, 'fewest steps between prunings, and before the second stage')
     thin: float = _number(0.05, 0.0, 100.0, 'optical depth of a voxel; cells are pruned if no corner reaches it')

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_grids import CELLS, OPEN, a_field, schedule_of
 
+from nerf.captures.free_space import FreeSpace
 from nerf.coverage import knows_coverage
 from nerf.fields.grid.build import build_field, choose_backend, seen_cells
 from nerf.fields.grid.field import GridField
@@ -88,6 +89,27 @@ def test_photographs_without_ndc_have_a_grid_of_all_that_is_seen_up_to_infinity(
         assert field.grid.holds(scene.space.to_grid(far)).all()  # all that is far away can be shown
         everything = build_field(scene, schedule_of(scene.space, stages='0:16', seen_by=0), 0, CPU, torch.float32, 999)
         assert everything.grid.cells.sum() > field.grid.cells.sum()
+
+
+def test_cells_that_views_see_through_are_dropped(tiny_llff, tmp_path):
+    scene = llff_scene(str(tiny_llff(tmp_path / 'scene')), False, 2, True, 8, ndc=False, unbounded=True)
+    cameras = replace(scene.cameras, bounds=torch.full((len(scene.cameras), 2), 0.1))
+    known = replace(scene, free_space=FreeSpace(cameras, np.zeros((1, 3))))  # each camera sees the origin
+    numbers = schedule_of(scene.space, stages='0:40')
+
+    def grid(scene: Scene, free_by: int):
+        return build_field(scene, replace(numbers, free_by=free_by), 0, CPU, torch.float32, 10000).grid
+
+    everything, kept = grid(known, 0), grid(known, 2)
+    assert torch.equal(grid(scene, 2).cells, everything.cells)  # nothing is known of free space
+    half_way = 0.5 * scene.cameras.poses[scene.i_train, :, 3]
+    towards = scene.space.to_grid(half_way)
+    several = known.free_space.views_through(half_way.double().numpy(), np.full(len(half_way), 0.1), scene.i_train) >= 2
+    assert several.any()
+    assert everything.holds(towards)[several].all()
+    assert not kept.holds(towards)[several].any()
+    assert kept.holds(scene.space.to_grid(torch.zeros(1, 3))).all()
+    assert (everything.cells | ~kept.cells).all()
 
 
 @pytest.mark.parametrize('compiled', [True, False], ids=['kernels', 'plain'])

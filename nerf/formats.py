@@ -7,12 +7,13 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from load_photos import load_colmap, load_transforms
 from nerf.captures.estimation import estimate_cameras
 from nerf.fields.kinds import CONTRACT, FIELDS
-from nerf.flag_types import Flag, whole
+from nerf.flag_types import Flag, optional, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 
@@ -80,6 +81,8 @@ SPHERIFY = Flag('spherify', 'LLFF capture all around an object', decides_data=Tr
 OUTSIDE_FILES = Flag('outside_files', 'transforms.json may name files outside datadir; set it only if you know who '
                      'wrote the file')
 ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done')
+FRAMES = Flag('frames', 'frames taken from the videos in datadir, shared by length. Default: 120, fewer if short',
+              optional(whole(8, 2000)))
 MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of transforms.json or of the '
                         'COLMAP model, for use with other results from them', default='scene',
                         choices=('scene', 'capture'))
@@ -100,13 +103,12 @@ def _capture(args: argparse.Namespace, capture) -> Scene:
     return replace(scene, render_cameras=scene.render_cameras.scaled(factor))
 
 
-def _transforms(args: argparse.Namespace) -> Scene:
-    return _capture(args, load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files))
+def _transforms(args: argparse.Namespace, datadir: str | Path | None = None) -> Scene:
+    return _capture(args, load_transforms(datadir or args.datadir, args.factor, args.llffhold, args.outside_files))
 
 
 def _photos(args: argparse.Namespace) -> Scene:
-    estimate_cameras(args.datadir)
-    return _transforms(args)
+    return _transforms(args, estimate_cameras(args.datadir, frames=args.frames))
 
 
 FORMATS = {entry.name: entry for entry in (
@@ -121,5 +123,5 @@ FORMATS = {entry.name: entry for entry in (
            (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
     Format('colmap', 'a model of COLMAP beside its images', lambda args: _capture(args, load_colmap(
         args.datadir, args.factor, args.llffhold)), CAPTURE, OF_CAPTURES),
-    Format('photos', 'a folder of photographs; their cameras are estimated once and kept as transforms.json',
-           _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY), OF_CAPTURES, exposure=True))}
+    Format('photos', 'photographs, or frames of videos; their cameras are estimated once and kept as transforms.json',
+           _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}

@@ -1,0 +1,265 @@
+"""Frames of videos as photographs: of each stretch of a video the sharpest frame, and no two frames alike.
+
+ffmpeg (the package imageio-ffmpeg) decodes a video twice: small and grey to choose frames, then to write those. No pass
+holds more than one frame, and of a very long video both decode only key frames.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nerf.files.whole_file import whole_folder
+from nerf.runtime.errors import UserError
+
+HDR = ('arib-std-b67', 'smpte2084')  # ffmpeg's names of the transfer functions HLG and PQ
+TONE_MAPPED = ('zscale=transferin={}:primariesin=2020:matrixin=2020_ncl:transfer=linear:npl=100,format=gbrpf32le,'
+               'zscale=primaries=709,tonemap=hable:desat=0,zscale=transfer=709:matrix=709:range=full')
+SQUARE_PIXELS = "scale=w='round(iw*sar)':h=ih,setsar=1"
+
+
+@dataclass(frozen=True)
+class VideoRules:
+    """Numbers that decide which frames are taken from videos, set by hand; results were looked at on beer."""
+
+    usual: int = 120  # frames of all videos together, if no number is asked for
+    stretch: int = 3  # pictures that differ, of which one is taken, at least; if no number is asked for
+    few: int = 24  # frames of a short video, whose stretches may be shorter
+    looked_at: int = 640  # pixels of the longer side at which sharpness is measured
+    compared: int = 160  # pixels of the longer side at which frames are compared, half the video's at most. Noise is
+    # averaged out
+    alike: float = 0.25  # pixels of movement at that size below which two frames show one picture
+    faintest: float = 1.0  # grey levels a pixel, the least gradient: noise on a blank wall is no movement
+    longest: int = 20_000  # frames of a video up to which all are looked at
+    quality: int = 95  # of the JPEGs
+
+
+RULES = VideoRules()
+
+
+class Header(NamedTuple):
+    """What a video says of itself."""
+
+    seconds: float  # 0: unknown
+    frames: int  # by length and rate; 0: unknown
+    hdr: str | None  # transfer function, in HDR
+    interlaced: bool
+
+
+class Choice(NamedTuple):
+    """Frames chosen from a video."""
+
+    numbers: list[int]  # among the decoded frames, ascending
+    decoded: int
+    keys: bool  # only key frames are decoded
+
+
+def take_frames(videos: dict[str, Path], home: Path, frames: int | None = None, rules: VideoRules = RULES) -> None:
+    """Writes frames of videos, by their names, to home/<name>_0001.jpg, ..., or to home/<name>/ if there are several
+    videos or `home` exists. The folder appears when it is complete; a later call leaves it as it is. A video without
+    usable frames is a UserError if nothing else is in `home`, else a warning.
+
+    Args:
+        frames: number of frames of all videos together, shared by length; fewer if the videos have fewer that differ.
+            None: `rules.usual`, and fewer of short videos.
+    """
+    headers, errors = {}, []
+    for name, video in videos.items():
+        if folder := frames_folder(name, home):
+            print(f'{folder} has the frames of {video.name}; delete them to take them again')
+        try:
+            headers[name] = read_header(video)
+        except UserError as error:
+            errors += [] if folder else [error]
+    total = sum(max(header.seconds, 1.0) for header in headers.values())
+    for name, header in headers.items():
+        if not frames_folder(name, home):
+            folder = home / name if len(videos) > 1 or home.exists() else home
+            most = max(round((frames or rules.usual) * max(header.seconds, 1.0) / total), 2)
+            try:
+                choice = choose_frames(videos[name], header, most, frames is not None, rules)
+                count = write_frames(videos[name], header, choice, folder, name, rules)
+                print(f'{folder}: {count} frames of {videos[name].name}, chosen from {choice.decoded}'
+                      f'{" key frames" if choice.keys else ""}')
+            except UserError as error:
+                errors.append(error)
+    if errors and not home.exists():
+        raise errors[0]
+    for error in errors:
+        print(f'warning: {error}; it is left out', file=sys.stderr)
+
+
+def frames_folder(name: str, home: Path) -> Path | None:
+    """Folder that has the frames of a video, if they were taken."""
+    if (home / name).is_dir():
+        return home / name
+    return home if _frame(home, name, 1).exists() else None
+
+
+def _frame(folder: Path, name: str, number: int) -> Path:
+    return folder / f'{name}_{number:04d}.jpg'
+
+
+def read_header(video: Path) -> Header:
+    """Header of a video; a UserError if the file is none, or has no pictures."""
+    text = subprocess.run([_ffmpeg(), '-hide_banner', '-i', f'file:{video}'], stdin=subprocess.DEVNULL,
+                          capture_output=True).stderr.decode('utf-8', 'replace')
+    streams = [line for line in text.splitlines() if re.match(r'\s*Stream #0', line)]
+    stream = next((line for line in streams if ' Video: ' in line and 'attached pic' not in line), None)
+    if stream is None:
+        why = 'it has sound but no pictures' if streams else _last_words(text)
+        raise UserError(f'{video} cannot be read as a video ({why}); copy it again, or convert it to an MP4')
+    length, rate = re.search(r'Duration: (\d+):(\d+):([\d.]+)', text), re.search(r'([\d.]+) fps', stream)
+    seconds = sum(unit * float(part) for unit, part in zip((3600, 60, 1), length.groups())) if length else 0.0
+    return Header(seconds, round(seconds * float(rate.group(1))) if rate else 0,
+                  next((name for name in HDR if name in stream), None), 'first' in stream)
+
+
+def choose_frames(video: Path, header: Header, most: int, exactly: bool, rules: VideoRules = RULES) -> Choice:
+    """Frames of a video to take: `most`, or fewer if fewer differ or, unless `exactly`, if the video is short.
+
+    A run of frames that show one picture counts as its sharpest frame. The runs are divided into equal stretches, and
+    the sharpest frame of each is chosen. UserError: nothing moves in the video.
+    """
+    keys = header.frames > rules.longest
+    runs, decoded = _runs(video, header, keys, rules)
+    if keys and len(runs) < rules.stretch * most:
+        keys = False
+        runs, decoded = _runs(video, header, keys, rules)
+    if len(runs) < 2:
+        raise UserError(f'{video} shows only one picture, in {decoded} frames; move the camera around the scene')
+    count = min(most, len(runs) if exactly else max(len(runs) // rules.stretch, rules.few), len(runs))
+    numbers, sharpness = map(np.array, zip(*runs))
+    stretches = np.array_split(np.arange(len(runs)), count)
+    return Choice([int(numbers[stretch[sharpness[stretch].argmax()]]) for stretch in stretches], decoded, keys)
+
+
+def _runs(video: Path, header: Header, keys: bool, rules: VideoRules) -> tuple[list[tuple[int, float]], int]:
+    """Number and sharpness of the sharpest frame of each run of frames that show one picture; and the count of frames.
+    """
+    from PIL import Image
+    from tqdm import tqdm
+    side, runs, first = rules.looked_at, [], None
+    filters = [f"scale=w='min(iw,{side})':h='min(ih,{side})':force_original_aspect_ratio=decrease:flags=area"]
+    decoded, bar = 0, tqdm(_decoded(video, header, filters, 'pgm', keys), f'looking at {video.name}',
+                           None if keys else header.frames or None, disable=None, leave=False)
+    for decoded, grey in enumerate(bar, 1):
+        this, small = (decoded - 1, sharpness(grey)), _small(Image.fromarray(grey), rules)
+        if first is None or not alike(small, first, rules):
+            first = small
+            runs.append(this)
+        elif this[1] > runs[-1][1]:
+            runs[-1] = this
+    return runs, decoded
+
+
+def sharpness(grey: np.ndarray) -> float:
+    """Mean square of the Laplacian of a picture [H, W] uint8."""
+    levels = grey.astype(np.float32)
+    middle = levels[1:-1, 1:-1]
+    return float(np.square(4.0 * middle - levels[:-2, 1:-1] - levels[2:, 1:-1] - levels[1:-1, :-2]
+                           - levels[1:-1, 2:]).mean()) if middle.size else 0.0
+
+
+def alike(one: np.ndarray, other: np.ndarray, rules: VideoRules = RULES) -> bool:
+    """Whether two small grey pictures [H, W] float32 show the same. Their difference, without that of their mean
+    levels, is divided by the mean gradient, which gives the pixels of a small movement."""
+    if one.shape != other.shape:
+        return False
+    difference = np.abs((one - one.mean()) - (other - other.mean())).mean()
+    gradient = 0.5 * sum(np.abs(np.diff(one, axis=axis)).mean() for axis in (0, 1) if one.shape[axis] > 1)
+    return bool(difference < rules.alike * max(gradient, rules.faintest))
+
+
+def _small(picture, rules: VideoRules) -> np.ndarray:
+    """Small grey copy [H, W] float32 of one of Pillow's pictures."""
+    from PIL import Image
+    grey, side = picture.convert('L'), min(rules.compared, max(picture.size) // 2)
+    grey.thumbnail((side, side), Image.Resampling.BOX)
+    return np.asarray(grey, np.float32)
+
+
+def write_frames(video: Path, header: Header, choice: Choice, folder: Path, name: str, rules: VideoRules = RULES
+                 ) -> int:
+    """Writes chosen frames as folder/<name>_0001.jpg, ..., but none that looks like one before it; returns their count.
+    The folder appears when it is complete."""
+    from PIL import Image
+    from tqdm import tqdm
+    standard = [TONE_MAPPED.format(header.hdr)] if header.hdr else []
+    filters = [f"select='{_any_of(choice.numbers)}'", *standard, SQUARE_PIXELS]
+    frames = _decoded(video, header, filters, 'ppm', choice.keys, len(choice.numbers))
+    known = []
+    with whole_folder(folder) as partial:
+        for frame in tqdm(frames, f'writing {folder}', len(choice.numbers), disable=None, leave=False):
+            picture = Image.fromarray(frame)
+            small = _small(picture, rules)
+            if not any(alike(small, other, rules) for other in known):
+                known.append(small)
+                picture.save(_frame(partial, name, len(known)), 'JPEG', quality=rules.quality)
+    return len(known)
+
+
+def _any_of(numbers: list[int]) -> str:
+    """Expression of ffmpeg for frames with some ascending numbers: a search tree, since ffmpeg limits the depth."""
+    if len(numbers) == 1:
+        return f'eq(n,{numbers[0]})'
+    half = len(numbers) // 2
+    return f'if(lt(n,{numbers[half]}),{_any_of(numbers[:half])},{_any_of(numbers[half:])})'
+
+
+def _decoded(video: Path, header: Header, filters: list[str], codec: str, keys: bool, most: int | None = None
+             ) -> Iterator[np.ndarray]:
+    """Frames of a video, or only its key frames, upright and after ffmpeg's filters: [H, W] uint8 for the codec pgm,
+    [H, W, 3] for ppm. UserError: there are none."""
+    filters = (['bwdif=mode=send_frame:deint=interlaced'] if header.interlaced else []) + filters
+    command = [_ffmpeg(), '-v', 'error', *(['-skip_frame', 'nokey'] if keys else []), '-i', f'file:{video}',
+               '-map', '0:V:0', '-vf', ','.join(filters), '-fps_mode', 'passthrough',
+               *(['-frames:v', str(most)] if most else []), '-f', 'image2pipe', '-c:v', codec, '-pix_fmt',
+               {'pgm': 'gray', 'ppm': 'rgb24'}[codec], '-']
+    count = 0
+    with tempfile.TemporaryFile() as log, subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process:
+        try:
+            while (frame := _read_netpbm(process.stdout)) is not None:
+                count += 1
+                yield frame
+        finally:
+            process.kill()
+        log.seek(0)
+        errors = log.read().decode('utf-8', 'replace')
+    if not count:
+        raise UserError(f'{video} has no frames that can be decoded ({_last_words(errors)}); copy it again, or convert '
+                        'it to an MP4')
+    if errors and most is None:
+        print(f'warning: {video} is damaged ({_last_words(errors)}); {count} frames can be decoded', file=sys.stderr)
+
+
+def _read_netpbm(stream) -> np.ndarray | None:
+    """Next picture of a stream of binary PGM [H, W] or PPM [H, W, 3]; None at its end."""
+    kind, size, _ = (stream.readline() for _ in range(3))
+    if not size:
+        return None
+    width, height = map(int, size.split())
+    shape = (height, width, 3) if kind == b'P6\n' else (height, width)
+    pixels = stream.read(int(np.prod(shape)))
+    return np.frombuffer(pixels, np.uint8).reshape(shape) if len(pixels) == np.prod(shape) else None
+
+
+def _last_words(text: str) -> str:
+    """The last error that a part of ffmpeg reported, without the part's name."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [words for line in lines if (words := re.sub(r'^(\[[^]]* @ 0x\w+\] )+', '', line)) != line]
+    return ([words for words in said if not words.startswith('Error opening')] or said or lines or ['no reason'])[-1]
+
+
+def _ffmpeg() -> str:
+    import imageio_ffmpeg
+    return imageio_ffmpeg.get_ffmpeg_exe()

@@ -39,6 +39,7 @@ class VideoRules:
     alike: float = 0.25  # pixels of movement at that size below which two frames show one picture
     faintest: float = 1.0  # grey levels a pixel, the least gradient: noise on a blank wall is no movement
     longest: int = 20_000  # frames of a video up to which all are looked at
+    unknown: float = 10.0  # seconds that a video of unknown length counts as, among others
     quality: int = 95  # of the JPEGs
 
 
@@ -79,11 +80,11 @@ def take_frames(videos: dict[str, Path], home: Path, frames: int | None = None, 
             headers[name] = read_header(video)
         except UserError as error:
             errors += [] if folder else [error]
-    total = sum(max(header.seconds, 1.0) for header in headers.values())
+    lengths = {name: header.seconds or rules.unknown for name, header in headers.items()}
     for name, header in headers.items():
         if not frames_folder(name, home):
             folder = home / name if len(videos) > 1 or home.exists() else home
-            most = max(round((frames or rules.usual) * max(header.seconds, 1.0) / total), 2)
+            most = max(round((frames or rules.usual) * lengths[name] / sum(lengths.values())), 1)
             try:
                 choice = choose_frames(videos[name], header, most, frames is not None, rules)
                 count = write_frames(videos[name], header, choice, folder, name, rules)
@@ -193,8 +194,7 @@ def write_frames(video: Path, header: Header, choice: Choice, folder: Path, name
     The folder appears when it is complete."""
     from PIL import Image
     from tqdm import tqdm
-    standard = [TONE_MAPPED.format(header.hdr)] if header.hdr else []
-    filters = [f"select='{_any_of(choice.numbers)}'", *standard, SQUARE_PIXELS]
+    filters = [f"select='{_any_of(choice.numbers)}'", *_tone_mapping(video, header), SQUARE_PIXELS]
     frames = _decoded(video, header, filters, 'ppm', choice.keys, len(choice.numbers))
     known = []
     with whole_folder(folder) as partial:
@@ -205,6 +205,18 @@ def write_frames(video: Path, header: Header, choice: Choice, folder: Path, name
                 known.append(small)
                 picture.save(_frame(partial, name, len(known)), 'JPEG', quality=rules.quality)
     return len(known)
+
+
+def _tone_mapping(video: Path, header: Header) -> list[str]:
+    """Filters that turn high dynamic range into the usual one."""
+    if not header.hdr:
+        return []
+    known = subprocess.run([_ffmpeg(), '-hide_banner', '-filters'], stdin=subprocess.DEVNULL, capture_output=True)
+    if b' zscale ' in known.stdout:
+        return [TONE_MAPPED.format(header.hdr)]
+    print(f'warning: {video} has high dynamic range, and this ffmpeg cannot map its colours; they will look dull',
+          file=sys.stderr)
+    return []
 
 
 def _any_of(numbers: list[int]) -> str:

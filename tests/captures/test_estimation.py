@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +13,13 @@ import pytest
 from compare_cameras import compare
 from conftest import turn
 from make_capture import FOCAL, LENS, make_capture
+from make_video import moving, shown, write_video
 from PIL import Image
 
 from load_photos import load_transforms
 from nerf.captures.estimation import copy_upright, estimate_cameras
 from nerf.captures.structure_from_motion import RULES, EstimatedCameras, EstimationRules
-from nerf.files.images import can_read_heif, read_image, save_video
+from nerf.files.images import can_read_heif, read_image
 from nerf.runtime.errors import UserError
 from run_nerf import main
 
@@ -166,6 +165,18 @@ def test_photographs_of_one_size_with_other_focal_lengths_have_cameras_of_their_
     assert found.asked == [[0, 0, 1, 2, 1, 0, 0, 0, 0]]
 
 
+def test_photographs_of_one_size_without_exif_have_a_lens_for_each_folder_that_has_enough(tmp_path):
+    for folder, count in (('a', LEAST), ('b', LEAST - 1), ('c', LEAST + 1)):
+        photographs(tmp_path, count)
+        (tmp_path / 'images').rename(tmp_path / folder)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26
+    Image.new('RGB', (64, 48)).save(tmp_path / 'c' / '999.jpg', exif=exif)
+    found = Found(cameras_of(range(9)))
+    estimate_cameras(tmp_path, solve=found)
+    assert found.asked == [[0] * LEAST + [1] * (LEAST - 1) + [2] * (LEAST + 1) + [3]]
+
+
 def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path):
     photographs(tmp_path, size=(300, 150))  # COLMAP sees 120x60
     estimate_cameras(tmp_path, EstimationRules(longest_side=120), Found(cameras_of(range(9))))
@@ -306,10 +317,11 @@ def test_too_few_photographs_are_an_error_before_any_work(tmp_path):
 
 def test_other_files_are_ignored_and_named(tmp_path, capsys):
     photographs(tmp_path)
-    for name in ('notes.txt', 'clip.MOV', '.DS_Store'):
+    for name in ('notes.txt', 'more/raw.dng', '.DS_Store'):
+        (tmp_path / 'images' / name).parent.mkdir(exist_ok=True)
         (tmp_path / 'images' / name).write_text('x')
     estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
-    assert 'ignored, as they are no photographs: clip.MOV, notes.txt\n' in capsys.readouterr().out
+    assert 'ignored, as they are no photographs: more/raw.dng, notes.txt\n' in capsys.readouterr().out
 
 
 def test_photographs_that_cannot_be_read_are_named_and_left_out(tmp_path, capsys):
@@ -332,21 +344,73 @@ def test_too_few_that_can_be_read_are_an_error(tmp_path):
 
 
 @pytest.mark.skipif(can_read_heif(), reason='pillow-heif is installed')
-def test_heic_photographs_name_the_package_that_reads_them(tmp_path):
-    (photographs(tmp_path) / 'images' / 'a.HEIC').write_text('x')
-    with pytest.raises(UserError, match=r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or conv'):
+def test_heic_photographs_name_the_package_that_reads_them(tmp_path, capsys):
+    (photographs(tmp_path, 7) / 'images' / 'a.HEIC').write_text('x')
+    words = r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or convert them'
+    with pytest.raises(UserError, match=words):
         estimate_cameras(tmp_path)
+    estimate_cameras(photographs(tmp_path, 8), solve=Found(cameras_of(range(8))))
+    assert re.search(rf'warning: .*{words} to JPEG\. They are left out', capsys.readouterr().err)
+    assert 'HEIC' not in str(transforms(tmp_path))
 
 
-def test_the_command_for_a_video_takes_frames_from_it(tmp_path):
-    folder = tmp_path / 'my scene'
-    save_video(folder / 'clip.mp4', [np.full((48, 64, 3), 8 * i, np.uint8) for i in range(30)] * 5)  # five seconds
-    with pytest.raises(UserError, match='no photographs but a video; take frames from it: ') as error:
-        estimate_cameras(folder)
-    command = str(error.value).partition('take frames from it: ')[2]
-    subprocess.run(command, shell=True, check=True, capture_output=True)
-    assert [path.name for path in sorted((folder / 'images').iterdir())] == [f'{i:04d}.jpg' for i in range(1, 11)]
-    assert shlex.split(command)[:2] == ['mkdir', '-p']
+# Videos
+
+
+def test_a_video_becomes_photographs_once(tmp_path, capsys):
+    frames = moving(30)
+    write_video(tmp_path / 'clip.MOV', frames)
+    found = Found(cameras_of(range(10)))
+    assert estimate_cameras(tmp_path, solve=found, frames=10) == tmp_path
+    assert found.asked == [[0] * 10]
+    names = [frame['file_path'] for frame in transforms(tmp_path)['frames']]
+    assert names == [f'images/clip_{i:04d}.jpg' for i in range(1, 11)]
+    stretches = [shown(tmp_path / name, frames) // 3 for name in names]
+    assert stretches == list(range(10))
+    capsys.readouterr()
+    (tmp_path / 'transforms.json').unlink()
+    (tmp_path / 'images' / 'clip_0010.jpg').unlink()  # by the user, for example
+    estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
+    assert 'images has the frames of clip.MOV; delete them to take them again' in capsys.readouterr().out
+    assert len(transforms(tmp_path)['frames']) == 9
+
+
+def test_a_video_by_itself_gets_a_folder_with_its_name(tmp_path):
+    video = write_video(tmp_path / 'clip.mp4', moving(30))
+    write_video(tmp_path / 'other.mp4', moving(30))
+    assert estimate_cameras(video, solve=Found(cameras_of(range(10))), frames=10) == tmp_path / 'clip'
+    assert transforms(tmp_path / 'clip')['frames'][9]['file_path'] == 'images/clip_0010.jpg'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['clip', 'clip.mp4', 'other.mp4']
+
+
+def test_videos_and_photographs_are_all_used_with_a_lens_for_each(tmp_path):
+    photographs(tmp_path, 8, size=(160, 120))
+    write_video(tmp_path / 'a.mp4', moving(30))
+    write_video(tmp_path / 'images' / 'b.mp4', moving(30, seed=1))
+    found = Found(cameras_of(range(26)))
+    estimate_cameras(tmp_path, solve=found, frames=18)
+    assert found.asked == [[0] * 8 + [1] * 9 + [2] * 9]
+    assert [path.partition('/')[2] for path in transforms(tmp_path)['estimated_from'][::8]] == [
+        '000.jpg', 'a/a_0001.jpg', 'a/a_0009.jpg', 'b/b_0008.jpg']
+
+
+def test_photographs_in_the_folder_itself_stay_in_use_beside_a_video(tmp_path):
+    photographs(tmp_path)
+    for path in (tmp_path / 'images').iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / 'images').rmdir()
+    write_video(tmp_path / 'clip.mp4', moving(30))
+    for known in (False, True):
+        estimate_cameras(tmp_path, solve=Found(cameras_of(range(17))), frames=8)
+        assert len(transforms(tmp_path)['estimated_from']) == 17, known
+        (tmp_path / 'transforms.json').unlink()
+
+
+def test_a_video_added_since_is_counted(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
+    write_video(tmp_path / 'clip.mp4', moving(30))
+    estimate_cameras(tmp_path, solve=Found(None))
+    assert '0 photographs and 1 videos were added and 0 removed' in capsys.readouterr().err
 
 
 def test_photographs_added_and_removed_since_are_counted(tmp_path, capsys):

@@ -10,10 +10,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,30 +72,32 @@ def take_frames(videos: dict[str, Path], home: Path, frames: int | None = None, 
         frames: number of frames of all videos together, shared by length; fewer if the videos have fewer that differ.
             None: `rules.usual`, and fewer of short videos.
     """
-    headers, errors = {}, []
-    for name, video in videos.items():
-        if folder := frames_folder(name, home):
-            print(f'{folder} has the frames of {video.name}; delete them to take them again')
-        try:
-            headers[name] = read_header(video)
-        except UserError as error:
-            errors += [] if folder else [error]
+    errors: list[UserError] = []
+    headers = {name: header for name, video in videos.items() if (header := _tried(errors, read_header, video))}
     lengths = {name: header.seconds or rules.unknown for name, header in headers.items()}
     for name, header in headers.items():
-        if not frames_folder(name, home):
+        video = videos[name]
+        if folder := frames_folder(name, home):
+            print(f'{folder} has the frames of {video.name}; delete them to take them again')
+            continue
+        most = max(round((frames or rules.usual) * lengths[name] / sum(lengths.values())), 1)
+        if choice := _tried(errors, choose_frames, video, header, most, frames is not None, rules):
             folder = home / name if len(videos) > 1 or home.exists() else home
-            most = max(round((frames or rules.usual) * lengths[name] / sum(lengths.values())), 1)
-            try:
-                choice = choose_frames(videos[name], header, most, frames is not None, rules)
-                count = write_frames(videos[name], header, choice, folder, name, rules)
-                print(f'{folder}: {count} frames of {videos[name].name}, chosen from {choice.decoded}'
-                      f'{" key frames" if choice.keys else ""}')
-            except UserError as error:
-                errors.append(error)
-    if errors and not home.exists():
+            count = write_frames(video, header, choice, folder, name, rules)
+            print(f'{folder}: {count} frames of {video.name}, chosen from {choice.decoded}{" key frames" * choice.keys}')
+    if errors and not (home.is_dir() and any(home.iterdir())):
         raise errors[0]
     for error in errors:
         print(f'warning: {error}; it is left out', file=sys.stderr)
+
+
+def _tried(errors: list[UserError], work: Callable[..., Any], *args) -> Any:
+    """Result of `work`; None if it raises a UserError, which is added to `errors`."""
+    try:
+        return work(*args)
+    except UserError as error:
+        errors.append(error)
+        return None
 
 
 def frames_folder(name: str, home: Path) -> Path | None:

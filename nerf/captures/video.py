@@ -84,7 +84,8 @@ def take_frames(videos: dict[str, Path], home: Path, frames: int | None = None, 
         if choice := _tried(errors, choose_frames, video, header, most, frames is not None, rules):
             folder = home / name if len(videos) > 1 or home.exists() else home
             count = write_frames(video, header, choice, folder, name, rules)
-            print(f'{folder}: {count} frames of {video.name}, chosen from {choice.decoded}{" key frames" * choice.keys}')
+            kind = 'key frames' if choice.keys else 'frames'
+            print(f'{folder}: {count} frames of {video.name}, chosen from {choice.decoded} {kind}')
     if errors and not (home.is_dir() and any(home.iterdir())):
         raise errors[0]
     for error in errors:

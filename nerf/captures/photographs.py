@@ -34,8 +34,10 @@ class Pictures:
 
 
 def scene_folder(datadir: Path) -> Path:
-    """Folder of a scene; of a video that is the scene by itself, a folder beside it with its name."""
-    return datadir.with_suffix('' if datadir.suffix else '.scene') if datadir.is_file() else datadir
+    """Folder of a scene; of a video that is the scene by itself, a folder beside it with its name. The video is needed
+    only to take its frames."""
+    video = datadir.is_file() or (datadir.suffix.lower() in VIDEO_ENDINGS and not datadir.is_dir())
+    return datadir.with_suffix('' if datadir.suffix else '.scene') if video else datadir
 
 
 def find_pictures(datadir: Path, enough: int) -> Pictures:

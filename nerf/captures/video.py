@@ -38,7 +38,8 @@ class VideoRules:
     # averaged out
     alike: float = 0.25  # pixels of movement at that size below which two frames show one picture
     faintest: float = 1.0  # grey levels a pixel, the least gradient: noise on a blank wall is no movement
-    longest: int = 20_000  # frames of a video up to which all are looked at
+    longest: int = 20_000  # frames of a video up to which all are looked at; of more only key frames
+    keys: int = 2  # key frames in a stretch, in the mean, that are enough to choose from
     unknown: float = 10.0  # seconds that a video of unknown length counts as, among others
     quality: int = 95  # of the JPEGs
 
@@ -135,7 +136,7 @@ def choose_frames(video: Path, header: Header, most: int, exactly: bool, rules: 
     """
     keys = header.frames > rules.longest
     runs, decoded = _runs(video, header, keys, rules)
-    if keys and len(runs) < rules.stretch * most:
+    if keys and len(runs) < rules.keys * most:
         keys = False
         runs, decoded = _runs(video, header, keys, rules)
     if len(runs) < 2:

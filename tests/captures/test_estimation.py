@@ -381,6 +381,8 @@ def test_a_video_by_itself_gets_a_folder_with_its_name(tmp_path):
     assert estimate_cameras(video, solve=Found(cameras_of(range(10))), frames=10) == tmp_path / 'clip'
     assert transforms(tmp_path / 'clip')['frames'][9]['file_path'] == 'images/clip_0010.jpg'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['clip', 'clip.mp4', 'other.mp4']
+    video.unlink()
+    assert estimate_cameras(video, solve=Found(None)) == tmp_path / 'clip'
 
 
 def test_videos_and_photographs_are_all_used_with_a_lens_for_each(tmp_path):

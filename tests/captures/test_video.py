@@ -70,7 +70,7 @@ def test_of_a_very_long_video_only_key_frames_are_decoded(tmp_path, capsys):
     sharp = {5, 20, 30, 7, 11}  # the last two are no key frames
     frames = [frame if i in sharp else blurred(frame) for i, frame in enumerate(FRAMES)]
     video = write_video(tmp_path / 'clip.mp4', frames, '-g', '5', '-sc_threshold', '0')
-    assert taken(video, frames, 3, VideoRules(longest=39, stretch=2)) == [5, 20, 30]
+    assert taken(video, frames, 3, VideoRules(longest=39)) == [5, 20, 30]
     assert '3 frames of clip.mp4, chosen from 8 key frames\n' in capsys.readouterr().out
 
 

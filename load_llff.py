@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.capture import make_reduced
+from nerf.captures.reduced import make_reduced
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_image, read_images
 from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError

@@ -1,17 +1,18 @@
-"""Photographs with cameras of their own: transforms.json of nerfstudio or instant-ngp, and models of COLMAP."""
+"""Photographs with cameras of their own: transforms.json of nerfstudio or instant-ngp, phones' exports, and models of
+COLMAP. What is missing or cannot be used is left out, with a line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nerf.captures.capture import Capture, every_nth, named_splits, read_capture
-from nerf.captures.colmap import posed_photograph, read_model, reliable_points
+from nerf.captures.capture import Capture, every_nth, named_splits, points_or_none, read_capture, usable
+from nerf.captures.colmap import posed_photographs, read_model, reliable_points
 from nerf.captures.transforms import read_ply, read_transforms
-from nerf.runtime.errors import UserError
 
 
 def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
-    """Loads the photographs of datadir/transforms.json; a UserError names a missing or broken file.
+    """Loads the photographs of datadir/transforms.json, or of a raw export of Polycam or Record3D; a UserError names a
+    missing or broken file.
 
     Args:
         factor: images at 1/factor of their size, from images_<factor>/, which is made if it is missing.
@@ -20,26 +21,23 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
         outside_files: the file may name files outside datadir.
     """
     datadir = Path(datadir)
-    path = datadir / 'transforms.json'
-    transforms = read_transforms(path, outside_files)
-    photographs = sorted(transforms.photographs, key=lambda photograph: photograph.name)
-    points = None if transforms.points is None else read_ply(transforms.points)
-    splits = named_splits(path, [photograph.name for photograph in photographs], transforms.splits)
+    transforms = read_transforms(datadir / 'transforms.json', outside_files)
+    photographs, _ = usable(transforms.photographs, datadir, factor)
+    gone = {photograph.name for photograph in transforms.photographs} - {photograph.name for photograph in photographs}
+    splits = named_splits(transforms.path, [photograph.name for photograph in photographs], transforms.splits, gone)
     splits = every_nth(datadir, photographs, llffhold) if splits is None else splits
-    return read_capture(photographs, datadir, factor, splits, points=points)
+    points = transforms.points and points_or_none(read_ply, transforms.points)
+    return read_capture(photographs, datadir, factor, splits, transforms.upright, points)
 
 
-def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8) -> Capture:
-    """Loads the photographs of a COLMAP model from datadir/images/; a UserError names a missing or broken file. The
-    model is in sparse/0/, sparse/, colmap/sparse/0/ or datadir itself; other arguments are as for `load_transforms`.
-    """
+def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
+    """Loads the photographs of the largest COLMAP model of a scene, from datadir/images/ usually, with the masks that
+    are in masks/ beside that folder; a UserError names a missing or broken file. Models are looked for in sparse/,
+    sparse/0/ and other folders; arguments are as for `load_transforms`."""
     datadir = Path(datadir)
     model = read_model(datadir)
-    if not model.images:
-        raise UserError(f'{model.folder} has no images; run COLMAP again')
-    images = sorted(model.images, key=lambda image: image.name)
-    photographs = [posed_photograph(datadir, model, image) for image in images]
-    points, seen = reliable_points(model.points, images)
+    photographs, kept = usable(posed_photographs(datadir, model, outside_files), datadir, factor)
+    points, seen = reliable_points(model.points, [model.images[i] for i in kept])
     # COLMAP ignores EXIF orientation and sees pixels as they are stored.
     return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), upright=False,
                         points=points, seen=seen)

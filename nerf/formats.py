@@ -78,8 +78,8 @@ LLFFHOLD = Flag('llffhold', 'every Nth photograph is a test image; 0: only the o
 NO_NDC = Flag('no_ndc', 'photographs without normalised device coordinates, which are for forward-facing captures. '
               'transforms, colmap and photos use them for no others', decides_data=True)
 SPHERIFY = Flag('spherify', 'LLFF capture all around an object', decides_data=True)
-OUTSIDE_FILES = Flag('outside_files', 'transforms.json may name files outside datadir; set it only if you know who '
-                     'wrote the file')
+OUTSIDE_FILES = Flag('outside_files', 'files may be outside datadir, by their names or by links; set it only if you '
+                     'know who made the scene')
 ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done')
 FRAMES = Flag('frames', 'frames taken from the videos in datadir, shared by length. Default: 120, fewer if short',
               optional(whole(8, 2000)))
@@ -122,6 +122,6 @@ FORMATS = {entry.name: entry for entry in (
     Format('transforms', 'one transforms.json, as nerfstudio and instant-ngp write it', _transforms,
            (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
     Format('colmap', 'a model of COLMAP beside its images', lambda args: _capture(args, load_colmap(
-        args.datadir, args.factor, args.llffhold)), CAPTURE, OF_CAPTURES),
+        args.datadir, args.factor, args.llffhold, args.outside_files)), (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
     Format('photos', 'photographs, or frames of videos; their cameras are estimated once and kept as transforms.json',
            _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}

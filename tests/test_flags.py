@@ -52,6 +52,7 @@ FLAGS = {  # name: (type, default, another value)
     'dataset_type': (str, 'llff', 'blender'),
     'outside_files': (bool, False, True),
     'estimate_only': (bool, False, True),
+    'frames': (int, None, 90),
     'testskip': (int, 8, 1),
     'shape': (str, 'greek', 'vase'),
     'white_bkgd': (bool, False, True),
@@ -539,7 +540,7 @@ IDLE = [  # flags, names of those without effect, the reason
      OPEN),
     ([*BLENDER, '--spherify'], 'spherify', 'unless dataset_type is llff'),
     (['--shape', 'vase'], 'shape', 'unless dataset_type is deepvoxels'),
-    (['--outside_files'], 'outside_files', 'unless dataset_type is transforms or photos'),
+    (['--outside_files'], 'outside_files', 'unless dataset_type is transforms, colmap or photos'),
     (['--testskip', '1'], 'testskip', 'unless dataset_type is blender or deepvoxels'),
     (['--dataset_type', 'photos', '--outside_files', '--factor', '2', '--no_ndc', '--testskip', '2'], 'testskip',
      'unless dataset_type is blender or deepvoxels'),
@@ -568,11 +569,11 @@ def test_flags_without_effect_get_one_warning_for_each_reason(capsys, argv, idle
 
 
 def test_two_reasons_are_two_lines_and_a_flag_is_told_once(capsys):
-    parse_flags(['--expname', 'a_run', '--dataset_type', 'colmap', '--outside_files', '--testskip', '2', '--spherify'])
+    parse_flags(['--expname', 'a_run', '--dataset_type', 'llff', '--outside_files', '--testskip', '2', '--half_res'])
     assert capsys.readouterr().err.splitlines() == [
-        'warning: spherify = True has no effect unless dataset_type is llff',
+        'warning: half_res = True has no effect unless dataset_type is blender',
         'warning: testskip = 2 has no effect unless dataset_type is blender or deepvoxels',
-        'warning: outside_files = True has no effect unless dataset_type is transforms or photos']
+        'warning: outside_files = True has no effect unless dataset_type is transforms, colmap or photos']
     parse_flags(['--expname', 'a_run', *BLENDER, '--contract', 'on', '--field', 'grid'])
     assert capsys.readouterr().err == f'warning: contract = on has no effect {OPEN}\n'
 

@@ -35,8 +35,9 @@ def test_there_are_six_formats_with_the_flags_that_each_reads():
         'blender': {'half_res', 'testskip'},
         'deepvoxels': {'shape', 'testskip'},
         'transforms': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
-        'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates'},
-        'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only'}}
+        'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
+        'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only',
+                   'frames'}}
 
 
 def test_flags_that_decide_the_data_are_the_general_ones_and_those_of_formats():

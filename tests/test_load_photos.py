@@ -45,7 +45,7 @@ def test_the_fox_has_instant_ngps_cameras(shared, tmp_path):
         pytest.skip(f'needs {fox}')
     (tmp_path / 'images').symlink_to(fox / 'images')
     shutil.copy(fox / 'instant_ngp_transforms.json', tmp_path / 'transforms.json')
-    refused(lambda: load_transforms(tmp_path), 'leaves the folder', '--outside_files')
+    refused(lambda: load_transforms(tmp_path), 'is a link to', '--outside_files')
     capture = load_transforms(tmp_path, outside_files=True)
     assert len(capture.images) == 25
     assert {image.shape for image in capture.images} == {(960, 540, 3)}
@@ -81,7 +81,8 @@ def test_the_file_can_say_which_images_are_for_what(tiny_transforms, tmp_path):
     assert split(train=[], val=[], test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
     refused(lambda: split(train=range(6)), 'transforms.json', 'no image to test on')
     refused(lambda: split(test=range(6)), 'transforms.json', 'no image to train on')
-    refused(lambda: split(test=[77, 0, 78]), 'test_filenames has 2 names', 'images/c_77.png')
+    assert split(test=[77, 0, 78]) == [[1, 2, 3, 4, 5], [0], [0]]
+    refused(lambda: split(test=[77, 78]), 'test_filenames has 2 names', 'images/c_77.png')
 
 
 def test_every_so_many_photographs_by_name_are_test_images(tiny_transforms, tmp_path):
@@ -153,7 +154,7 @@ def test_reduced_images_are_made_once_and_lenses_fit_them(tiny_transforms, tmp_p
     Image.new('RGB', (width, height), (9, 9, 9)).save(folder / f'images_{factor}/c_1.png')
     assert (load_transforms(folder, factor).images[1] == 9).all()
     (folder / f'images_{factor}/c_1.png').unlink()
-    refused(lambda: load_transforms(folder, factor), '1 of 6 photographs are missing', f'images_{factor}/c_1.png')
+    assert (load_transforms(folder, factor).images[1] == capture.images[1]).all()  # it is made again
 
 
 # Masks and points
@@ -185,10 +186,6 @@ def test_sparse_points_are_those_of_the_ply_file(tiny_transforms, tmp_path, bina
     colours = np.full((50, 4), 9, np.uint8)
     trimesh.PointCloud(points, colours).export(folder / 'points.ply', encoding='binary' if binary else 'ascii')
     np.testing.assert_allclose(load_transforms(folder).points, points, atol=1e-6)
-    (folder / 'points.ply').write_bytes(b'ply, or not')
-    refused(lambda: load_transforms(folder), 'points.ply', 'PLY')
-    (folder / 'points.ply').unlink()
-    refused(lambda: load_transforms(folder), 'points.ply', 'PLY')
 
 
 # COLMAP
@@ -292,15 +289,13 @@ def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
     capture = load(good, '2 -2 0 0 0 1 2 3 1 b.png')
     assert capture.cameras.poses[1].tolist() == [[1, 0, 0, -1], [0, -1, 0, -2], [0, 0, -1, -3]]
     assert capture.cameras.distortion is capture.points is capture.seen is None
-    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 ../outside.png'), "'../outside.png'", 'not in the folder')
-    refused(lambda: load(good, f'2 1 0 0 0 1 2 3 1 {tmp_path}/outside.png'), 'not in the folder')
-    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 .'), 'not in the folder')
+    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 ../outside.png'), "'../outside.png' leaves", '--outside_files')
+    refused(lambda: load(good, f'2 1 0 0 0 1 2 3 1 {tmp_path}/outside.png'), 'leaves the folder', '--outside_files')
     refused(lambda: load(good, '2 1 0 0 0 1 2 3 7 b.png'), "'b.png' has camera 7")
     refused(lambda: load(good, '2 0 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length 0')
     refused(lambda: load(good, '2 nan 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length nan')
     refused(lambda: load(good, '2 1 0 0 0 1 inf 3 1 b.png'), "'b.png'", 'not finite')
     refused(lambda: load(good, good), 'a.png', 'has 2 cameras')
-    refused(lambda: load(good, '2 1 0 0 0 1 2 3 1 b.png', '3 1 0 0 0 1 2 3 1 c.png'), '1 of 3 photographs are missing')
     refused(load, 'no images')
     refused(lambda: load(good), 'llffhold 8 takes all 1')
 

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from nerf.cameras import Cameras
-from nerf.files.images import ENDINGS, in_parallel, read_image, read_images_of_any_size, read_mask, same_proportions
-from nerf.files.scene_files import check_all_there, first_file
+from nerf.captures.lenses import Lens, with_sound_lenses
+from nerf.captures.reduced import make_missing, reduced_places
+from nerf.files.images import read_images_of_any_size, read_mask, same_proportions
+from nerf.files.scene_files import is_there, none_there, say_left_out, some_of
 from nerf.robust import middle_of
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
-ANY_ENDING = tuple(ending for lower in ENDINGS for ending in (lower, lower.upper()))
-
-
-class Lens(NamedTuple):
-    """Intrinsics and distortion of one camera, as in `Cameras`."""
-
-    intrinsics: np.ndarray  # [4] float64: fx, fy, cx, cy in pixels
-    distortion: np.ndarray  # [8] float64, in the order of COEFFICIENTS
-    fisheye: bool
-    size: tuple[float, float]  # width and height in pixels of the picture that the intrinsics are for
+Points = TypeVar('Points')
 
 
 class PosedPhotograph(NamedTuple):
@@ -39,7 +31,8 @@ class PosedPhotograph(NamedTuple):
     path: Path
     pose: np.ndarray  # [3, 4] float64 camera-to-world, OpenGL axes, orthonormal
     lens: Lens
-    mask: Path | None = None
+    mask: Path | None = None  # the file need not be there
+    reduced: Path | None = None  # at 1/factor of its size, to be made if it is missing; None: factor is 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,24 @@ class Capture:
                        points=self.points, seen=chosen(self.seen))
 
 
+def usable(photographs: Sequence[PosedPhotograph], datadir: Path,
+           factor: int) -> tuple[list[PosedPhotograph], list[int]]:
+    """Photographs that can be used, with `reduced` set, and their indices among all. Those that are missing, or whose
+    lens is no lens, are left out with a line; if none is left, it is a UserError."""
+    if factor > 1:
+        places = reduced_places([photograph.path for photograph in photographs], datadir, factor)
+        photographs = [photograph._replace(reduced=place) for photograph, place in zip(photographs, places)]
+    there = [is_there(photograph.path) or (factor > 1 and is_there(photograph.reduced)) for photograph in photographs]
+    if not any(there):
+        raise UserError(none_there([photograph.path for photograph in photographs]))
+    say_left_out(datadir, [photograph.name for photograph, here in zip(photographs, there) if not here],
+                 f'of {len(photographs)} photographs are missing and left out')
+    kept = [i for i, here in enumerate(there) if here]
+    sound = with_sound_lenses(datadir, [photographs[i].name for i in kept], [photographs[i].lens for i in kept])
+    kept = [kept[i] for i in sound]
+    return [photographs[i] for i in kept], kept
+
+
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
                  upright: bool = True, points: np.ndarray | None = None,
                  seen: list[np.ndarray] | None = None) -> Capture:
@@ -74,6 +85,7 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
     or has other proportions than its camera, is a UserError.
 
     Args:
+        photographs: those of `usable`.
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
         splits: indices of training, validation and test images.
         upright, points, seen: as for `read_image` and in `Capture`.
@@ -83,11 +95,11 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
         if count > 1:
             raise UserError(f'{datadir}: the photograph {str(path)!r} has {count} cameras; each must have one')
     if factor > 1:
-        paths = reduced_paths(paths, datadir, factor, upright)
-    check_all_there(paths, 'photographs')
+        paths = make_missing(paths, [photograph.reduced for photograph in photographs], datadir, factor, upright)
     images = read_images_of_any_size(paths, upright)
     cameras = _cameras(photographs, paths, images)
-    return Capture(paths, images, _read_masks(photographs, images, upright), cameras, *splits, points=points, seen=seen)
+    masks = _read_masks(datadir, photographs, images, upright)
+    return Capture(paths, images, masks, cameras, *splits, points=points, seen=seen)
 
 
 def _cameras(photographs: Sequence[PosedPhotograph], paths: Sequence[Path], images: Sequence[np.ndarray]) -> Cameras:
@@ -107,74 +119,33 @@ def _cameras(photographs: Sequence[PosedPhotograph], paths: Sequence[Path], imag
                    fisheye=torch.from_numpy(fisheye) if fisheye.any() else None)
 
 
-def _read_masks(photographs: Sequence[PosedPhotograph], images: Sequence[np.ndarray],
+def _read_masks(datadir: Path, photographs: Sequence[PosedPhotograph], images: Sequence[np.ndarray],
                 upright: bool) -> list[np.ndarray] | None:
     """Masks [H, W] of images, all True for a photograph without one; None if no photograph has one."""
-    paths = [photograph.mask for photograph in photographs]
-    if not any(paths):
+    named = [photograph for photograph in photographs if photograph.mask]
+    if not named:
         return None
-    check_all_there([path for path in paths if path], 'masks')
-    return [read_mask(path, *image.shape[:2], upright) if path else np.ones(image.shape[:2], bool)
-            for path, image in zip(paths, images)]
+    missing = [photograph for photograph in named if not is_there(photograph.mask)]
+    if len(missing) == len(named):
+        raise UserError(f'{none_there([photograph.mask for photograph in missing], "masks")}, or remove them from the '
+                        'file that names them')
+    say_left_out(datadir, [photograph.mask.name for photograph in missing],
+                 f'of {len(named)} masks are missing; all pixels of their photographs are used')
+    masks = [read_mask(photograph.mask, *image.shape[:2], upright) if is_there(photograph.mask)
+             else np.ones(image.shape[:2], bool) for photograph, image in zip(photographs, images)]
+    if not any(mask.any() for mask in masks):
+        raise UserError(f'{datadir}: all {len(named)} masks are black, {named[0].mask.name} for one, but pixels are '
+                        'trained on where a mask is white')
+    return masks
 
 
-def reduced_paths(paths: Sequence[Path], datadir: Path, factor: int, upright: bool = True) -> list[Path]:
-    """Paths of photographs at 1/factor of their size, in datadir/images_<factor>/, which is made if it is missing.
-
-    Args:
-        paths: paths of the photographs. Their names in the folder are relative to datadir/images or, if a photograph
-            is elsewhere, to the folder that all photographs share.
-        datadir, upright: folder of the scene, and as for `read_image`.
-    """
-    folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
-    full = [Path(os.path.abspath(path)) for path in paths]
-    if not all(path.is_relative_to(root) for path in full):
-        root = Path(os.path.commonpath([path.parent for path in full]))
-    names = [path.relative_to(root) for path in full]
-    if folder.is_dir():
-        return [first_file(folder / name, *((folder / name).with_suffix(ending) for ending in ANY_ENDING))
-                for name in names]
-    check_all_there(paths, 'photographs')
-    names = [name.with_suffix('.png') for name in names]
-    if len(set(names)) < len(names):
-        raise UserError(f'{root} has photographs whose names would coincide with the ending .png; rename them, or make '
-                        f'{folder} yourself')
-    return make_reduced(paths, names, folder, factor, lambda path: read_image(path, upright))
-
-
-def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
-                 read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
-    """Writes photographs at 1/factor of their size, rounded, into `folder`, which appears only when it is complete.
-    A new pixel is the mean of the old ones, weighted by alpha.
-
-    Args:
-        names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
-        read: function that reads a photograph: [H, W, 3 or 4] uint8.
-    """
-    from PIL import Image
-    def reduce(path: Path, name: Path | str) -> None:
-        image = Image.fromarray(read(path))
-        size = [round(side / factor) for side in image.size]
-        if not min(size):
-            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves '
-                            f'{size[0]}x{size[1]}; lower factor')
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        image.resize(size, Image.Resampling.BOX).save(partial / name)
-
+def points_or_none(read: Callable[[Path], Points], path: Path) -> Points | None:
+    """Points that `read` has of a file; None, with a line, if it cannot, because a capture can do without."""
     try:
-        with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:
-            partial = Path(temporary) / folder.name
-            partial.mkdir()
-            in_parallel(f'writing {folder}', reduce, paths, names)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another run has made it meanwhile
-                    raise
-    except OSError as error:
-        raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
-                        'can be written to') from None
-    return [folder / name for name in names]
+        return read(path)
+    except UserError as error:
+        print(f'warning: {error}. The capture is used without sparse points', file=sys.stderr)
+        return None
 
 
 def held_out(datadir: str | Path, count: int, llffhold: int, central: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,19 +167,23 @@ def every_nth(datadir: Path, photographs: Sequence[PosedPhotograph], llffhold: i
     return [i_train, i_test, i_test]
 
 
-def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> list[np.ndarray] | None:
+def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence[str]],
+                 gone: Collection[str] = ()) -> list[np.ndarray] | None:
     """Indices of training, validation and test images as a file lists them; None if all its lists are empty.
 
     An empty list of training images stands for all images that no other list has. Of validation and test images, an
     empty list stands for the other one, or else for all images that are not trained on. `names` has all images in
-    their order, `splits` the lists of names for some of SPLITS; `path`, that of the file, is for messages.
+    their order, `splits` the lists of names for some of SPLITS, and `gone` names of images that were left out; `path`,
+    that of the file, is for messages. Names of no image are left out with a line, unless a list has no others.
     """
     index = {name: i for i, name in enumerate(names)}
     for split, listed in splits.items():
-        if unknown := [name for name in listed if name not in index]:
-            raise UserError(f'{path}: {split}_filenames has {len(unknown)} names that no frame has, the first is '
-                            f'{unknown[0]!r}')
-    train, val, test = (np.array(sorted({index[name] for name in splits.get(split, ())}), np.int64) for split in SPLITS)
+        unknown = [name for name in listed if name not in index and name not in gone]
+        if unknown and len(unknown) == len(listed):
+            raise UserError(f'{path}: {split}_filenames has {len(unknown)} names that no frame has: {some_of(unknown)}')
+        say_left_out(path, unknown, f'names in {split}_filenames that no frame has are left out')
+    train, val, test = (np.array(
+        sorted({index[name] for name in splits.get(split, ()) if name in index}), np.int64) for split in SPLITS)
     if not any(map(len, (train, val, test))):
         return None
     rest = np.setdiff1d(np.arange(len(names)), np.concatenate([train, val, test]))

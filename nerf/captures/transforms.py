@@ -10,84 +10,133 @@ import io
 import json
 import math
 from collections import ChainMap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nerf.cameras import COEFFICIENTS
-from nerf.captures.capture import ANY_ENDING, SPLITS, Lens, PosedPhotograph
-from nerf.captures.colmap import LARGEST, PARAMETERS, lens_of
-from nerf.files.images import image_size
-from nerf.files.scene_files import check_all_there, clean_name, first_file, is_file, is_inside, read_json
+from nerf.captures.capture import SPLITS, PosedPhotograph
+from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
+from nerf.captures.phones import phone_export
+from nerf.files.images import ENDINGS, image_size
+from nerf.files.scene_files import (
+    Found, SceneFolder, clean_name, is_file, is_there, leaves, read_json, say_assumed, told_apart,
+)
 from nerf.poses import FARTHEST, rigid
 from nerf.runtime.errors import UserError
 
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
+OURS = 'estimated_from'  # key of the files that this program writes
+SKEW = 1e-3  # largest entry of K beside the focal length, as a share of it
 OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
 class Transforms(NamedTuple):
     """Content of a file."""
 
-    photographs: list[PosedPhotograph]
+    path: Path  # of the file, or of what a phone app's export has instead
+    photographs: list[PosedPhotograph]  # by name; some can be missing
     splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
-    points: Path | None  # a PLY file of sparse points in the same coordinates
+    points: Path | None  # a PLY file of sparse points in the same coordinates, which can be missing
+    upright: bool  # the cameras are for pictures that stand upright, rather than as they are stored
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
-    """Content of a scene's transforms.json, and the sizes of pictures from their files if it does not have them. With
-    `outside_files`, the file may name files outside its folder."""
+    """Content of a scene's transforms.json or, without that file, of a phone app's export; sizes of pictures are from
+    their files if it does not have them. With `outside_files`, the file may name files outside its folder."""
+    scene, (path, top) = path.parent, _content(path)
+    frames = top.get('frames')
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f'{path}: "frames" must be a list with at least one frame')
+    ours = OURS in top  # this program's own file names photographs as they were found, through links too
+    folder = SceneFolder(scene, outside_files, links=ours)
+    entries = [_Entry(path, f'frame {i}', frame, top, folder) for i, frame in enumerate(frames)]
+    pictures = told_apart(folder, [entry.picture() for entry in entries])
+    masks = _masks(folder, [entry.file('mask_path') for entry in entries], pictures)
+    say_assumed(path, pictures)
+    say_assumed(path, [mask for mask in masks if mask], 'masks')
+    there = [picture.path for picture in pictures if is_there(picture.path)]
+    photographs = [entry.photograph(picture.path, mask, there, ours)
+                   for entry, picture, mask in zip(entries, pictures, masks)]
+    points = _Entry(path, 'the file', top, {}, folder).file('ply_file_path', endings=())
+    splits = {split: _names(path, key, top[key], folder, photographs)
+              for split in SPLITS if (key := f'{split}_filenames') in top}
+    return Transforms(path, sorted(photographs, key=lambda photograph: photograph.name), splits,
+                      points and points.path, ours)
+
+
+def _content(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Content of a transforms.json, or what a phone app's export has instead, and the path of it."""
+    if not is_file(path) and (export := phone_export(path.parent)):
+        return export
     hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
                  if is_file(path.parent / name)), 'datadir must hold it')
     top = read_json(path, hint)
     if not isinstance(top, dict):
         raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
-    frames = top.get('frames')
-    if not isinstance(frames, list) or not frames:
-        raise UserError(f'{path}: "frames" must be a list with at least one frame')
-    entries = [_Entry(path, f'frame {i}', frame, top, outside_files) for i, frame in enumerate(frames)]
-    pictures = [entry.picture() for entry in entries]
-    check_all_there(pictures, 'photographs')
-    points = _Entry(path, 'the file', top, {}, outside_files).file('ply_file_path')
-    splits = {split: _names(path, key, top[key]) for split in SPLITS if (key := f'{split}_filenames') in top}
-    return Transforms([entry.photograph(picture) for entry, picture in zip(entries, pictures)], splits, points)
+    return path, top
 
 
-def _names(path: Path, key: str, names: Any) -> list[str]:
+def _masks(folder: SceneFolder, masks: Sequence[Found | None], pictures: Sequence[Found]) -> list[Found | None]:
+    """Masks of pictures, if they have any, of which no picture itself was taken for one."""
+    rest = iter(told_apart(folder, [mask for mask in masks if mask], {picture.path for picture in pictures}))
+    return [mask and next(rest) for mask in masks]
+
+
+def _names(path: Path, key: str, names: Any, folder: SceneFolder, photographs: Sequence[PosedPhotograph]) -> list[str]:
+    """Names of photographs in a list of the file, which can name them in another way than the frames do."""
+    known, by_path = {each.name for each in photographs}, {each.path: each.name for each in photographs}
     try:
         if isinstance(names, list):
-            return [clean_name(name) for name in names]
+            return [name if name in known else by_path.get(folder.find(name).path, name)
+                    for name in map(clean_name, names)]
     except ValueError:
         pass
     raise UserError(f'{path}: {key} must be a list of names')
 
 
 def read_ply(path: Path) -> np.ndarray:
-    """Points [P, 3] float64 of a PLY file."""
+    """Points [P, 3] float64 of a PLY file, which has at least one."""
     import trimesh
     try:
         content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
-        points = np.asarray(trimesh.load(content, file_type='ply', process=False).vertices, np.float64).reshape(-1, 3)
+        loaded = trimesh.load(content, file_type='ply', process=False)
+        points = np.asarray(getattr(loaded, 'vertices', ()), np.float64).reshape(-1, 3)
     except Exception as error:  # trimesh passes on whatever its parsers raise
-        raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again, or remove '
-                        'ply_file_path from transforms.json') from None
-    return points[(np.abs(points) < FARTHEST).all(1)]
+        raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again') from None
+    points = points[(np.abs(points) < FARTHEST).all(1)]
+    if not len(points):
+        raise UserError(f'{path} has no points; export the scene again')
+    return points
 
 
 class _Entry:
     """One frame of a file; missing values are looked up at the top of the file."""
 
-    def __init__(self, path: Path, where: str, frame: Any, top: dict, outside_files: bool):
-        self.path, self.where, self.outside_files = path, where, outside_files
+    def __init__(self, path: Path, where: str, frame: Any, top: dict, folder: SceneFolder):
+        self.path, self.where, self.folder = path, where, folder
         if not isinstance(frame, dict):
             raise UserError(f'{path}: {where} is {_short(frame)}, but must be a JSON object')
-        self.values = ChainMap(frame, top)
+        self.values = ChainMap(frame, self.of_matrix(frame), top, self.of_matrix(top))
 
     def error(self, message: str) -> UserError:
         return UserError(f'{self.path}: {self.where} {message}')
+
+    def of_matrix(self, values: dict) -> dict[str, Any]:
+        """Intrinsics of a 3x3 matrix "K" in a frame or at the top of the file."""
+        if (rows := values.get('K')) is None:
+            return {}
+        try:
+            (fx, skew, cx), (_, fy, cy), _ = rows
+            if abs(skew) <= SKEW * abs(fx):
+                return {'fl_x': fx, 'fl_y': fy, 'cx': cx, 'cy': cy}
+        except (TypeError, ValueError):
+            pass
+        raise self.error(f'has K {_short(rows)}; it must be 3x3 numbers, with 0 behind the first')
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float | None:
         """Number of that name in [low, high]; `default` if it is missing."""
@@ -97,32 +146,33 @@ class _Entry:
             raise self.error(f'has {name} {_short(value)}; it must be a number from {low:g} to {high:g}')
         return float(value)
 
-    def file(self, key: str) -> Path | None:
-        """Path of a file that the entry names, which need not exist; None if it names none."""
-        if (name := self.values.get(key)) is None:
+    def file(self, key: str, endings: Sequence[str] = ENDINGS) -> Found | None:
+        """File that the entry names, which need not exist; None if it names none."""
+        if not (name := self.values.get(key)):
             return None
         try:
-            path = self.path.parent / clean_name(name)
+            found = self.folder.find(name, endings)
         except ValueError as error:
             raise self.error(f'has {key} {_short(name)}; {error}') from None
-        if not self.outside_files and not is_inside(path, self.path.parent):
-            raise self.error(f'has {key} {_short(name)}, which leaves the folder of the scene; if you trust the file, '
-                             'add --outside_files')
-        return path
+        if found.outside:
+            raise self.error(f'has {key} {_short(name)}, which {leaves(found.path, self.folder.folder)}; if you trust '
+                             'the file, add --outside_files')
+        return found
 
-    def picture(self) -> Path:
-        """Path of the photograph, whose ending the file may leave out."""
-        if (path := self.file('file_path')) is None:
-            raise self.error('has no file_path; it must name the photograph')
-        return first_file(path, *(path.parent / (path.name + ending) for ending in ANY_ENDING))
+    def picture(self) -> Found:
+        """The photograph."""
+        if (found := self.file('file_path')) is None:
+            raise self.error(f'has file_path {_short(self.values.get("file_path"))}; it must name the photograph')
+        return found
 
-    def photograph(self, path: Path) -> PosedPhotograph:
-        """Photograph at a path, with its camera."""
+    def photograph(self, path: Path, mask: Found | None, there: Sequence[Path], upright: bool) -> PosedPhotograph:
+        """Photograph at a path, with its camera. Without its size in the file or at the path, it is as large as one of
+        the pictures that are there."""
         size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
         if None in size:
-            size = image_size(path)[::-1]
+            size = image_size(path if is_there(path) or not there else there[0], upright)[::-1]
         return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size),
-                               self.file('mask_path'))
+                               mask and mask.path)
 
     def pose(self) -> np.ndarray:
         """Pose [3, 4] camera-to-world."""

@@ -95,11 +95,11 @@ def can_read_heif() -> bool:
     return True
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
     """Height and width in pixels of the result of `read_image`, from the file's header."""
     with _opened(path) as image:
         width, height = image.size
-        return (width, height) if image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+        return (width, height) if upright and image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:

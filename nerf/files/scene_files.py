@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -103,6 +103,16 @@ class SceneFolder:
         return name if name in same else same[0] if len(same) == 1 else None
 
 
+def told_apart(folder: SceneFolder, found: Sequence[Found], taken: Collection[Path] = ()) -> list[Found]:
+    """Files found in a folder, without guesses that cannot be right: a file that was found not just as it is named is
+    missing if another name means it too, or if it is `taken` by something else."""
+    names: dict[Path, set[str]] = {}
+    for each in found:
+        names.setdefault(each.path, set()).add(each.name)
+    return [Found(each.name, folder.folder / clean_name(each.name), missing=True)
+            if each.assumed and (len(names[each.path]) > 1 or each.path in taken) else each for each in found]
+
+
 def say_assumed(source: Path, found: Sequence[Found], what: str = 'photographs') -> None:
     """Prints one line for each way in which files were found that are not just as `source` names them. `what` names the
     files in the plural."""
@@ -168,3 +178,38 @@ def check_all_there(paths: Sequence[Path], what: str) -> None:
     if missing := [path for path in paths if not is_file(path)]:
         raise UserError(f'{len(missing)} of {len(paths)} {what} are missing, the first is {str(missing[0])!r}; copy '
                         'them there, or remove them from the file that names them')
+
+
+def is_there(path: Path | None) -> bool:
+    """Whether a file exists and is not empty."""
+    return path is not None and is_file(path) and path.stat().st_size > 0
+
+
+def say_left_out(source: Path, names: Sequence[str], what: str) -> None:
+    """Prints a line with the number of names, what they are, and some of them, if there are any."""
+    if names:
+        print(f'warning: {source}: {len(names)} {what}: {some_of(names)}', file=sys.stderr)
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """Some names, and the number of others."""
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+
+def none_there(paths: Sequence[Path], what: str = 'photographs') -> str:
+    """Message about files that are all missing or empty: it says what is in the folder instead."""
+    folder = paths[0].parent
+    try:
+        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
+        instead = f'{folder} has {some_of(there) or "no files"}'
+    except (OSError, ValueError):
+        instead = 'its folder does not exist'
+    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {instead}; copy the '
+            f'{what} there')
+
+
+def leaves(path: Path, folder: Path) -> str:
+    """Predicate of a message about a file outside a folder."""
+    if is_inside(path, folder, follow_links=False):
+        return f'is a link to {str(path.resolve())!r}, outside {folder}'
+    return f'leaves the folder {folder}'

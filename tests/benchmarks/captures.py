@@ -33,7 +33,7 @@ from load_photos import load_colmap, load_transforms
 from make_capture import make_capture, surface_points
 from nerf.cameras import Cameras
 from nerf.captures.capture import Capture, held_out
-from nerf.captures.colmap import FOLDERS
+from nerf.captures.colmap import model_files
 from nerf.captures.placement import Placement, place
 from nerf.exposure import right_halves
 from nerf.files.images import read_image
@@ -172,7 +172,7 @@ def read_capture(folder: Path, protocol: Protocol = PROTOCOL) -> Capture | None:
     the folder has no cameras."""
     if (folder / 'transforms.json').is_file():
         return load_transforms(folder, 1, protocol.hold)
-    if any((folder / name / f'images.{ending}').is_file() for name in FOLDERS for ending in ('bin', 'txt')):
+    if model_files(folder)[1]:
         return load_colmap(folder, 1, protocol.hold)
     if (folder / 'poses_bounds.npy').is_file():
         return None

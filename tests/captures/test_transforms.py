@@ -125,26 +125,40 @@ def test_a_photographs_ending_can_be_left_out(tiny_transforms, tmp_path, ending)
 def test_files_outside_the_folder_are_refused_unless_they_are_wanted(folder):
     Image.new('RGB', (32, 24)).save(folder.parent / 'secret.png')
     (folder / 'images/link.png').symlink_to(folder.parent / 'secret.png')
-    for name in ('../secret.png', str(folder.parent / 'secret.png'), 'images/link.png', 'images/../../secret.png'):
+    for name, why in (('../secret.png', 'leaves the folder'), (str(folder.parent / 'secret.png'), 'leaves the folder'),
+                      ('images/../../secret.png', 'leaves the folder'),
+                      ('images/link.png', f"is a link to '{folder.parent / 'secret.png'}'")):
         for key in ('file_path', 'mask_path'):
             change(folder, {'file_path': 'images/c_0.png', 'mask_path': None} | {key: name})
-            refused(lambda: first(folder), 'frame 0', key, 'leaves the folder', '--outside_files')
+            refused(lambda: first(folder), 'frame 0', key, why, '--outside_files')
             assert first(folder, outside_files=True).path.is_file()
-    change(folder, {'file_path': 'images/c_0.png', 'mask_path': None}, ply_file_path='../points.ply')
+    change(folder, {'file_path': 'images/c_0.png', 'mask_path': None}, ply_file_path='../secret.png')
     refused(lambda: first(folder), 'ply_file_path', 'leaves the folder', '--outside_files')
 
 
-def test_missing_photographs_are_counted(folder):
-    change(folder, {'file_path': 'images/gone'}, {'file_path': 'images/gone_too.png'})
-    refused(lambda: first(folder), '2 of 2 photographs are missing', 'images/gone')
-    change(folder, {'file_path': '\0'}, {'file_path': 'x' * 3000})
-    refused(lambda: first(folder, outside_files=True), '2 of 2 photographs are missing')
+def test_links_of_photographs_are_followed_in_a_file_of_this_program(folder):
+    (folder / 'images').rename(folder.parent / 'store')
+    (folder / 'images').symlink_to(folder.parent / 'store')
+    refused(lambda: first(folder), 'images/c_0.png', f"is a link to '{folder.parent / 'store/c_0.png'}'")
+    change(folder, estimated_from=['images/c_0.png', 'images/c_1.png'])
+    assert first(folder).path.is_file()
+    Image.new('RGB', (32, 24)).save(folder.parent / 'secret.png')
+    change(folder, {'file_path': '../secret.png'})
+    refused(lambda: first(folder), 'leaves the folder')
+
+
+def test_a_file_is_not_taken_for_what_another_name_means(folder, capsys):
+    change(folder, {'file_path': 'left/c_0.png'}, {'file_path': 'images/c_0.png', 'mask_path': 'masks/c_0.png'})
+    gone, there = read_transforms(folder / 'transforms.json').photographs[::-1]
+    assert (gone.path, there.path) == (folder / 'left/c_0.png', folder / 'images/c_0.png')
+    assert there.mask == folder / 'masks/c_0.png'
+    assert capsys.readouterr().err == ''
 
 
 @pytest.mark.parametrize(('text', 'words'), [
     ('', 'JSON'), ('{', 'JSON'), ('[' * 100000, 'JSON'), ('[]', 'not a JSON object'), ('{}', '"frames"'),
     ('{"frames": []}', 'at least one frame'), ('{"frames": {"a": 1}}', '"frames"'), ('{"frames": [3]}', 'frame 0 is 3'),
-    ('{"frames": [{}]}', 'frame 0 has no file_path'), ('{"frames": [{"file_path": 3}]}', 'file_path 3'),
+    ('{"frames": [{}]}', 'frame 0 has file_path null'), ('{"frames": [{"file_path": 3}]}', 'file_path 3'),
     ('{"frames": [{"file_path": ""}]}', 'file_path ""')])
 def test_a_file_of_something_else_is_refused(folder, text, words):
     (folder / 'transforms.json').write_text(text)

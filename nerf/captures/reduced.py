@@ -1,0 +1,142 @@
+"""Reduced photographs: images_<factor>/ of a scene, found, made, and compared with the photographs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nerf.files.images import ENDINGS, image_size, in_parallel, read_image
+from nerf.files.scene_files import first_file, is_file
+from nerf.runtime.errors import UserError
+
+ANY_ENDING = tuple(ending for lower in ENDINGS for ending in (lower, lower.upper()))
+
+
+@dataclass(frozen=True)
+class ReducedRules:
+    """Numbers that decide whether a reduced photograph still fits, set by hand."""
+
+    size_error: float = 0.02  # of a side, beyond a pixel of rounding
+    compared: int = 6  # photographs that are newer than reduced ones are compared with them, if there are more
+    side: int = 16  # pixels of the small pictures that are compared
+    difference: float = 6.0  # of 255, root mean square: from here they show something else
+
+
+RULES = ReducedRules()
+
+
+def reduced_places(paths: Sequence[Path], datadir: Path, factor: int) -> list[Path]:
+    """Where photographs at 1/factor of their size are, with any ending, or will be, in datadir/images_<factor>/.
+
+    Args:
+        paths: paths of all photographs of the scene, which need not exist. Their names in the folder are relative to
+            datadir/images or, if a photograph is elsewhere, to the folder that all photographs share.
+    """
+    folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
+    full = [Path(os.path.abspath(path)) for path in paths]
+    if not all(path.is_relative_to(root) for path in full):
+        root = Path(os.path.commonpath([path.parent for path in full]))
+    names = [path.relative_to(root) for path in full]
+    places = [first_file(folder / name, *((folder / name).with_suffix(ending) for ending in ANY_ENDING))
+              for name in names]
+    return [place if is_file(place) else place.with_suffix('.png') for place in places]
+
+
+def make_missing(paths: Sequence[Path], places: Sequence[Path], datadir: Path, factor: int, upright: bool,
+                 rules: ReducedRules = RULES) -> list[Path]:
+    """Paths of reduced photographs, once those are made that are missing. If others do not fit their photographs, it is
+    a UserError. Where a photograph itself is missing, its reduced one is taken as it is.
+
+    Args:
+        paths, places: paths of the photographs, and their `reduced_places`.
+        upright: as for `read_image`.
+    """
+    folder = datadir / f'images_{factor}'
+    pairs = [(path, place) for path, place in zip(paths, places) if is_file(path)]
+    missing = [pair for pair in pairs if not is_file(pair[1])]
+    _check_fit(folder, [pair for pair in pairs if is_file(pair[1])], factor, upright, rules)
+    if missing:
+        if len(set(places)) < len(places):
+            raise UserError(f'{datadir} has photographs whose names would coincide with the ending .png; rename them, '
+                            f'or make {folder} yourself')
+        if folder.is_dir():
+            print(f'warning: {folder}: {len(missing)} of {len(paths)} photographs were missing in it, and are added',
+                  file=sys.stderr)
+        full, small = zip(*missing)
+        make_reduced(full, [place.relative_to(folder) for place in small], folder, factor,
+                     lambda path: read_image(path, upright))
+    return list(places)
+
+
+def _check_fit(folder: Path, pairs: Sequence[tuple[Path, Path]], factor: int, upright: bool,
+               rules: ReducedRules) -> None:
+    """Raises UserError if reduced photographs have another size than 1/factor of the photographs', or if they are older
+    and show something else. `pairs` has paths of photographs and of reduced ones, which exist."""
+    def has_size(path: Path, place: Path) -> bool:
+        try:
+            return all(abs(full / factor - side) <= 1.0 + rules.size_error * side
+                       for full, side in zip(image_size(path, upright), image_size(place, upright)))
+        except UserError:
+            return True  # a broken one, which is reported where it is needed
+
+    def small(path: Path) -> np.ndarray:
+        from PIL import Image
+        image = Image.fromarray(read_image(path, upright)[..., :3])
+        return np.asarray(image.resize((rules.side, rules.side), Image.Resampling.BOX), np.float32)
+
+    def shows_the_same(path: Path, place: Path) -> bool:
+        return np.sqrt(np.mean((small(path) - small(place)) ** 2)) < rules.difference
+
+    advice = f'delete {folder}, and it is made again'
+    for (path, place), fits in zip(pairs, in_parallel(f'checking {folder}', has_size, *zip(*pairs)) if pairs else ()):
+        if not fits:
+            raise UserError(f'{place} is not 1/{factor} of the size of {path}; was the photograph taken or turned '
+                            f'anew? Then {advice}')
+    older = [pair for pair in pairs if pair[1].stat().st_mtime < pair[0].stat().st_mtime]
+    for path, place in older[::-(-len(older) // rules.compared) or 1]:
+        if not shows_the_same(path, place):
+            raise UserError(f'{place} is older than {path} and shows something else; {advice}')
+
+
+def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
+                 read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
+    """Writes photographs at 1/factor of their size, rounded, into `folder`. A new folder appears only when it is
+    complete. A new pixel is the mean of the old ones, weighted by alpha.
+
+    Args:
+        names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
+        read: function that reads a photograph: [H, W, 3 or 4] uint8.
+    """
+    from PIL import Image
+    def reduce(path: Path, name: Path | str) -> None:
+        image = Image.fromarray(read(path))
+        size = [round(side / factor) for side in image.size]
+        if not min(size):
+            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves '
+                            f'{size[0]}x{size[1]}; lower factor')
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        image.resize(size, Image.Resampling.BOX).save(partial / name)
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            partial.mkdir()
+            in_parallel(f'writing {folder}', reduce, paths, names)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise it was there, or another run has made it meanwhile
+                    raise
+                for name in names:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(partial / name, folder / name)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
+                        'can be written to') from None
+    return [folder / name for name in names]

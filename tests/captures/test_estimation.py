@@ -268,6 +268,22 @@ def test_photographs_can_lie_in_the_folder_itself(tmp_path):
     assert [frame['file_path'] for frame in transforms(tmp_path)['frames']] == [f'{i:03d}.jpg' for i in range(9)]
 
 
+def test_photographs_in_a_linked_folder_are_estimated_and_read(tmp_path):
+    store, scene = tmp_path / 'disk', tmp_path / 'scene'
+    for folder in (store, scene):
+        folder.mkdir()
+    photographs(store)
+    (scene / 'images').symlink_to(store / 'images', target_is_directory=True)
+    cameras = cameras_of(range(9))
+    cameras.lenses[:, 4:] = 0.0
+    estimate_cameras(scene, solve=Found(cameras))
+    for factor in (1, 2):
+        capture = load_transforms(scene, factor)
+        assert [int(image[0, 0, 0]) for image in capture.images] == pytest.approx([20 * i for i in range(9)], abs=3)
+    assert sorted(path.name for path in scene.iterdir()) == ['images', 'images_2', 'sparse_points.ply',
+                                                            'transforms.json']
+
+
 # What is said
 
 

@@ -23,6 +23,7 @@ from nerf.runtime.errors import UserError
 HDR = ('arib-std-b67', 'smpte2084')  # ffmpeg's names of the transfer functions HLG and PQ
 TONE_MAPPED = ('zscale=transferin={}:primariesin=2020:matrixin=2020_ncl:transfer=linear:npl=100,format=gbrpf32le,'
                'zscale=primaries=709,tonemap=hable:desat=0,zscale=transfer=709:matrix=709:range=full')
+KEY_FRAMES = '-discard', 'nokey', '-skip_frame', 'nokey'  # of containers that tell them, and of decoders
 SQUARE_PIXELS = "scale=w='round(iw*sar)':h=ih,setsar=1"
 
 
@@ -85,8 +86,7 @@ def take_frames(videos: dict[str, Path], home: Path, frames: int | None = None, 
         if choice := _tried(errors, choose_frames, video, header, most, frames is not None, rules):
             folder = home / name if len(videos) > 1 or home.exists() else home
             count = write_frames(video, header, choice, folder, name, rules)
-            kind = 'key frames' if choice.keys else 'frames'
-            print(f'{folder}: {count} frames of {video.name}, chosen from {choice.decoded} {kind}')
+            print(f'{folder}: {count} frames of {video.name}, chosen from {choice.decoded} that were looked at')
     if errors and not (home.is_dir() and any(home.iterdir())):
         raise errors[0]
     for error in errors:
@@ -236,7 +236,7 @@ def _decoded(video: Path, header: Header, filters: list[str], codec: str, keys: 
     """Frames of a video, or only its key frames, upright and after ffmpeg's filters: [H, W] uint8 for the codec pgm,
     [H, W, 3] for ppm. UserError: there are none."""
     filters = (['bwdif=mode=send_frame:deint=interlaced'] if header.interlaced else []) + filters
-    command = [_ffmpeg(), '-v', 'error', *(['-skip_frame', 'nokey'] if keys else []), '-i', f'file:{video}',
+    command = [_ffmpeg(), '-v', 'error', *(KEY_FRAMES if keys else ()), '-i', f'file:{video}',
                '-map', '0:V:0', '-vf', ','.join(filters), '-fps_mode', 'passthrough',
                *(['-frames:v', str(most)] if most else []), '-f', 'image2pipe', '-c:v', codec, '-pix_fmt',
                {'pgm': 'gray', 'ppm': 'rgb24'}[codec], '-']

@@ -33,7 +33,7 @@ class VideoRules:
 
     usual: int = 120  # frames of all videos together, if no number is asked for
     stretch: int = 3  # pictures that differ, of which one is taken, at least; if no number is asked for
-    few: int = 24  # frames of a short video, whose stretches may be shorter
+    few: int = 40  # frames of a short video, whose stretches may be shorter
     looked_at: int = 640  # pixels of the longer side at which sharpness is measured
     compared: int = 160  # pixels of the longer side at which frames are compared, half the video's at most. Noise is
     # averaged out

@@ -13,7 +13,7 @@ import pytest
 from compare_cameras import compare
 from conftest import turn
 from make_capture import FOCAL, LENS, make_capture
-from make_video import moving, shown, write_video
+from make_video import blurred, ffmpeg, moving, shown, write_video
 from PIL import Image
 
 from load_photos import load_transforms
@@ -98,6 +98,24 @@ def test_estimate_only_gives_the_same_bit_for_bit_with_a_photograph_stored_on_it
     assert text.count('007.png') == 2
     assert text.replace('007.png', '007.jpg') == (capture / 'transforms.json').read_text()
     assert (tmp_path / 'sparse_points.ply').read_bytes() == (capture / 'sparse_points.ply').read_bytes()
+
+
+@pytest.mark.slow
+def test_a_video_on_its_side_with_blurred_frames_has_the_true_cameras(capture, tmp_path):
+    frames = [read_image(path) for path in sorted((capture / 'images').iterdir())]
+    filmed = [shot for frame in frames for shot in (blurred(frame), frame, frame)]
+    write_video(tmp_path / 'stored.mp4', [np.rot90(shot) for shot in filmed])
+    ffmpeg('-display_rotation', '-90', '-i', str(tmp_path / 'stored.mp4'), '-c', 'copy', str(tmp_path / 'clip.mp4'))
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path / 'clip.mp4'), '--estimate_only', '--frames',
+                 '20']) == 0
+    truth = (capture / 'true_transforms.json').read_text()
+    for i in range(20):
+        truth = truth.replace(f'images/{i:03d}.jpg', f'images/clip_{i + 1:04d}.jpg')
+    (tmp_path / 'true.json').write_text(truth)
+    figures = compare(tmp_path / 'clip' / 'transforms.json', tmp_path / 'true.json')
+    assert figures['frames'] == 20
+    assert figures['rotation_max'] < 1.0
+    assert figures['position_max'] < 2.0
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def find_pictures(datadir: Path, enough: int) -> Pictures:
             seconds that a phone keeps of a Live Photo.
     """
     scene = scene_folder(datadir)
-    if datadir.suffix.lower() in ENDINGS + HEIF_ENDINGS:
+    if datadir.is_file() and datadir.suffix.lower() in ENDINGS + HEIF_ENDINGS:
         raise UserError(f'datadir {datadir} is one photograph; name the folder that it is in')
     if datadir == scene and not scene.is_dir():
         raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs or a video into it')

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.captures.reduced import make_reduced
-from nerf.files.images import ENDINGS, check_one_size, image_size, read_image, read_images
+from nerf.files.images import ENDINGS, check_one_size, image_size, read_images
 from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
@@ -157,7 +157,7 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
         raise UserError(f'{source} has images whose names would coincide or sort otherwise with the ending .png; '
                         f'rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
-    return make_reduced(paths, names, folder, factor, lambda path: read_image(path)[..., :3])
+    return make_reduced(paths, names, folder, factor, alpha=False)
 
 
 def _check_rotations(basedir: Path, poses: np.ndarray) -> None:

@@ -38,6 +38,5 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside
     model = read_model(datadir)
     photographs, kept = usable(posed_photographs(datadir, model, outside_files), datadir, factor)
     points, seen = reliable_points(model.points, [model.images[i] for i in kept])
-    # COLMAP ignores EXIF orientation and sees pixels as they are stored.
-    return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), upright=False,
-                        points=points, seen=seen)
+    return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
+                        seen=seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,117 @@ def test_reduced_images_are_made_once_and_lenses_fit_them(tiny_transforms, tmp_p
     assert (load_transforms(folder, factor).images[1] == 9).all()
     (folder / f'images_{factor}/c_1.png').unlink()
     assert (load_transforms(folder, factor).images[1] == capture.images[1]).all()  # it is made again
+
+
+# What is missing
+
+
+def gone(folder: Path, *names: str) -> Path:
+    """Folder of a scene after files were removed."""
+    for name in names:
+        (folder / name).unlink()
+    return folder
+
+
+def test_missing_photographs_are_left_out_of_the_capture_and_of_its_lists(tiny_transforms, tmp_path, capsys):
+    folder = tiny_transforms(tmp_path, train_filenames=[f'images/c_{i}.png' for i in range(4)],
+                             test_filenames=['images/c_4.png', 'images/c_5.png'])
+    gone(folder, 'images/c_1.png', 'images/c_5.png')
+    (folder / 'images/c_2.png').write_bytes(b'')  # a download that has failed
+    capture = load_transforms(folder)
+    assert names(capture) == ['c_0.png', 'c_3.png', 'c_4.png']
+    assert [image[0, 0, 2] for image in capture.images] == [0, 30, 40]
+    np.testing.assert_allclose(capture.cameras.poses[1], look_at_origin(np.pi, 0.4, 4.0)[:3], atol=1e-12)
+    assert [part.tolist() for part in (capture.i_train, capture.i_val, capture.i_test)] == [[0, 1], [2], [2]]
+    assert capsys.readouterr().err == (f'warning: {folder}: 3 of 6 photographs are missing and left out: '
+                                       'images/c_1.png, images/c_2.png, images/c_5.png\n')
+    change(folder, train_filenames=None, test_filenames=None)
+    assert load_transforms(folder, llffhold=2).i_test.tolist() == [0, 2]  # by those that are there
+
+
+def test_three_missing_photographs_are_named_and_the_others_counted(tiny_transforms, tmp_path, capsys):
+    folder = gone(tiny_transforms(tmp_path, 8), *(f'images/c_{i}.png' for i in range(2, 7)))
+    assert len(load_transforms(folder).images) == 3
+    assert '5 of 8' in (line := capsys.readouterr().err)
+    assert line.endswith('images/c_2.png, images/c_3.png, images/c_4.png and 2 more\n')
+
+
+def test_if_all_photographs_are_missing_the_error_says_what_is_there(tiny_transforms, tiny_colmap, tmp_path):
+    folder = tiny_transforms(tmp_path / 'a')
+    for path in (folder / 'images').iterdir():
+        path.rename(path.with_name(f'other_{path.name}'))
+    refused(lambda: load_transforms(folder), '6 of 6 photographs are missing', 'c_0.png',
+            'images has other_c_0.png, other_c_1.png, other_c_2.png and 3 more')
+    folder, _ = tiny_colmap(tmp_path / 'b')
+    shutil.rmtree(folder / 'images')
+    refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', 'its folder does not exist')
+    change(tiny_transforms(tmp_path / 'c'), *[{'file_path': '\0'}, {'file_path': 'x' * 3000}] * 3, w=None)
+    refused(lambda: load_transforms(tmp_path / 'c', outside_files=True), '6 of 6 photographs are missing')
+
+
+def test_points_of_a_colmap_model_stay_with_the_images_that_see_them(tiny_colmap, tmp_path, capsys):
+    folder, _ = tiny_colmap(tmp_path)
+    whole = load_colmap(folder)
+    gone(folder, 'images/2.png', 'images/some more/1.png')
+    capture = load_colmap(folder)
+    kept = [0, 2, 4, 5]
+    assert [path.name for path in capture.paths] == [whole.paths[i].name for i in kept]
+    assert [seen.tolist() for seen in capture.seen] == [whole.seen[i].tolist() for i in kept]
+    assert np.array_equal(capture.points, whole.points)
+    assert capture.cameras.intrinsics.tolist() == whole.cameras.intrinsics[kept].tolist()
+    assert f'{folder}: 2 of 6 photographs are missing and left out: 2.png, some more/1.png' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('reduced', [True, False])
+def test_photographs_that_are_there_at_one_size_only_are_used_at_that_size(tiny_transforms, tmp_path, reduced):
+    folder = tiny_transforms(tmp_path)
+    if reduced:
+        load_transforms(folder, 2)
+        gone(folder, 'images/c_0.png', 'images_2/c_5.png')
+        assert names(load_transforms(folder, 2)) == [f'c_{i}.png' for i in range(6)]  # c_5 is made again
+        assert names(load_transforms(folder)) == [f'c_{i}.png' for i in range(1, 6)]
+    else:
+        gone(folder, 'images/c_0.png')
+        assert names(load_transforms(folder, 2)) == [f'c_{i}.png' for i in range(1, 6)]
+        assert not (folder / 'images_2/c_0.png').exists()
+
+
+def test_missing_masks_leave_all_pixels_and_a_line(tiny_transforms, tmp_path, capsys):
+    folder = tiny_transforms(tmp_path, 3)
+    for i in range(3):
+        Image.new('L', (32, 24), 0).save(folder / f'mask_{i}.png')
+    change(folder, *({'mask_path': f'mask_{i}.png'} for i in range(3)))
+    refused(lambda: load_transforms(folder), 'all 3 masks are black')
+    gone(folder, 'mask_1.png')
+    assert [mask.mean() for mask in load_transforms(folder).masks] == [0, 1, 0]
+    assert '1 of 3 masks are missing; all pixels of their photographs are used: mask_1.png' in capsys.readouterr().err
+    gone(folder, 'mask_0.png', 'mask_2.png')
+    refused(lambda: load_transforms(folder), '3 of 3 masks are missing', 'mask_0.png')
+
+
+NO_POINTS = ('ply', 'format ascii 1.0', 'element vertex 0', *(f'property float {name}' for name in 'xyz'), 'end_header')
+
+
+@pytest.mark.parametrize(('content', 'words'), [
+    (None, 'cannot be read'), ('', 'cannot be read'), ('ply, or not', 'cannot be read'),
+    ('\n'.join(NO_POINTS) + '\n', 'has no points')])
+def test_points_that_cannot_be_read_are_done_without(tiny_transforms, tmp_path, capsys, content, words):
+    folder = tiny_transforms(tmp_path, ply_file_path='points.ply')
+    if content is not None:
+        (folder / 'points.ply').write_text(content)
+    assert load_transforms(folder).points is None
+    line, = capsys.readouterr().err.splitlines()
+    for word in ('points.ply', words, 'used without sparse points'):
+        assert word in line
+
+
+def test_photographs_of_a_wild_lens_are_left_out(tiny_transforms, tmp_path, capsys):
+    folder = tiny_transforms(tmp_path, test_filenames=['images/c_0.png', 'images/c_3.png'])
+    change(folder, {}, {'k1': -45.0}, {}, {'k1': -44.85, 'k2': 1017.4, 'p1': 0.62, 'p2': 0.94})
+    capture = load_transforms(folder)
+    assert names(capture) == [f'c_{i}.png' for i in (0, 2, 4, 5)]
+    assert capture.i_test.tolist() == [0]
+    assert '2 of 6 photographs, images/c_3.png for one (k1 -44.85, k2 1017.4, p1 0.62' in capsys.readouterr().err
 
 
 # Masks and points

@@ -79,7 +79,7 @@ def usable(photographs: Sequence[PosedPhotograph], datadir: Path,
 
 
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
-                 upright: bool = True, points: np.ndarray | None = None,
+                 upright: bool = False, points: np.ndarray | None = None,
                  seen: list[np.ndarray] | None = None) -> Capture:
     """Reads photographs, in the order of their names, at 1/factor of their size. A picture that is missing or broken,
     or has other proportions than its camera, is a UserError.

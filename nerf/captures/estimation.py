@@ -16,7 +16,7 @@ from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
 )
 from nerf.captures.video import frames_folder, take_frames
-from nerf.files.images import in_parallel, read_image
+from nerf.files.images import MOST_TO_REDUCE, in_parallel, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
 from nerf.poses import colmap_pose
@@ -120,7 +120,7 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     """Writes an upright JPEG of a photograph, with `longest_side` pixels along its longer side at most. EXIF's camera
     and lens are kept, because COLMAP takes its first guess of the focal length from them."""
     from PIL import Image
-    image = Image.fromarray(read_image(path)[..., :3])
+    image = Image.fromarray(read_image(path, True, MOST_TO_REDUCE)[..., :3])
     size = width, height = image.size
     with Image.open(path) as file:
         exif = file.getexif()

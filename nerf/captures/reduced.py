@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import ENDINGS, image_size, in_parallel, read_image
+from nerf.files.images import ENDINGS, image_size, in_parallel, read_image, write_reduced
 from nerf.files.scene_files import first_file, is_file
 from nerf.runtime.errors import UserError
 
@@ -55,7 +55,7 @@ def make_missing(paths: Sequence[Path], places: Sequence[Path], datadir: Path, f
 
     Args:
         paths, places: paths of the photographs, and their `reduced_places`.
-        upright: as for `read_image`.
+        upright: the photographs are compared as they stand upright; as for `read_image`.
     """
     folder = datadir / f'images_{factor}'
     pairs = [(path, place) for path, place in zip(paths, places) if is_file(path)]
@@ -69,8 +69,7 @@ def make_missing(paths: Sequence[Path], places: Sequence[Path], datadir: Path, f
             print(f'warning: {folder}: {len(missing)} of {len(paths)} photographs were missing in it, and are added',
                   file=sys.stderr)
         full, small = zip(*missing)
-        make_reduced(full, [place.relative_to(folder) for place in small], folder, factor,
-                     lambda path: read_image(path, upright))
+        make_reduced(full, [place.relative_to(folder) for place in small], folder, factor)
     return list(places)
 
 
@@ -78,50 +77,46 @@ def _check_fit(folder: Path, pairs: Sequence[tuple[Path, Path]], factor: int, up
                rules: ReducedRules) -> None:
     """Raises UserError if reduced photographs have another size than 1/factor of the photographs', or if they are older
     and show something else. `pairs` has paths of photographs and of reduced ones, which exist."""
-    def has_size(path: Path, place: Path) -> bool:
-        try:
-            return all(abs(full / factor - side) <= 1.0 + rules.size_error * side
-                       for full, side in zip(image_size(path, upright), image_size(place, upright)))
-        except UserError:
-            return True  # a broken one, which is reported where it is needed
-
-    def small(path: Path) -> np.ndarray:
-        from PIL import Image
-        image = Image.fromarray(read_image(path, upright)[..., :3])
-        return np.asarray(image.resize((rules.side, rules.side), Image.Resampling.BOX), np.float32)
-
-    def shows_the_same(path: Path, place: Path) -> bool:
-        return np.sqrt(np.mean((small(path) - small(place)) ** 2)) < rules.difference
-
     advice = f'delete {folder}, and it is made again'
-    for (path, place), fits in zip(pairs, in_parallel(f'checking {folder}', has_size, *zip(*pairs)) if pairs else ()):
+    sizes = in_parallel(f'checking {folder}', lambda pair: _has_size(*pair, factor, upright, rules), pairs)
+    for (path, place), fits in zip(pairs, sizes):
         if not fits:
             raise UserError(f'{place} is not 1/{factor} of the size of {path}; was the photograph taken or turned '
                             f'anew? Then {advice}')
     older = [pair for pair in pairs if pair[1].stat().st_mtime < pair[0].stat().st_mtime]
-    for path, place in older[::-(-len(older) // rules.compared) or 1]:
-        if not shows_the_same(path, place):
+    for path, place in older[::max(len(older) // rules.compared, 1)]:
+        if not _shows_the_same(path, place, upright, rules):
             raise UserError(f'{place} is older than {path} and shows something else; {advice}')
 
 
-def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int,
-                 read: Callable[[Path], np.ndarray] = read_image) -> list[Path]:
-    """Writes photographs at 1/factor of their size, rounded, into `folder`. A new folder appears only when it is
-    complete. A new pixel is the mean of the old ones, weighted by alpha.
+def _has_size(path: Path, place: Path, factor: int, upright: bool, rules: ReducedRules) -> bool:
+    """Whether a reduced photograph is as large as it should be. Broken pictures are reported where they are needed."""
+    try:
+        return all(abs(full / factor - side) <= 1.0 + rules.size_error * side
+                   for full, side in zip(image_size(path, upright), image_size(place, upright)))
+    except UserError:
+        return True
 
-    Args:
-        names: names of the reduced photographs in `folder`, ending in .png; the result has their paths.
-        read: function that reads a photograph: [H, W, 3 or 4] uint8.
-    """
+
+def _shows_the_same(path: Path, place: Path, upright: bool, rules: ReducedRules) -> bool:
+    """Whether a photograph and a reduced one differ little once both are very small."""
     from PIL import Image
+    try:
+        one, other = (Image.fromarray(read_image(file, upright)[..., :3]) for file in (path, place))
+    except UserError:  # broken or too large
+        return True
+    one, other = (np.asarray(image.resize((rules.side, rules.side), Image.Resampling.BOX), np.float64)
+                  for image in (one, other))
+    return np.sqrt(np.mean((one - other) ** 2)) < rules.difference
+
+
+def make_reduced(paths: Sequence[Path], names: Sequence[Path | str], folder: Path, factor: int, alpha: bool = True
+                 ) -> list[Path]:
+    """Writes photographs at 1/factor of their size into `folder`, by `write_reduced`; a new folder appears only when it
+    is complete. `names` of the reduced photographs in it end in .png; the result has their paths."""
     def reduce(path: Path, name: Path | str) -> None:
-        image = Image.fromarray(read(path))
-        size = [round(side / factor) for side in image.size]
-        if not min(size):
-            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves '
-                            f'{size[0]}x{size[1]}; lower factor')
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        image.resize(size, Image.Resampling.BOX).save(partial / name)
+        write_reduced(path, partial / name, factor, alpha)
 
     try:
         with tempfile.TemporaryDirectory(prefix=f'.partial-{folder.name}-', dir=folder.parent) as temporary:

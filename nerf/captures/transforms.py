@@ -22,7 +22,7 @@ from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
 from nerf.captures.phones import phone_export
 from nerf.files.images import ENDINGS, image_size
 from nerf.files.scene_files import (
-    Found, SceneFolder, clean_name, is_file, is_there, leaves, read_json, say_assumed, told_apart,
+    Found, SceneFolder, clean_name, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
 )
 from nerf.poses import FARTHEST, rigid
 from nerf.runtime.errors import UserError
@@ -30,7 +30,7 @@ from nerf.runtime.errors import UserError
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
 LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
-OURS = 'estimated_from'  # key of the files that this program writes
+ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
 SKEW = 1e-3  # largest entry of K beside the focal length, as a share of it
 OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
@@ -42,7 +42,7 @@ class Transforms(NamedTuple):
     photographs: list[PosedPhotograph]  # by name; some can be missing
     splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
     points: Path | None  # a PLY file of sparse points in the same coordinates, which can be missing
-    upright: bool  # the cameras are for pictures that stand upright, rather than as they are stored
+    upright: bool  # its cameras are for pictures turned as EXIF says: those that this program estimated
 
 
 def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
@@ -52,7 +52,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     frames = top.get('frames')
     if not isinstance(frames, list) or not frames:
         raise UserError(f'{path}: "frames" must be a list with at least one frame')
-    ours = OURS in top  # this program's own file names photographs as they were found, through links too
+    ours = ESTIMATED in top  # then links are those through which the photographs were found
     folder = SceneFolder(scene, outside_files, links=ours)
     entries = [_Entry(path, f'frame {i}', frame, top, folder) for i, frame in enumerate(frames)]
     pictures = told_apart(folder, [entry.picture() for entry in entries])
@@ -60,8 +60,13 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     say_assumed(path, pictures)
     say_assumed(path, [mask for mask in masks if mask], 'masks')
     there = [picture.path for picture in pictures if is_there(picture.path)]
-    photographs = [entry.photograph(picture.path, mask, there, ours)
-                   for entry, picture, mask in zip(entries, pictures, masks)]
+    sizes = [entry.size() for entry in entries]
+    if not there and None in sizes:
+        raise UserError(none_there([picture.path for picture in pictures]))
+    photographs = [  # a missing one without a size is as large as another
+        entry.photograph(picture.path, mask and mask.path,
+                         size or image_size(picture.path if is_there(picture.path) else there[0], ours)[::-1])
+        for entry, picture, mask, size in zip(entries, pictures, masks, sizes)]
     points = _Entry(path, 'the file', top, {}, folder).file('ply_file_path', endings=())
     splits = {split: _names(path, key, top[key], folder, photographs)
               for split in SPLITS if (key := f'{split}_filenames') in top}
@@ -165,14 +170,14 @@ class _Entry:
             raise self.error(f'has file_path {_short(self.values.get("file_path"))}; it must name the photograph')
         return found
 
-    def photograph(self, path: Path, mask: Found | None, there: Sequence[Path], upright: bool) -> PosedPhotograph:
-        """Photograph at a path, with its camera. Without its size in the file or at the path, it is as large as one of
-        the pictures that are there."""
-        size = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
-        if None in size:
-            size = image_size(path if is_there(path) or not there else there[0], upright)[::-1]
-        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size),
-                               mask and mask.path)
+    def size(self) -> tuple[float, float] | None:
+        """Width and height in pixels that the file has for the photograph; None if it has not both."""
+        width, height = self.number('w', 1, 1e6), self.number('h', 1, 1e6)
+        return None if width is None or height is None else (width, height)
+
+    def photograph(self, path: Path, mask: Path | None, size: tuple[float, float]) -> PosedPhotograph:
+        """Photograph at a path, with its camera."""
+        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), mask)
 
     def pose(self) -> np.ndarray:
         """Pose [3, 4] camera-to-world."""

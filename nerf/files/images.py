@@ -6,9 +6,10 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ VIDEO_FPS = 30
 HEIF_ENDINGS = ('.heic', '.heif')
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp',  # of photographs, in lower case
            *(HEIF_ENDINGS if find_spec('pillow_heif') else ()))
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values for pictures that are stored on a side
+ORIENTATION = 0x0112  # EXIF's tag
+TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+MOST_PIXELS, MOST_TO_REDUCE = 178_956_970, 2 ** 30  # of a picture, as in Pillow, and of one that is reduced
+_alone = Lock()  # held by a thread that reads a picture of more than MOST_PIXELS, for the sake of memory
 HIT = 0.5  # opacity from which a pixel has a disparity
 EXTREMES = (1, 99)  # percentiles of disparity that are darkest and brightest: a few floaters would stretch the scale
 FARTHEST_GREY = 0.1  # grey level of the lowest disparity; black is for pixels without any
@@ -42,7 +46,7 @@ def read_images(paths: Sequence[Path], half_res: bool = False) -> np.ndarray:
     return np.stack(_with_equal_channels(images))
 
 
-def read_images_of_any_size(paths: Sequence[Path], upright: bool = True) -> list[np.ndarray]:
+def read_images_of_any_size(paths: Sequence[Path], upright: bool = False) -> list[np.ndarray]:
     """Reads pictures [H, W, C] uint8 as `read_images` does, but of several sizes; `upright` is that of `read_image`."""
     return _with_equal_channels(in_parallel('reading images', lambda path: read_image(path, upright), paths))
 
@@ -71,17 +75,35 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, ...]]) -> N
 
 
 @contextmanager
-def _opened(path: Path):
+def _opened(path: Path, most_pixels: int = MOST_PIXELS):
     """Yields Pillow's picture, without its pixels; every error becomes a UserError."""
     from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None  # its limit is the same for pictures that are reduced while they are read
     can_read_heif()
     try:
-        with Image.open(path) as image:
+        with _open(path) as image, _alone if image.width * image.height > MOST_PIXELS else nullcontext():
+            if image.width * image.height > most_pixels:
+                raise ValueError(f'its {image.width}x{image.height} pixels exceed the limit of {most_pixels:,} pixels; '
+                                 f'with --factor 2 or more it is {MOST_TO_REDUCE:,}')
             yield image
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f'{path} does not exist; the scene is incomplete, download or export it again') from None
     except Exception as error:  # Pillow passes on whatever its parsers raise, struct.error for example
         raise UserError(f'{path} cannot be read as a picture ({error}); replace that file') from None
+
+
+def _open(path: Path):
+    """Pillow's picture; also of a TIFF of several channels of floats, which Pillow cannot read."""
+    from PIL import Image, UnidentifiedImageError
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if path.suffix.lower() not in ('.tif', '.tiff'):
+            raise
+        from skimage.io import imread
+        return Image.fromarray(_as_bytes(imread(path)))
 
 
 @functools.cache
@@ -95,43 +117,90 @@ def can_read_heif() -> bool:
     return True
 
 
-def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+def image_size(path: Path, upright: bool = False) -> tuple[int, int]:
     """Height and width in pixels of the result of `read_image`, from the file's header."""
-    with _opened(path) as image:
-        width, height = image.size
-        return (width, height) if upright and image.getexif().get(ORIENTATION) in SIDEWAYS else (height, width)
+    with _opened(path, MOST_TO_REDUCE) as image:
+        turns, _ = TURNS.get(orientation_of(image) if upright else 1, (0, False))
+        return image.size if turns % 2 else image.size[::-1]
 
 
-def read_image(path: Path, upright: bool = True) -> np.ndarray:
-    """Reads a picture of 8 or 16 bits per channel: [H, W, 3] uint8, or [H, W, 4] if it has transparency. With
-    `upright`, the picture is turned as its EXIF orientation says; otherwise it stays as it is stored. A picture that is
-    missing, broken or a decompression bomb is a UserError."""
-    from PIL import ImageOps
-    with _opened(path) as image:
-        deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
-        if upright:
-            ImageOps.exif_transpose(image, in_place=True)
-        image.load()
-        if image.mode.startswith('I'):  # 16-bit grey, which convert() would clip instead of scale
-            grey = np.rint(np.asarray(image, np.float32) / 257.0).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, -1)
-        if deep:
-            return _read_16_bit(path)[..., :len(image.mode)]
-        return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
+def orientation_of(image) -> int:
+    """EXIF orientation of Pillow's picture, from 1 to 8; 1 stands for pixels that are stored upright."""
+    value = image.getexif().get(ORIENTATION)
+    return value if value in TURNS else 1
 
 
-def read_mask(path: Path, height: int, width: int, upright: bool = True) -> np.ndarray:
-    """Reads a mask, resized to [height, width] bool: True where it is white rather than black."""
-    from PIL import Image, ImageOps
-    with _opened(path) as picture:
-        if upright:
-            ImageOps.exif_transpose(picture, in_place=True)
-        size = picture.size
-        grey = picture.convert('L').resize((width, height), Image.Resampling.BOX)
-    if not same_proportions(size, (width, height)):
-        raise UserError(f'{path} is {size[0]}x{size[1]} pixels, but its photograph is {width}x{height}; a mask must '
-                        'have the size of its photograph')
-    return np.asarray(grey) > 127
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [H, W, ...] as they are stored, turned upright by their EXIF orientation."""
+    turns, mirrored = TURNS.get(orientation, (0, False))
+    pixels = np.rot90(pixels, turns)
+    return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
+
+
+def read_image(path: Path, upright: bool = False, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """Reads a picture: [H, W, 3] uint8, or [H, W, 4] if it has transparency.
+
+    The pixels stay as they are stored, because other programs estimate cameras for stored pixels; with `upright`, they
+    are turned as the EXIF orientation says. 16-bit values are scaled by 1/257. Floats are values from 0 to 1, to 255 or
+    to 65535: the smallest range that holds 99% of them. A picture that is missing, broken or too large is a UserError.
+    """
+    with _opened(path, most_pixels) as image:
+        return turned(_pixels(image, path), orientation_of(image) if upright else 1)
+
+
+def _pixels(image, path: Path) -> np.ndarray:
+    """Pixels [H, W, 3 or 4] uint8 of Pillow's picture of a file, as they are stored."""
+    deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+    image.load()
+    if image.mode.startswith(('I', 'F')):  # grey of more than 8 bits, which convert() would clip instead of scale
+        grey = np.asarray(image, np.float32)
+        return np.repeat(_as_bytes(grey if image.mode == 'F' else grey / 65535.0)[..., None], 3, -1)
+    if deep:
+        return _read_16_bit(path)[..., :len(image.mode)]
+    return np.asarray(image.convert('RGBA' if image.has_transparency_data else 'RGB'))
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    """Values of a picture as uint8; the range of floats is that of `read_image`. What is not finite becomes 0."""
+    if values.dtype.kind != 'f':
+        return np.rint(values * (255.0 / np.iinfo(values.dtype).max)).astype(np.uint8)
+    values = np.where(np.isfinite(values), values, 0.0)
+    most = np.percentile(values, 99)
+    scale = next((255.0 / top for top in (1.0, 255.0) if most <= top), 255.0 / 65535.0)
+    return np.rint((scale * values).clip(0.0, 255.0)).astype(np.uint8)
+
+
+def write_reduced(path: Path, target: Path, factor: int, alpha: bool = True) -> None:
+    """Writes a photograph at 1/factor of its size, rounded, as PNG. A new pixel is the mean of the old ones, weighted
+    by alpha; without `alpha`, that channel is dropped before. Pixels stay as they are stored, with their EXIF
+    orientation, so that every reader can use the file."""
+    from PIL import Image
+    exif = Image.Exif()
+    with _opened(path, MOST_TO_REDUCE) as image:
+        width, height = size = [round(side / factor) for side in image.size]
+        if not min(size):
+            raise UserError(f'{path} is {image.width}x{image.height} pixels, and factor {factor} leaves {width}x'
+                            f'{height}; lower factor')
+        if (orientation := orientation_of(image)) > 1:
+            exif[ORIENTATION] = orientation
+        if image.width * image.height > MOST_PIXELS:
+            image.draft(None, size)  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+        pixels = _pixels(image, path)
+        reduced = Image.fromarray(pixels if alpha else pixels[..., :3]).resize(size, Image.Resampling.BOX)
+    reduced.save(target, 'PNG', exif=exif)
+
+
+def read_mask(path: Path, height: int, width: int, upright: bool = False) -> np.ndarray:
+    """Reads a mask, resized to [height, width] bool: True where it is white rather than black, or not 0 in a mask of
+    zeros and ones."""
+    from PIL import Image
+    with _opened(path, MOST_TO_REDUCE) as picture:
+        grey = turned(np.asarray(picture.convert('L')), orientation_of(picture) if upright else 1)
+    grey = Image.fromarray(grey if grey.max() > 1 else 255 * grey)
+    if not same_proportions(grey.size, (width, height)):
+        raise UserError(f'{path} is {grey.width}x{grey.height} pixels, but its photograph is {width}x{height}; a mask '
+                        'must have the size of its photograph')
+    return np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 127
 
 
 def same_proportions(size: tuple[float, float], other: tuple[float, float]) -> bool:

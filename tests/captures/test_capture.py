@@ -25,7 +25,7 @@ def photographs(*paths: Path, size=(16, 12)) -> list[PosedPhotograph]:
     return [PosedPhotograph(path.name, path, np.eye(3, 4), lens) for path in paths]
 
 
-def read(several: list[PosedPhotograph], scene: Path, factor: int, upright: bool = True) -> Capture:
+def read(several: list[PosedPhotograph], scene: Path, factor: int, upright: bool = False) -> Capture:
     return read_capture(several, scene, factor, [np.arange(len(several))] * 3, upright)
 
 
@@ -53,8 +53,8 @@ def test_pictures_stand_upright_or_as_they_are_stored(tmp_path):
     exif[0x0112] = 6
     several = photographs(tmp_path / 'a.png', size=(12, 16))
     GREY.save(tmp_path / 'a.png', exif=exif)
-    assert read(several, tmp_path, 1).images[0].shape == (16, 12, 3)
-    refused(lambda: read(several, tmp_path, 1, upright=False), '16x12', 'rotated')
+    assert read(several, tmp_path, 1, upright=True).images[0].shape == (16, 12, 3)
+    refused(lambda: read(several, tmp_path, 1), '16x12', 'rotated')
 
 
 def test_a_photograph_with_two_cameras_is_an_error(tmp_path):

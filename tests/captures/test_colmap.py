@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from captured import refused
+from PIL import Image
 
-from nerf.captures.colmap import read_model
+from nerf.captures.colmap import posed_photographs, read_model, reliable_points
+from nerf.captures.colmap_files import ColmapImage, ColmapPoints
 
 
 @pytest.mark.parametrize('text', [False, True])
@@ -147,3 +149,143 @@ def test_a_broken_line_is_named(tmp_path, capsys, name, text):
     (tmp_path / 'images.txt').write_text('1 1 0 0 0 1 2 3 1 a.png\n\n')
     (tmp_path / f'{name}.txt').write_text(text)
     damaged(tmp_path, name, capsys, 'damaged')
+
+
+# What other programs write
+
+
+IMAGE_LINES = ['1 1 0 0 0 1 2 3 1 a.png', '2 1 0 0 0 4 5 6 1 b c.png', '3 1 0 0 0 7 8 9 1 000012']
+FEATURES = ['1.5 2.5 7', '3 4 -1 5 6 8 1e1 2 9', '0 0 7 0 0 7']
+
+
+def text_model(folder: Path, images: str, points: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'cameras.txt').write_text('1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    (folder / 'images.txt').write_text(images)
+    if points is not None:
+        (folder / 'points3D.txt').write_text(points)
+    return folder
+
+
+@pytest.mark.parametrize('between', ['\n', '\n\n', '\n# comment\n\n', '\r\n', '\n   \n'])
+@pytest.mark.parametrize(('features', 'ids'), [
+    (['', '', ''], [[], [], []]), (FEATURES, [[7], [-1, 8, 9], [7, 7]]), (['', FEATURES[1], ''], [[], [-1, 8, 9], []]),
+    ([FEATURES[0], '', FEATURES[2]], [[7], [], [7, 7]])])
+def test_images_are_told_from_their_features_with_any_lines_between(tmp_path, between, features, ids):
+    lines = [line for pair in zip(IMAGE_LINES, features) for line in pair if line]
+    for head in ('', '\ufeff', '\ufeff# Image list\n\n', '\n\n'):
+        images = read_model(text_model(tmp_path, head + between.join(lines) + between)).images
+        assert [(image.name, image.translation[0], image.point_ids.tolist()) for image in images] == [
+            ('000012', 7, ids[2]), ('a.png', 1, ids[0]), ('b c.png', 4, ids[1])]
+
+
+def test_a_byte_order_mark_is_no_part_of_cameras_and_points(tmp_path):
+    text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n', '\ufeff5 1 2 3 0 0 0 0.5\n\n')
+    (tmp_path / 'cameras.txt').write_text('\ufeff1 SIMPLE_PINHOLE 20 10 30 10 5\n')
+    model = read_model(tmp_path)
+    assert model.cameras[1].intrinsics.tolist() == [30, 30, 10, 5]
+    assert model.points.places.tolist() == [[1, 2, 3]]
+
+
+def test_points_of_seven_columns_are_left_out_with_a_line(tmp_path, capsys):
+    lines = ['1 1 2 3 0 0 0 0.5', '2 4 5 6 9 9 9', '3 7 8 9 9 9 9 0.5 1 0 2 4', '4 7 8 9']
+    model = read_model(text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n', '\n'.join(lines)))
+    assert model.points.ids.tolist() == [1, 3]
+    assert model.points.tracks.tolist() == [0, 2]
+    line, = capsys.readouterr().err.splitlines()
+    assert 'points3D.txt: 2 of 4 points are left out' in line
+
+
+def test_points_without_tracks_are_used_and_then_nobody_knows_who_sees_them():
+    images = [ColmapImage('a', 1, np.ones(4), np.zeros(3), np.array([5, 6, 7]))]
+    places = np.arange(12.0).reshape(4, 3)
+    points = ColmapPoints(np.array([5, 6, 7, 8]), places, np.zeros(4), np.array([0, 1, 2, 0]))
+    good, seen = reliable_points(points, images)
+    assert good.tolist() == places[[0, 2, 3]].tolist()
+    assert [each.tolist() for each in seen] == [[0, 1]]
+    assert reliable_points(points, [images[0]._replace(point_ids=np.array([-1]))])[1] is None
+
+
+# Several models
+
+
+def test_the_largest_model_is_used_and_a_line_names_the_others(tmp_path, capsys):
+    for place, count in (('sparse/0', 1), ('sparse/1', 3), ('sparse/2', 2), ('colmap_text', 3)):
+        text_model(tmp_path / place, '\n'.join(IMAGE_LINES[:count]))
+    model = read_model(tmp_path)
+    assert (model.folder, len(model.images)) == (tmp_path / 'sparse/1', 3)
+    line, = capsys.readouterr().err.splitlines()
+    assert 'has 3 COLMAP models' in line
+    assert 'The largest is used, sparse/1 with 3 images; left out: sparse/0 with 1 images, sparse/2 with 2' in line
+    (tmp_path / 'sparse/1/images.txt').write_text('1 2 3')
+    assert read_model(tmp_path).folder == tmp_path / 'sparse/2'
+    assert "sparse/1/images.txt is damaged" in capsys.readouterr().err
+    for number in (0, 2):
+        (tmp_path / f'sparse/{number}/images.txt').unlink()
+    refused(lambda: read_model(tmp_path), 'sparse/1/images.txt is damaged')
+    (tmp_path / 'sparse/1/images.txt').unlink()
+    assert read_model(tmp_path).folder == tmp_path / 'colmap_text'
+
+
+@pytest.mark.parametrize(('place', 'pictures'), [
+    ('sparse/1', 'images'), ('sparse', 'images'), ('colmap/sparse/0', 'images'), ('dense/0/sparse', 'dense/0/images'),
+    ('dense/sparse', 'images'), ('distorted/sparse/0', 'input'), ('colmap_sparse/0', 'images'), ('.', 'images'),
+    ('0', 'images'), ('sparse/0', 'input'), ('sparse/0', '.')])
+def test_a_model_and_its_photographs_are_found_where_programs_put_them(tmp_path, place, pictures):
+    text_model(tmp_path / place, f'{IMAGE_LINES[0]}\n')
+    (tmp_path / pictures).mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (20, 10)).save(tmp_path / pictures / 'a.png')
+    model = read_model(tmp_path)
+    assert (model.folder, model.pictures) == (tmp_path / place, tmp_path / pictures)
+    (photograph,) = posed_photographs(tmp_path, model)
+    assert photograph.path == tmp_path / pictures / 'a.png'
+
+
+# Photographs and masks
+
+
+def scene(folder: Path, *names: str, masks: tuple[str, ...] = ()) -> Path:
+    """Scene with photographs of some names, and masks of others."""
+    text_model(folder / 'sparse/0', '\n'.join(f'{i} 1 0 0 0 {i} 2 3 1 {name}' for i, name in enumerate(names)))
+    for name in (*(f'images/{name}' for name in names), *(f'masks/{name}' for name in masks)):
+        path = folder / name.replace('\\', '/')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (20, 10), 255).save(path)
+    return folder
+
+
+def test_names_with_windows_separators_are_those_of_subfolders(tmp_path):
+    scene(tmp_path, 'left\\a.png', 'right\\a.png')
+    photographs = posed_photographs(tmp_path, read_model(tmp_path))
+    assert [each.path for each in photographs] == [tmp_path / 'images/left/a.png', tmp_path / 'images/right/a.png']
+    assert [each.pose[0, 3] for each in photographs] == [0, -1]
+
+
+def test_links_that_leave_the_scene_need_the_flag(tmp_path):
+    folder = scene(tmp_path / 'scene', 'a.png', masks=('a.png',))
+    for name in ('images', 'masks'):
+        path = folder / name / 'a.png'
+        path.rename(tmp_path / name)
+        path.symlink_to(tmp_path / name)
+    refused(lambda: posed_photographs(folder, read_model(folder)), "'a.png'", f"is a link to '{tmp_path / 'images'}'",
+            '--outside_files')
+    (photograph,) = posed_photographs(folder, read_model(folder), outside_files=True)
+    assert (photograph.path, photograph.mask) == (folder / 'images/a.png', folder / 'masks/a.png')
+
+
+@pytest.mark.parametrize(('mask', 'of'), [
+    ('left/a.jpg.png', 'left/a.jpg'), ('left/a.png', 'left/a.jpg'), ('left/a.jpg', 'left/a.jpg'),
+    ('left/a.JPG.PNG', 'left/a.jpg'), ('a.jpg.png', None), ('right/a.jpg.png', None)])
+def test_masks_beside_the_photographs_have_colmaps_names_or_their_own(tmp_path, capsys, mask, of):
+    scene(tmp_path, 'left/a.jpg', 'b.jpg', masks=('b.jpg.png', mask))
+    b, a = posed_photographs(tmp_path, read_model(tmp_path))
+    assert b.mask == tmp_path / 'masks/b.jpg.png'
+    assert a.mask == tmp_path / 'masks' / (mask if of else 'left/a.jpg.png')
+    assert a.mask.is_file() == (of is not None)
+    assert f'masks of {2 if of else 1} photographs' in capsys.readouterr().out
+
+
+def test_a_folder_of_masks_that_fit_no_photograph_gets_a_line(tmp_path, capsys):
+    scene(tmp_path, 'a.jpg', masks=('x.png',))
+    assert posed_photographs(tmp_path, read_model(tmp_path))[0].mask is None
+    assert 'masks has no masks of the photographs, a.jpg.png for one' in capsys.readouterr().err

@@ -11,6 +11,7 @@ from captured import refused
 from PIL import Image
 
 from nerf.captures.reduced import make_missing, make_reduced, reduced_places
+from nerf.files.images import read_image
 
 
 
@@ -72,13 +73,17 @@ def test_reduced_photographs_of_others_are_found_with_any_ending(tmp_path):
     assert [path.name for path in reduced_paths(paths, tmp_path, 4)] == ['a.png', 'b.JPG', 'c.jpeg']
 
 
-def test_reduced_photographs_stand_upright_or_as_they_are_stored(tmp_path):
+@pytest.mark.parametrize('upright', [False, True])
+def test_reduced_photographs_fit_readers_that_turn_pictures_and_those_that_do_not(tmp_path, upright):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new('RGB', (16, 12)).save(tmp_path / 'a.png', exif=exif)
-    for factor, upright, size in ((2, True, (6, 8)), (4, False, (4, 3))):
-        (path,) = reduced_paths([tmp_path / 'a.png'], tmp_path, factor, upright)
-        assert Image.open(path).size == size
+    picture = np.zeros((12, 16, 3), np.uint8)
+    picture[:, :8] = 200
+    Image.fromarray(picture).save(tmp_path / 'a.png', exif=exif)
+    for _ in range(2):
+        (path,) = reduced_paths([tmp_path / 'a.png'], tmp_path, 2, upright)
+        assert np.array_equal(read_image(path), picture[::2, ::2])
+        assert np.array_equal(read_image(path, upright=True), np.rot90(picture[::2, ::2], 3))
 
 
 def test_colours_are_reduced_by_how_opaque_they_are(tmp_path):

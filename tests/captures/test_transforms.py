@@ -71,6 +71,26 @@ def test_coefficients_are_those_of_the_model(folder, top, distortion, fisheye):
     assert first(folder).lens.fisheye is fisheye
 
 
+K = [[50.0, 0.0, 15.0], [0.0, 60.0, 11.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(('frame', 'top', 'expected'), [
+    ({'K': K}, {}, [50, 60, 15, 11]),
+    ({}, {'K': K, 'fl_x': None, 'fl_y': None, 'cx': None, 'cy': None}, [50, 60, 15, 11]),
+    ({}, {'K': K}, [38.4, 35.2, 17, 11]), ({'K': K, 'fl_x': 70.0, 'fl_y': 71.0}, {}, [70, 71, 15, 11]),
+    ({'K': K}, {'fl_x': None, 'camera_angle_x': 1.0}, [50, 60, 15, 11])])
+def test_a_frame_can_have_its_intrinsics_as_a_matrix(folder, frame, top, expected):
+    change(folder, frame, **top)
+    assert first(folder).lens.intrinsics == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('value', [3, [], [[1, 2, 3]], [[1, 0], [0, 1]], [[50, 9, 15], [0, 60, 11], [0, 0, 1]],
+                                   [['a', 0, 15], [0, 60, 11], [0, 0, 1]], [[50, None, 15], [0, 60, 11], [0, 0, 1]]])
+def test_a_matrix_of_something_else_is_refused(folder, value):
+    change(folder, {'K': value})
+    refused(lambda: first(folder), 'frame 0 has K', '3x3 numbers')
+
+
 @pytest.mark.parametrize(('top', 'words'), [
     ({'k4': 0.1}, ['k4 = 0.1', 'OPENCV']), ({'camera_model': 'PINHOLE', 'k1': 0.1}, ['k1 = 0.1', 'PINHOLE']),
     ({'camera_model': 'OPENCV_FISHEYE', 'p1': 0.1}, ['p1 = 0.1', 'OPENCV_FISHEYE']),
@@ -163,6 +183,35 @@ def test_a_file_is_not_taken_for_what_another_name_means(folder, capsys):
 def test_a_file_of_something_else_is_refused(folder, text, words):
     (folder / 'transforms.json').write_text(text)
     refused(lambda: first(folder), 'transforms.json', words)
+
+
+def test_lists_can_name_photographs_in_another_way_than_frames(folder):
+    change(folder, {'file_path': '/home/somebody/scene/images/c_0.png'}, {'file_path': 'images/c_1'},
+           test_filenames=['images\\c_0.png'], train_filenames=['/elsewhere/images/c_1.png'], val_filenames=['x.png'])
+    assert read_transforms(folder / 'transforms.json').splits == {
+        'test': ['/home/somebody/scene/images/c_0.png'], 'train': ['images/c_1'], 'val': ['x.png']}
+
+
+def test_photographs_of_another_machine_are_found_by_the_end_of_their_paths(folder, capsys):
+    (folder / 'images/c_1.png').rename(folder / 'images/c_1.jpg')
+    change(folder, {'file_path': '/home/somebody/scene/images/c_0.png'}, {'file_path': 'C:\\scene\\images\\c_1.png'})
+    photographs = read_transforms(folder / 'transforms.json').photographs
+    assert [each.path for each in photographs] == [folder / 'images/c_0.png', folder / 'images/c_1.jpg']
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert 'by the end of their path' in lines[0]
+
+
+def test_a_missing_photograph_without_a_size_does_not_stop_the_others(folder):
+    change(folder, {'file_path': 'images/gone.png'}, w=None, h=None)
+    there, gone = read_transforms(folder / 'transforms.json').photographs
+    assert there.lens.size == gone.lens.size == (32, 24)
+
+
+def test_an_empty_name_of_points_or_masks_is_none(folder):
+    change(folder, {'mask_path': ''}, ply_file_path='')
+    content = read_transforms(folder / 'transforms.json')
+    assert content.points is content.photographs[0].mask is None
 
 
 def test_lists_of_something_else_are_refused(folder):

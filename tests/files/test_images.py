@@ -9,10 +9,11 @@ import zlib
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nerf.files.images import (
-    area_resize, disparity_pictures, image_size, read_image, read_images, read_mask, save_png, save_video, video_file,
+    ENDINGS, area_resize, disparity_pictures, image_size, read_image, read_images, read_mask, save_png, save_video,
+    video_file, write_reduced,
 )
 from nerf.runtime.errors import UserError
 
@@ -54,15 +55,92 @@ def test_a_size_is_known_without_reading_the_pixels(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = saved(tmp_path, Image.fromarray(noise(50, 70, 3)), exif=exif)
-    size = image_size(path)
+    size = image_size(path, upright=True)
     assert size == ((70, 50) if orientation in (6, 8) else (50, 70))
-    assert size == read_image(path).shape[:2]
-    assert read_image(path, upright=False).shape[:2] == (50, 70)
+    assert size == read_image(path, upright=True).shape[:2]
+    assert read_image(path).shape[:2] == image_size(path) == (50, 70)
     path.write_bytes(path.read_bytes()[:200])
-    assert image_size(path) == size
+    assert image_size(path, upright=True) == size
     path.write_bytes(b'no picture')
     with pytest.raises(UserError, match='cannot be read as a picture'):
         image_size(path)
+
+
+@pytest.mark.parametrize('orientation', range(10))
+def test_pictures_stay_as_they_are_stored_or_are_turned_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = noise(5, 7, 3)
+    path = saved(tmp_path, Image.fromarray(pixels), exif=exif)
+    assert np.array_equal(read_image(path), pixels)
+    assert np.array_equal(read_image(path, upright=True), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    exif[0x0112] = 6
+    mask = saved(tmp_path, Image.fromarray(pixels[..., 0]), exif=exif)
+    assert np.array_equal(read_mask(mask, 5, 7), pixels[..., 0] > 127)
+    assert np.array_equal(read_mask(mask, 7, 5, upright=True), np.rot90(pixels[..., 0], 3) > 127)
+
+
+@pytest.mark.parametrize('ending', ['webp', 'tif', 'bmp'])
+def test_other_formats_are_read_as_they_are(tmp_path, ending):
+    pixels = noise(5, 7, 3)
+    Image.fromarray(pixels).save(tmp_path / f'a.{ending}', **({'lossless': True} if ending == 'webp' else {}))
+    assert f'.{ending}' in ENDINGS
+    assert np.array_equal(read_image(tmp_path / f'a.{ending}'), pixels)
+
+
+def write_float_tiff(path, pixels: np.ndarray) -> None:
+    """[H, W, C] float32 as a TIFF, uncompressed, which Pillow cannot write."""
+    height, width, channels = pixels.shape
+    data, of_each, short, long = pixels.astype('<f4').tobytes(), 8 + 2 + 10 * 12 + 4, 3, 4
+    bits, kinds = of_each, of_each + 2 * channels
+    tags = [(256, long, 1, width), (257, long, 1, height), (258, short, channels, bits), (259, short, 1, 1),
+            (262, short, 1, 2), (273, long, 1, kinds + 2 * channels), (277, short, 1, channels), (278, long, 1, height),
+            (279, long, 1, len(data)), (339, short, channels, kinds)]
+    path.write_bytes(b'II*\0' + struct.pack('<IH', 8, len(tags)) + b''.join(struct.pack('<HHII', *tag) for tag in tags)
+                     + bytes(4) + struct.pack(f'<{2 * channels}H', *[32] * channels, *[3] * channels) + data)
+
+
+@pytest.mark.parametrize(('top', 'levels'), [(1.0, 255.0), (0.4, 102.0), (255.0, 255.0), (65535.0, 255.0)])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_floats_keep_their_values(tmp_path, channels, top, levels):
+    pixels = np.linspace(0.0, top, 20 * 30 * channels, dtype=np.float32).reshape(20, 30, channels)
+    expected = np.linspace(0.0, levels, pixels.size).reshape(pixels.shape)
+    pixels[0, 0] = np.nan
+    if channels == 1:
+        Image.fromarray(pixels[..., 0]).save(tmp_path / 'a.tif')
+    else:
+        write_float_tiff(tmp_path / 'a.tif', pixels)
+    image = read_image(tmp_path / 'a.tif')
+    assert image.shape == (20, 30, 3)
+    assert image_size(tmp_path / 'a.tif') == (20, 30)
+    assert np.abs(image - expected).max() <= 0.51
+
+
+def test_lights_above_1_are_cut_off(tmp_path):
+    pixels = np.full((20, 30), 0.2, np.float32)
+    pixels[3, 4] = 50.0
+    Image.fromarray(pixels).save(tmp_path / 'a.tif')
+    assert read_image(tmp_path / 'a.tif')[3, 3:6, 0].tolist() == [51, 255, 51]
+
+
+@pytest.mark.parametrize('ending', ['jpg', pytest.param('png', marks=pytest.mark.slow)])
+def test_a_picture_too_large_to_read_can_be_reduced(tmp_path, ending):
+    picture = Image.new('L', (20000, 9000), 50)
+    picture.paste(200, (0, 0, 10000, 9000))
+    picture.save(tmp_path / f'a.{ending}', **({'compress_level': 1} if ending == 'png' else {}))
+    assert image_size(tmp_path / f'a.{ending}') == (9000, 20000)
+    with pytest.raises(UserError, match='20000x9000 pixels exceed the limit of 178,956,970 pixels; with --factor'):
+        read_image(tmp_path / f'a.{ending}')
+    write_reduced(tmp_path / f'a.{ending}', tmp_path / 'b.png', 100)
+    small = read_image(tmp_path / 'b.png')
+    assert small.shape == (90, 200, 3)
+    assert np.abs(small[:, :99].astype(int) - 200).max() <= 1
+    assert np.abs(small[:, 101:].astype(int) - 50).max() <= 1
+
+
+def test_a_mask_of_zeros_and_ones_is_true_where_it_is_one(tmp_path):
+    ones = noise(4, 6) % 2
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(ones)), 4, 6), ones == 1)
 
 
 def test_a_mask_is_true_where_more_than_half_is_white(tmp_path):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
+from conftest import look_at_origin
 from hostile import (
     CHANGES, EDITS, JSON_VALUES, MEGABYTES, ODD_NUMBERS, PLACES, WHOLE_NUMBERS, WORDS, assert_refused, changed, edited,
     fuzzed, huge_png, megabytes, read_or_refused, replaced,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from load_photos import load_colmap, load_transforms
+from nerf.captures.lenses import LARGEST, Lens, one_to_one_share
 from nerf.scene import photographs_scene
 
 pytestmark = pytest.mark.fuzz
@@ -72,7 +78,7 @@ def test_edited_one_transforms(transforms, edits):
 
 @fuzzed
 @given(key=st.sampled_from(['file_path', 'mask_path', 'ply_file_path', 'camera_model', 'k1', 'w', 'fl_x',
-                            'test_filenames', 'transform_matrix']),
+                            'test_filenames', 'transform_matrix', 'K', 'estimated_from']),
        value=JSON_VALUES, in_frame=st.booleans(), outside_files=st.booleans())
 def test_a_value_of_one_transforms_of_anything(transforms, key, value, in_frame, outside_files):
     path = transforms / 'transforms.json'
@@ -132,6 +138,90 @@ def test_a_colmap_text_model_with_other_words(colmap, part, place, word):
         read_capture(colmap['txt'], load_colmap)
 
 
+@fuzzed
+@given(name=WORDS, ending=st.sampled_from(['bin', 'txt']), outside_files=st.booleans())
+@example(name='..\\\\images\\\\0.png', ending='txt', outside_files=False)
+def test_images_of_any_name_of_a_colmap_model(colmap, name, ending, outside_files):
+    path = colmap[ending] / 'sparse/0' / f'images.{ending}'
+    with replaced(path, path.read_bytes().replace(b'0.png', name.encode('utf-8', 'surrogatepass'))):
+        read_capture(colmap[ending], load_colmap, 1, 8, outside_files)
+
+
+@fuzzed
+@given(ending=st.sampled_from(['bin', 'txt']), other=st.sampled_from(['bin', 'txt']), edits=EDITS)
+def test_a_second_colmap_model_that_was_edited(colmap, ending, other, edits):
+    folder = colmap[ending]
+    model = folder / 'sparse/1'
+    model.mkdir()
+    try:
+        for part in ('cameras', 'images', 'points3D'):
+            data = (colmap[other] / 'sparse/0' / f'{part}.{other}').read_bytes()
+            (model / f'{part}.{other}').write_bytes(edited(data, edits) if part == 'images' else data)
+        read_capture(folder, load_colmap)
+    finally:
+        shutil.rmtree(model)
+
+
+GONE = st.sets(st.integers(0, 2))
+
+
+@fuzzed
+@given(gone=GONE, ending=st.sampled_from(['bin', 'txt', 'json']), empty=st.booleans())
+def test_some_photographs_that_are_gone(transforms, colmap, gone, ending, empty):
+    folder = colmap.get(ending, transforms)
+    paths = sorted((folder / 'images').rglob('*.png'))
+    with ExitStack() as changes:
+        for i in gone:
+            changes.enter_context(replaced(paths[i], b'' if empty else None))
+        read_capture(folder, load_transforms if folder == transforms else load_colmap)
+
+
+@fuzzed
+@given(coefficients=st.lists(ODD_NUMBERS.filter(lambda value: abs(value) <= LARGEST), min_size=8, max_size=8),
+       fisheye=st.booleans(), focal=st.sampled_from([1e-3, 1.0, 700.0, 1e7]),
+       middle=st.sampled_from([-1e7, 0.0, 400.0, 1e7]))
+def test_lenses_of_any_numbers_are_one_to_one_up_to_some_place(coefficients, fisheye, focal, middle):
+    lens = Lens(np.array([focal, focal, middle, middle]), np.array(coefficients), fisheye, (800.0, 600.0))
+    assert 0.0 <= one_to_one_share(lens) <= 1.0
+
+
+@pytest.fixture(scope='module')
+def phones(tmp_path_factory):
+    """Files that hold the cameras of phones' exports, whose names are like the files' folders."""
+    poses = np.stack([look_at_origin(angle, 0.4, 4.0)[:3] for angle in (0.0, 2.0, 4.0)])
+    folders = {name: tmp_path_factory.mktemp(name) for name in ('polycam', 'record3d')}
+    for pictures in (folders['polycam'] / 'keyframes/images', folders['record3d'] / 'rgb'):
+        pictures.mkdir(parents=True)
+        for i in range(len(poses)):
+            Image.new('RGB', (16, 12)).save(pictures / f'{i}.png')
+    cameras = folders['polycam'] / 'keyframes/cameras'
+    cameras.mkdir()
+    for i, pose in enumerate(poses):
+        camera = {f't_{row}{column}': pose[row, column] for row in range(3) for column in range(4)}
+        (cameras / f'{i}.json').write_text(json.dumps(
+            {'fx': 20.0, 'fy': 21.0, 'cx': 8.0, 'cy': 6.0, 'width': 16, 'height': 12} | camera))
+    rows = [[*Rotation.from_matrix(pose[:, :3]).as_quat(), *pose[:, 3]] for pose in poses]
+    (folders['record3d'] / 'metadata.json').write_text(json.dumps(
+        {'w': 16, 'h': 12, 'K': [20, 0, 0, 0, 21, 0, 8, 6, 1], 'poses': rows, 'perFrameIntrinsicCoeffs': None}))
+    return cameras / '1.json', folders['record3d'] / 'metadata.json'
+
+
+@fuzzed
+@given(which=st.integers(0, 1), changes=CHANGES)
+def test_exports_of_phones_with_other_values(phones, which, changes):
+    path = phones[which]
+    with replaced(path, json.dumps(changed(json.loads(path.read_text()), changes)).encode()):
+        read_capture(path.parents[2 - 2 * which], load_transforms)
+
+
+@fuzzed
+@given(which=st.integers(0, 1), edits=EDITS)
+def test_edited_exports_of_phones(phones, which, edits):
+    path = phones[which]
+    with replaced(path, edited(path.read_bytes(), edits)):
+        read_capture(path.parents[2 - 2 * which], load_transforms)
+
+
 def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(transforms, colmap):
     for name, folder, job in [
             ('images/c_1.png', transforms, lambda: load_transforms(transforms)),
@@ -139,7 +229,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(transforms, 
             ('images/0.png', colmap['bin'], lambda: load_colmap(colmap['bin']))]:
         path = folder / name
         with replaced(path, huge_png()):
-            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceeds limit')
+            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceed the limit')
 
 
 @pytest.mark.slow

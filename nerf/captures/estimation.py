@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nerf.captures.photographs import find_pictures, listed, readable, scene_folder
 from nerf.captures.structure_from_motion import (
@@ -122,17 +123,27 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     from PIL import Image
     image = Image.fromarray(read_image(path, True, MOST_TO_REDUCE)[..., :3])
     size = width, height = image.size
-    with Image.open(path) as file:
-        exif = file.getexif()
-    lens = exif.get_ifd(EXIF_PART)
+    camera, lens = _camera_and_lens(path)
     kept = Image.Exif()
-    kept.update({tag: exif[tag] for tag in EXIF_CAMERA if tag in exif})
-    kept.get_ifd(EXIF_PART).update({tag: lens[tag] for tag in EXIF_LENS if tag in lens})
+    kept.update(camera)
+    kept.get_ifd(EXIF_PART).update(lens)
     image.thumbnail((longest_side, longest_side), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
-    known = [(tag, part[tag]) for part, tags in ((exif, EXIF_CAMERA), (lens, EXIF_LENS)) for tag in tags if tag in part]
-    camera = tuple(f'{tag} {value}' for tag, value in known)
-    return UprightCopy(path, size, (width / image.width, height / image.height), camera)
+    return UprightCopy(path, size, (width / image.width, height / image.height),
+                       tuple(f'{tag} {value}' for tag, value in (camera | lens).items()))
+
+
+def _camera_and_lens(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
+    """EXIF tags of a photograph's camera and of its lens, as far as it has them."""
+    from PIL import Image
+    try:
+        with Image.open(path) as file:
+            exif = file.getexif()
+            lens = exif.get_ifd(EXIF_PART)
+            return ({tag: exif[tag] for tag in EXIF_CAMERA if tag in exif},
+                    {tag: lens[tag] for tag in EXIF_LENS if tag in lens})
+    except Exception:  # TIFFs of floats are none of Pillow's, and it passes on whatever broken EXIF data raise
+        return {}, {}
 
 
 def _lenses(copies: Sequence[UprightCopy], least: int) -> list[int]:

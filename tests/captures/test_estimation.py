@@ -277,6 +277,19 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     assert white.sum() == 30 * 20
 
 
+@pytest.mark.parametrize('ending', ['.png', '.webp', '.tif', '.bmp', '.JPG'])
+def test_photographs_of_each_kind_are_estimated_from(tmp_path, ending):
+    levels = []
+
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        levels.extend(int(read_image(path)[0, 0, 0]) for path in sorted((folder / 'images').iterdir()))
+        return cameras_of(range(9))
+
+    estimate_cameras(photographs(tmp_path, ending=ending), solve=solve)
+    assert levels == pytest.approx([20 * i for i in range(9)], abs=3)
+    assert transforms(tmp_path)['frames'][8]['file_path'] == f'images/008{ending}'
+
+
 def test_photographs_can_lie_in_the_folder_itself(tmp_path):
     photographs(tmp_path)
     for path in (tmp_path / 'images').iterdir():

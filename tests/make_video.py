@@ -44,7 +44,8 @@ def ffmpeg(*words: str, given: bytes = b'') -> None:
                    capture_output=True)
 
 
-def shown(path: Path, frames: Sequence[np.ndarray]) -> int:
-    """Number of the frame that a picture shows."""
-    picture = np.asarray(Image.open(path), np.float32)
-    return int(np.argmin([np.abs(picture - frame).mean() for frame in frames]))
+def shown(picture: np.ndarray, frames: Sequence[np.ndarray]) -> int:
+    """Number of the frame that a picture shows. Frames are compared in colour, or in grey with a grey picture."""
+    pixels = picture.astype(np.float32)
+    return int(np.argmin([np.abs(pixels - (frame if pixels.ndim == 3 else frame.mean(-1))).mean()
+                          for frame in frames]))

@@ -1,30 +1,22 @@
 """Frames of videos as photographs: of each stretch of a video the sharpest frame, and no two frames alike.
 
-ffmpeg (the package imageio-ffmpeg) decodes a video twice: small and grey to choose frames, then to write those. No pass
-holds more than one frame, and of a very long video both decode only key frames.
+A video is decoded twice: small and grey to choose frames, then to write those. No pass holds more than one frame, and
+of a very long video both decode only key frames.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nerf.files.video_frames import Header, full_frames, read_header, small_frames
 from nerf.files.whole_file import whole_folder
 from nerf.runtime.errors import UserError
-
-HDR = ('arib-std-b67', 'smpte2084')  # ffmpeg's names of the transfer functions HLG and PQ
-TONE_MAPPED = ('zscale=transferin={}:primariesin=2020:matrixin=2020_ncl:transfer=linear:npl=100,format=gbrpf32le,'
-               'zscale=primaries=709,tonemap=hable:desat=0,zscale=transfer=709:matrix=709:range=full')
-KEY_FRAMES = '-discard', 'nokey', '-skip_frame', 'nokey'  # of containers that tell them, and of decoders
-SQUARE_PIXELS = "scale=w='round(iw*sar)':h=ih,setsar=1"
 
 
 @dataclass(frozen=True)
@@ -46,15 +38,6 @@ class VideoRules:
 
 
 RULES = VideoRules()
-
-
-class Header(NamedTuple):
-    """What a video says of itself."""
-
-    seconds: float  # 0: unknown
-    frames: int  # by length and rate; 0: unknown
-    hdr: str | None  # transfer function, in HDR
-    interlaced: bool
 
 
 class Choice(NamedTuple):
@@ -113,21 +96,6 @@ def _frame(folder: Path, name: str, number: int) -> Path:
     return folder / f'{name}_{number:04d}.jpg'
 
 
-def read_header(video: Path) -> Header:
-    """Header of a video; a UserError if the file is none, or has no pictures."""
-    text = subprocess.run([_ffmpeg(), '-hide_banner', '-i', f'file:{video}'], stdin=subprocess.DEVNULL,
-                          capture_output=True).stderr.decode('utf-8', 'replace')
-    streams = [line for line in text.splitlines() if re.match(r'\s*Stream #0', line)]
-    stream = next((line for line in streams if ' Video: ' in line and 'attached pic' not in line), None)
-    if stream is None:
-        why = 'it has sound but no pictures' if streams else _last_words(text)
-        raise UserError(f'{video} cannot be read as a video ({why}); copy it again, or convert it to an MP4')
-    length, rate = re.search(r'Duration: (\d+):(\d+):([\d.]+)', text), re.search(r'([\d.]+) fps', stream)
-    seconds = sum(unit * float(part) for unit, part in zip((3600, 60, 1), length.groups())) if length else 0.0
-    return Header(seconds, round(seconds * float(rate.group(1))) if rate else 0,
-                  next((name for name in HDR if name in stream), None), 'first' in stream)
-
-
 def choose_frames(video: Path, header: Header, most: int, exactly: bool, rules: VideoRules = RULES) -> Choice:
     """Frames of a video to take: `most`, or fewer if fewer differ or, unless `exactly`, if the video is short.
 
@@ -152,11 +120,10 @@ def _runs(video: Path, header: Header, keys: bool, rules: VideoRules) -> tuple[l
     """
     from PIL import Image
     from tqdm import tqdm
-    side, runs, first = rules.looked_at, [], None
-    filters = [f"scale=w='min(iw,{side})':h='min(ih,{side})':force_original_aspect_ratio=decrease:flags=area"]
-    decoded, bar = 0, tqdm(_decoded(video, header, filters, 'pgm', keys), f'looking at {video.name}',
-                           None if keys else header.frames or None, disable=None, leave=False)
-    for decoded, grey in enumerate(bar, 1):
+    runs, first, decoded = [], None, 0
+    frames = tqdm(small_frames(video, header, rules.looked_at, keys), f'looking at {video.name}',
+                  None if keys else header.frames or None, disable=None, leave=False)
+    for decoded, grey in enumerate(frames, 1):
         this, small = (decoded - 1, sharpness(grey)), _small(Image.fromarray(grey), rules)
         if first is None or not alike(small, first, rules):
             first = small
@@ -198,8 +165,7 @@ def write_frames(video: Path, header: Header, choice: Choice, folder: Path, name
     The folder appears when it is complete."""
     from PIL import Image
     from tqdm import tqdm
-    filters = [f"select='{_any_of(choice.numbers)}'", *_tone_mapping(video, header), SQUARE_PIXELS]
-    frames = _decoded(video, header, filters, 'ppm', choice.keys, len(choice.numbers))
+    frames = full_frames(video, header, choice.numbers, choice.keys)
     known = []
     with whole_folder(folder) as partial:
         for frame in tqdm(frames, f'writing {folder}', len(choice.numbers), disable=None, leave=False):
@@ -209,73 +175,3 @@ def write_frames(video: Path, header: Header, choice: Choice, folder: Path, name
                 known.append(small)
                 picture.save(_frame(partial, name, len(known)), 'JPEG', quality=rules.quality)
     return len(known)
-
-
-def _tone_mapping(video: Path, header: Header) -> list[str]:
-    """Filters that turn high dynamic range into the usual one."""
-    if not header.hdr:
-        return []
-    known = subprocess.run([_ffmpeg(), '-hide_banner', '-filters'], stdin=subprocess.DEVNULL, capture_output=True)
-    if b' zscale ' in known.stdout:
-        return [TONE_MAPPED.format(header.hdr)]
-    print(f'warning: {video} has high dynamic range, and this ffmpeg cannot map its colours; they will look dull',
-          file=sys.stderr)
-    return []
-
-
-def _any_of(numbers: list[int]) -> str:
-    """Expression of ffmpeg for frames with some ascending numbers: a search tree, since ffmpeg limits the depth."""
-    if len(numbers) == 1:
-        return f'eq(n,{numbers[0]})'
-    half = len(numbers) // 2
-    return f'if(lt(n,{numbers[half]}),{_any_of(numbers[:half])},{_any_of(numbers[half:])})'
-
-
-def _decoded(video: Path, header: Header, filters: list[str], codec: str, keys: bool, most: int | None = None
-             ) -> Iterator[np.ndarray]:
-    """Frames of a video, or only its key frames, upright and after ffmpeg's filters: [H, W] uint8 for the codec pgm,
-    [H, W, 3] for ppm. UserError: there are none."""
-    filters = (['bwdif=mode=send_frame:deint=interlaced'] if header.interlaced else []) + filters
-    command = [_ffmpeg(), '-v', 'error', *(KEY_FRAMES if keys else ()), '-i', f'file:{video}',
-               '-map', '0:V:0', '-vf', ','.join(filters), '-fps_mode', 'passthrough',
-               *(['-frames:v', str(most)] if most else []), '-f', 'image2pipe', '-c:v', codec, '-pix_fmt',
-               {'pgm': 'gray', 'ppm': 'rgb24'}[codec], '-']
-    count = 0
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True) as process:
-        try:
-            while (frame := _read_netpbm(process.stdout)) is not None:
-                count += 1
-                yield frame
-        finally:
-            process.kill()
-        log.seek(0)
-        errors = log.read().decode('utf-8', 'replace')
-    if not count:
-        raise UserError(f'{video} has no frames that can be decoded ({_last_words(errors)}); copy it again, or convert '
-                        'it to an MP4')
-    if errors and most is None:
-        print(f'warning: {video} is damaged ({_last_words(errors)}); {count} frames can be decoded', file=sys.stderr)
-
-
-def _read_netpbm(stream) -> np.ndarray | None:
-    """Next picture of a stream of binary PGM [H, W] or PPM [H, W, 3]; None at its end."""
-    kind, size, _ = (stream.readline() for _ in range(3))
-    if not size:
-        return None
-    width, height = map(int, size.split())
-    shape = (height, width, 3) if kind == b'P6\n' else (height, width)
-    pixels = stream.read(int(np.prod(shape)))
-    return np.frombuffer(pixels, np.uint8).reshape(shape) if len(pixels) == np.prod(shape) else None
-
-
-def _last_words(text: str) -> str:
-    """The last error that a part of ffmpeg reported, without the part's name."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [words for line in lines if (words := re.sub(r'^(\[[^]]* @ 0x\w+\] )+', '', line)) != line]
-    return ([words for words in said if not words.startswith('Error opening')] or said or lines or ['no reason'])[-1]
-
-
-def _ffmpeg() -> str:
-    import imageio_ffmpeg
-    return imageio_ffmpeg.get_ffmpeg_exe()

@@ -412,7 +412,7 @@ def test_a_video_becomes_photographs_once(tmp_path, capsys):
     assert found.asked == [[0] * 10]
     names = [frame['file_path'] for frame in transforms(tmp_path)['frames']]
     assert names == [f'images/clip_{i:04d}.jpg' for i in range(1, 11)]
-    stretches = [shown(tmp_path / name, frames) // 3 for name in names]
+    stretches = [shown(read_image(tmp_path / name), frames) // 3 for name in names]
     assert stretches == list(range(10))
     capsys.readouterr()
     (tmp_path / 'transforms.json').unlink()

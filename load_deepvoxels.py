@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from nerf.files.images import read_images
-from nerf.poses import flip_axes
+from nerf.files.images import ENDINGS, read_images
+from nerf.files.scene_files import contents
+from nerf.poses import flip_axes, say_unusual
 from nerf.runtime.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -40,6 +42,7 @@ def load_dv_data(scene: str = 'cube', basedir: str | Path = '/data/deepvoxels', 
     H, W = images.shape[1:3]
     focal = load_intrinsics(scene, basedir, H, W)[1, 1]
     i_split, poses = np.split(np.arange(len(images)), np.cumsum(counts)[:-1]), np.stack(poses)
+    say_unusual(Path(basedir), poses)
     return images, poses, poses[i_split[-1]], [H, W, float(focal)], i_split
 
 
@@ -61,7 +64,7 @@ def _split(basedir: str | Path, split: str, scene: str) -> tuple[Path, Path]:
     folder, of_training = Path(basedir) / split / scene, Path(basedir) / 'train' / scene / 'intrinsics.txt'
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder; datadir must hold train, validation and test, each with a folder '
-                        f'{scene} ({WHERE_FROM})')
+                        f'{scene} ({WHERE_FROM}); it has {contents(Path(basedir))}')
     own = folder / 'intrinsics.txt'
     return folder, own if own.exists() else of_training
 
@@ -89,15 +92,18 @@ def _read_intrinsics(path: Path) -> tuple[tuple[float, ...], bool]:
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Paths of each view's pose and image, in the order of their names."""
-    poses, images = ({path.stem: path for path in folder.glob(pattern) if not path.name.startswith('.')}
-                     for pattern in ('pose/*.txt', 'rgb/*.png'))
-    alone = sorted(poses.keys() ^ images.keys())
-    if alone or not poses:
-        example = f' ({alone[0]} is in one of them only)' if alone else ''
-        raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} rgb/*.png{example}; each view '
-                        'needs both, so download or export the scene again')
-    return [(poses[name], images[name]) for name in sorted(poses)]
+    """Paths of each view's pose and image, in the order of their names. A line names what lacks the other."""
+    poses, images = ({path.stem: path for path in folder.glob(pattern)
+                      if path.suffix.lower() in endings and not path.name.startswith('.')}
+                     for pattern, endings in (('pose/*', ('.txt',)), ('rgb/*', ENDINGS)))
+    alone, both = sorted(poses.keys() ^ images.keys()), sorted(poses.keys() & images.keys())
+    if not both:
+        raise UserError(f'{folder} has {len(poses)} files pose/*.txt and {len(images)} pictures in rgb, but no two of '
+                        'one name; each view needs both, so download or export the scene again')
+    if alone:
+        print(f'warning: {folder}: {len(alone)} views have a pose or a picture only and are left out: '
+              f'{", ".join(alone[:3])}{" ..." if len(alone) > 3 else ""}', file=sys.stderr)
+    return [(poses[name], images[name]) for name in both]
 
 
 def _read_pose(path: Path, world_to_camera: bool) -> np.ndarray:

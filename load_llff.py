@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nerf.captures.reduced import make_reduced
+from nerf.captures.reduced import check_fit, make_missing, make_reduced, reduced_places
 from nerf.files.images import ENDINGS, check_one_size, image_size, read_images
-from nerf.poses import in_frame, poses_avg, recenter_poses, unit, viewmatrix
+from nerf.files.scene_files import contents
+from nerf.poses import in_frame, poses_avg, recenter_poses, say_unusual, unit, viewmatrix
 from nerf.runtime.errors import UserError
 
+OF_THE_PAPER = ('fern', 'flower', 'fortress', 'horns', 'leaves', 'orchids', 'room', 'trex')
 WHERE_FROM = ('the forward-facing scenes come in nerf_llff_data.zip, linked at https://www.matthewtancik.com/nerf; '
-              'README says how to make one of your own photographs')
+              'dataset_type photos is for photographs of your own')
 
 
 def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool = True, bd_factor: float | None = 0.75,
@@ -37,11 +39,13 @@ def load_llff_data(basedir: str | Path, factor: int | None = 8, recenter: bool =
     """
     basedir, factor = Path(basedir), factor or 1
     if not basedir.is_dir():
-        raise UserError(f'datadir {basedir} is not a folder; {WHERE_FROM}')
+        known = f'; {WHERE_FROM}' if basedir.name in OF_THE_PAPER else ''
+        raise UserError(f'datadir {basedir} is not a folder{known}')
     poses, bds, cameras = _read_poses_bounds(basedir / 'poses_bounds.npy')
     images = read_images(_image_paths(basedir, factor, len(poses)))[..., :3]
     H, W = images.shape[1:3]
     _check_rotations(basedir, poses)
+    say_unusual(basedir / 'poses_bounds.npy', poses)
     _warn_of_other_cameras(basedir, cameras, factor, H, W)
     scale = 1.0 if bd_factor is None else 1.0 / (bds.min() * bd_factor)
     poses[:, :, 3] *= scale
@@ -117,8 +121,8 @@ def _read_poses_bounds(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         rows = np.lib.format.open_memmap(path, mode='r')  # reads no pickle, and no more than the file holds
     except FileNotFoundError:
-        raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy and images '
-                        f'({WHERE_FROM})') from None
+        raise UserError(f'{path} does not exist; datadir must hold poses_bounds.npy, which the LLFF script makes, and '
+                        f'images; it has {contents(path.parent)}') from None
     except Exception as error:  # a broken header can raise nearly anything
         raise UserError(f'{path} cannot be read as an array of numbers ({str(error)[:200].partition(chr(10))[0]}); '
                         'write it again with the LLFF script') from None
@@ -144,9 +148,13 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
     folder = basedir / ('images' if factor == 1 else f'images_{factor}')
     source = folder if folder.is_dir() else basedir / 'images'
     if not source.is_dir():
-        raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; {WHERE_FROM}')
-    paths = sorted(path for path in source.iterdir()
-                   if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
+        raise UserError(f'{basedir} has no folder {folder.name}, nor images to make it from; it has '
+                        f'{contents(basedir)}')
+    paths, full = _pictures_in(source), _pictures_in(basedir / 'images')
+    if source == folder != basedir / 'images' and len(full) == n_poses:
+        if len(paths) != n_poses:  # images were added
+            return make_missing(full, reduced_places(full, basedir, factor), basedir, factor, upright=False)
+        check_fit(folder, list(zip(full, paths)), factor, upright=False)
     if len(paths) != n_poses:
         raise UserError(f"{source} has {len(paths)} images but {basedir / 'poses_bounds.npy'} has {n_poses} poses; "
                         'COLMAP drops views that it cannot place: move those images away, or take more that overlap')
@@ -158,6 +166,12 @@ def _image_paths(basedir: Path, factor: int, n_poses: int) -> list[Path]:
                         f'rename them, or make {folder} yourself')
     check_one_size(paths, [image_size(path) for path in paths])
     return make_reduced(paths, names, folder, factor, alpha=False)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """Paths of the pictures in a folder, by name; none if it does not exist."""
+    return sorted(path for path in (folder.iterdir() if folder.is_dir() else ())
+                  if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
 
 
 def _check_rotations(basedir: Path, poses: np.ndarray) -> None:

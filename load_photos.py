@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nerf.captures.capture import Capture, every_nth, named_splits, points_or_none, read_capture, usable
+import numpy as np
+
+from nerf.captures.capture import Capture, every_nth, named_splits, points_or_none, read_capture, usable_photographs
 from nerf.captures.colmap import posed_photographs, read_model, reliable_points
 from nerf.captures.transforms import read_ply, read_transforms
+from nerf.poses import say_unusual
 
 
 def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
@@ -22,7 +25,7 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     """
     datadir = Path(datadir)
     transforms = read_transforms(datadir / 'transforms.json', outside_files)
-    photographs, _ = usable(transforms.photographs, datadir, factor)
+    photographs, _ = usable_photographs(transforms.photographs, datadir, factor)
     gone = {photograph.name for photograph in transforms.photographs} - {photograph.name for photograph in photographs}
     splits = named_splits(transforms.path, [photograph.name for photograph in photographs], transforms.splits, gone)
     splits = every_nth(datadir, photographs, llffhold) if splits is None else splits
@@ -36,7 +39,8 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside
     sparse/0/ and other folders; arguments are as for `load_transforms`."""
     datadir = Path(datadir)
     model = read_model(datadir)
-    photographs, kept = usable(posed_photographs(datadir, model, outside_files), datadir, factor)
+    photographs, kept = usable_photographs(posed_photographs(datadir, model, outside_files), datadir, factor)
+    say_unusual(model.folder, np.stack([photograph.pose for photograph in photographs]))
     points, seen = reliable_points(model.points, [model.images[i] for i in kept])
     return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
                         seen=seen)

@@ -15,6 +15,8 @@ import numpy as np
 
 from nerf.runtime.errors import UserError
 
+NEVER = 2 ** 31 - 1  # steps, more than any run has
+
 
 @dataclass(frozen=True, eq=False)
 class Flag:
@@ -71,6 +73,11 @@ def whole(low: int, high: int = 2 ** 31 - 1):
     return convert
 
 
+def interval(text: str) -> int:
+    """Converter to an interval in steps. 0 stands for never, which is `NEVER` steps."""
+    return whole(0)(text) or NEVER
+
+
 def number(low: float = 0.0, high: float = float('inf'), above: bool = False):
     """Converter to finite numbers from `low` to `high`; with `above`, `low` itself is refused."""
     allowed = f"{'above' if above else 'of at least'} {low:g}{f' and at most {high:g}' if high < 1e300 else ''}"
@@ -105,8 +112,8 @@ def box_of(text: str) -> np.ndarray:
 
 
 def optional(convert):
-    """Converter that also takes the text None, which args.txt has for a flag without a value."""
-    return lambda text: None if text == 'None' else convert(text)
+    """Converter that also takes an empty text, and the text None, which args.txt has for a flag without a value."""
+    return lambda text: None if text in ('', 'None') else convert(text)
 
 
 def matching(pattern: str, allowed: str, optional: bool = False):
@@ -121,4 +128,8 @@ def matching(pattern: str, allowed: str, optional: bool = False):
     return convert
 
 
-PATH = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config reads as a list'
+def path(text: str) -> str:
+    """Converter to a path, with a ~ at its beginning expanded."""
+    pattern, allowed = r'[^\[\r\n\0][^\r\n\0]*', 'a path on one line that does not begin with "[", which a config ' \
+        'reads as a list'
+    return os.path.expanduser(matching(pattern, allowed)(text))

@@ -15,7 +15,9 @@ import configargparse
 import torch
 
 from nerf.fields.kinds import FIELDS
-from nerf.flag_types import PATH, ConfigText, Flag, FlagParser, corners, matching, number, optional, whole
+from nerf.flag_types import (
+    ConfigText, Flag, FlagParser, corners, interval, matching, number, optional, path, whole,
+)
 from nerf.formats import FORMATS, RAYS_THROUGH
 from nerf.runtime.errors import UserError
 
@@ -38,8 +40,9 @@ def described(registry: dict[str, Any]) -> str:
 GROUPS = {  # flags that every run reads, by the title of their group
     'run': (
         Flag('expname', 'folder under basedir. Default: the name of the config file',
-             matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name', optional=True)),
-        Flag('basedir', 'folder of all runs', matching(*PATH), './logs/'),
+             matching(r'(?!\[|\.+$)[^/\\\r\n\0]+', 'a plain folder name; for folders above it use basedir, as in '
+                      'basedir = ./logs/blender and expname = lego', optional=True)),
+        Flag('basedir', 'folder of all runs', path, './logs/'),
         Flag('N_iters', 'steps to train', whole(1), 200000),
         Flag('seed', 'seed of every random draw', whole(0), 0),
         Flag('device', 'auto (CUDA if there is a GPU, else CPU), cpu, cuda or cuda:N',
@@ -48,9 +51,9 @@ GROUPS = {  # flags that every run reads, by the title of their group
              'never TF32; fp16 is for CUDA', default='auto', choices=('auto', 'fp32', 'bf16', 'fp16')),
         Flag('no_reload', 'training starts afresh; an earlier run is set aside'),
         Flag('ft_path', 'initial weights of a run without a checkpoint: a .tar of ours or nerf-pytorch, or a Keras '
-             'model_NNNNNN.npy. Training starts at step 0', matching(*PATH, optional=True))),
+             'model_NNNNNN.npy. Training starts at step 0', optional(path))),
     'scene': (
-        Flag('datadir', 'folder of the scene or, for photos, a video', matching(*PATH), './data/llff/fern'),
+        Flag('datadir', 'folder of the scene or, for photos, a video', path, './data/llff/fern'),
         Flag('white_bkgd', 'background is white, as is usual for Blender scenes'),
         Flag('exposure', 'brightness of photographs. on: a gain per image and colour channel is learned, and test '
              'views are measured on their right half, after the gain was fitted on the left; auto: on for '
@@ -70,7 +73,7 @@ GROUPS = {  # flags that every run reads, by the title of their group
         Flag('render_only', 'no training: the path is rendered from the newest checkpoint'),
         Flag('render_test', 'with render_only: the test views instead of the path'),
         Flag('render_path', "with render_only: camera_path.json, saved by the viewer, instead of the scene's path",
-             matching(*PATH, optional=True)),
+             optional(path)),
         Flag('render_factor', 'previews and videos at 1/N of the size; test sets in training stay at full size. 0: '
              'full size, but the render path of captures has at most 640 pixels on a side', whole(0), 0),
         Flag('supersample', 'rays along the side of a pixel at edges of pictures. 1: one ray per pixel, as in the '
@@ -99,11 +102,12 @@ GROUPS = {  # flags that every run reads, by the title of their group
              'reach it; there is no password', matching(r'[0-9A-Za-z.:_-]+', 'an address'), '127.0.0.1'),
         Flag('view_port', 'port of the viewer, or the next free one; 0: any free one', whole(0, 65535), 8080)),
     'logging': (
-        Flag('i_print', 'steps between console and metric lines', whole(1), 100),
-        Flag('i_img', 'steps between TensorBoard images', whole(1), 500),
-        Flag('i_weights', 'steps between checkpoints', whole(1), 10000),
-        Flag('i_testset', 'steps between renders of the test set', whole(1), 50000),
-        Flag('i_video', 'steps between videos of the render path', whole(1), 50000)),
+        Flag('i_print', 'steps between console and metric lines. 0, for each interval: never, but for the last step',
+             interval, 100),
+        Flag('i_img', 'steps between TensorBoard images', interval, 500),
+        Flag('i_weights', 'steps between checkpoints', interval, 10000),
+        Flag('i_testset', 'steps between renders of the test set', interval, 50000),
+        Flag('i_video', 'steps between videos of the render path', interval, 50000)),
 }
 CHOICES = {  # flags that choose an entry of a registry, by the title of their group
     'scene': ('dataset_type', 'llff', 'format of the scene', FORMATS),

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from load_photos import load_colmap, load_transforms
+from nerf.captures.colmap import PLACES
 from nerf.captures.estimation import estimate_cameras
+from nerf.captures.phones import PHONE_MARKS
+from nerf.captures.photographs import VIDEO_ENDINGS
 from nerf.fields.kinds import CONTRACT, FIELDS
+from nerf.files.images import ENDINGS
+from nerf.files.scene_files import has_file
 from nerf.flag_types import Flag, optional, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
@@ -28,6 +33,7 @@ class Format:
     name: str  # value of the flag dataset_type
     help: str  # the format in words
     load: Callable[[argparse.Namespace], Scene]  # reads the scene. UserError: the scene is missing or broken
+    marks: tuple[str, ...] = ()  # patterns of files in datadir by which the format is known
     flags: tuple[Flag, ...] = ()  # flags that this format reads and others do not
     defaults: dict[str, Any] = field(default_factory=dict)  # defaults of flags that differ from the flags' own
     contracts: bool = True  # with contract = auto the paper's networks see space without bounds
@@ -37,7 +43,10 @@ class Format:
 def load_scene(args: argparse.Namespace) -> Scene:
     """Scene named by the flags, with rays_through and exposure applied. UserError: the scene is missing or broken, its
     images are too small for SSIM, or render_factor is too large."""
-    scene = FORMATS[args.dataset_type].load(args)
+    try:
+        scene = FORMATS[args.dataset_type].load(args)
+    except UserError as error:
+        raise UserError(f'{error}{_other_format(args)}') from None
     scene = replace(scene.rays_within(RAYS_THROUGH[args.rays_through]), exposure=learns_exposure(args))
     height, width = scene.images.sizes.min(0)
     least = 2 * SSIM_WINDOW if scene.exposure else SSIM_WINDOW  # width: with exposure its half is measured
@@ -46,6 +55,29 @@ def load_scene(args: argparse.Namespace) -> Scene:
                         f'{least}x{SSIM_WINDOW}')
     scene.render_cameras.scaled(args.render_factor)  # raises an error now rather than at the first video
     return scene
+
+
+def _other_format(args: argparse.Namespace) -> str:
+    """Words for an error about the folder of a scene, if it has no file of the format named: about another format whose
+    files it has, a scene in a folder in it or around it, or photographs alone."""
+    folder = Path(args.datadir)
+    if args.dataset_type in (fitting := formats_of(folder)):
+        return ''
+    if fitting:
+        return f'. {folder} looks like a scene of another format; set dataset_type to {" or ".join(fitting)}'
+    for other in (*sorted(path for path in folder.glob('*') if path.is_dir()), folder.absolute().parent):
+        if fitting := formats_of(other):
+            return f'. A scene is in {other}; set datadir to it and dataset_type to {" or ".join(fitting)}'
+    pictures = (f'{place}*{ending}' for place in ('', 'images/', 'input/') for ending in ENDINGS + VIDEO_ENDINGS)
+    filmed = folder.suffix.lower() in VIDEO_ENDINGS or any(has_file(folder, picture) for picture in pictures)
+    if args.dataset_type != 'photos' and filmed:
+        return f'. {folder} has photographs or a video without cameras; set dataset_type to photos'
+    return ''
+
+
+def formats_of(folder: Path) -> list[str]:
+    """Names of the formats whose files a folder has."""
+    return [name for name, entry in FORMATS.items() if any(has_file(folder, mark) for mark in entry.marks)]
 
 
 def data_flags() -> frozenset[str]:
@@ -83,9 +115,10 @@ OUTSIDE_FILES = Flag('outside_files', 'files may be outside datadir, by their na
 ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done')
 FRAMES = Flag('frames', 'frames taken from the videos in datadir, shared by length. Default: 120, fewer if short',
               optional(whole(8, 2000)))
-MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of transforms.json or of the '
-                        'COLMAP model, for use with other results from them', default='scene',
-                        choices=('scene', 'capture'))
+MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of the files of cameras, for use '
+                        'with other results from them', default='scene', choices=('scene', 'capture'))
+COLMAP_MARKS = tuple(f'{place}/{below}cameras.{ending}' for place in PLACES for below in ('', '*/')
+                     for ending in ('bin', 'txt'))
 OPEN = (FACTOR, LLFFHOLD, NO_NDC, CONTRACT)
 CAPTURE = (*OPEN, MESH_COORDINATES)
 OF_CAPTURES = {'factor': 1, 'rays_through': 'center'}
@@ -114,14 +147,16 @@ def _photos(args: argparse.Namespace) -> Scene:
 FORMATS = {entry.name: entry for entry in (
     Format('llff', 'photographs and poses_bounds.npy', lambda args: llff_scene(
         args.datadir, args.white_bkgd, args.factor, args.spherify, args.llffhold, not args.no_ndc, sees_beyond(args)),
-        (*OPEN, SPHERIFY), contracts=False),
+        ('poses_bounds.npy',), (*OPEN, SPHERIFY), contracts=False),
     Format('blender', "the NeRF paper's synthetic scenes", lambda args: blender_scene(
-        args.datadir, args.white_bkgd, args.half_res, args.testskip), (HALF_RES, TESTSKIP)),
+        args.datadir, args.white_bkgd, args.half_res, args.testskip), ('transforms_train.json',),
+        (HALF_RES, TESTSKIP, MESH_COORDINATES)),
     Format('deepvoxels', 'synthetic scenes of the DeepVoxels paper', lambda args: deepvoxels_scene(
-        args.datadir, args.white_bkgd, args.shape, args.testskip), (SHAPE, TESTSKIP)),
+        args.datadir, args.white_bkgd, args.shape, args.testskip), ('train/*/intrinsics.txt',), (SHAPE, TESTSKIP)),
     Format('transforms', 'one transforms.json, as nerfstudio and instant-ngp write it', _transforms,
-           (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
+           ('transforms.json', *PHONE_MARKS), (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
     Format('colmap', 'a model of COLMAP beside its images', lambda args: _capture(args, load_colmap(
-        args.datadir, args.factor, args.llffhold, args.outside_files)), (*CAPTURE, OUTSIDE_FILES), OF_CAPTURES),
+        args.datadir, args.factor, args.llffhold, args.outside_files)), COLMAP_MARKS, (*CAPTURE, OUTSIDE_FILES),
+           OF_CAPTURES),
     Format('photos', 'photographs, or frames of videos; their cameras are estimated once and kept as transforms.json',
-           _photos, (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}
+           _photos, (), (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}

@@ -7,14 +7,19 @@ position. COLMAP, OpenCV, DeepVoxels and viser have OpenCV axes: y points down, 
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 
 from nerf.cameras import Cameras
+from nerf.robust import axes_crossing, axes_missed_by
 
 FLIP = np.array([1.0, -1.0, -1.0])  # factors of a camera's axes between OpenGL and OpenCV
-AXES_OFF = 1e-3  # largest deviation of an axis's length from 1, and of angles between axes, in a pose of a file
+AXES_OFF = 1e-3  # largest deviation from axes of one length and at right angles, as a share, in a pose of a file
 FARTHEST = 1e10  # largest coordinate in a file
+MIRRORED = ('the axes of the camera or the world are left-handed. Try to negate one row of every matrix, for a '
+            'left-handed world, or one column, or apply the negative scale in Blender')
 UPRIGHT = 0.95  # cosine between the cameras' mean up axis and an axis of the scene above which the latter is up
 
 
@@ -49,16 +54,47 @@ def opencv_quaternion(pose: np.ndarray) -> np.ndarray:
     return np.array([w, x, y, z])
 
 
-def rigid(matrix: np.ndarray) -> np.ndarray:
-    """Pose [3, 4] float64 of a file, its axes made orthonormal. ValueError, with a predicate: the matrix is no pose."""
+def rigid(matrix: np.ndarray, off: float = AXES_OFF) -> np.ndarray:
+    """Pose [3, 4] float64 of a file, its axes made orthonormal. A scale that all axes share is divided out of them;
+    `axes_length` tells it. ValueError, with a predicate: the matrix is no pose, or deviates by more than `off`."""
     if not (np.abs(matrix) < FARTHEST).all():
         raise ValueError(f'has values that are not finite or above {FARTHEST:g}')
     left, lengths, right = np.linalg.svd(matrix[:, :3])
-    if np.abs(lengths - 1.0).max() > AXES_OFF:
+    if np.ptp(lengths) > off * lengths[0] or not 1e-6 < lengths[0] < 1e6:
         raise ValueError('has axes that are not of length 1 and at right angles')
     if np.linalg.det(left @ right) < 0:
-        raise ValueError('is mirrored')
+        raise ValueError(f'is mirrored: {MIRRORED}')
     return np.column_stack([left @ right, matrix[:, 3]])
+
+
+def axes_length(matrix: np.ndarray) -> float:
+    """Mean length of the axes in a matrix [3, 4] of a file."""
+    return float(np.linalg.norm(matrix[:, :3], axis=0).mean())
+
+
+def say_unusual(source: Path, matrices: np.ndarray, turned: float = 20.0, aside: float = 0.2) -> None:
+    """Prints one line for each way in which a file's cameras are unusual.
+
+    Args:
+        source: path of the file.
+        matrices: [N, 3, 4] camera-to-world, OpenGL axes, as they are in the file.
+        turned: degrees between an axis and the mean axis from which on cameras look different ways.
+        aside: median distance of the axes from the point where they cross, at most, as a share of the cameras'.
+    """
+    lengths = np.array([axes_length(matrix) for matrix in matrices])
+    if scaled := int((np.abs(lengths - 1.0) > AXES_OFF).sum()):
+        print(f'warning: {source}: {scaled} of {len(lengths)} cameras have axes of length {lengths.min():.4g} '
+              f'to {lengths.max():.4g} instead of 1; this scale was divided out', file=sys.stderr)
+    poses = np.concatenate([matrices[:, :, :3] / lengths[:, None, None], matrices[:, :, 3:]], -1)
+    if mirrored := int((np.linalg.det(poses[:, :, :3]) < 0).sum()):
+        print(f'warning: {source}: {mirrored} of {len(poses)} cameras are mirrored: {MIRRORED}', file=sys.stderr)
+    depth, missed = axes_missed_by(axes_crossing(poses), poses)
+    mean = unit(poses[:, :, 2].mean(0) + 1e-9)
+    if ((depth < 0.0).mean() > 0.9 and np.median(missed) < aside * np.median(-depth)
+            and (poses[:, :, 2] @ mean).min() < math.cos(math.radians(turned))):
+        print(f'warning: {source}: all cameras look away from one another. If they should look at one thing, their '
+              'axes are those of OpenCV or COLMAP; negate the second and the third column of every matrix',
+              file=sys.stderr)
 
 
 def viewmatrix(backward: np.ndarray, up: np.ndarray, position: np.ndarray) -> np.ndarray:

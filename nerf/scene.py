@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from load_blender import load_blender_data
+from load_blender import read_blender_images, turntable
 from load_deepvoxels import load_dv_data, load_intrinsics
 from load_llff import load_llff_data
 from nerf.cameras import Cameras
-from nerf.captures.capture import Capture, held_out
+from nerf.captures.capture import Capture, Lens, held_out
 from nerf.captures.placement import (
-    Placement, at_poses, leave_out_strays, nearest_and_farthest, path_of, place, spreads_little,
+    OBJECT_RULES, Placement, at_poses, leave_out_strays, nearest_and_farthest, path_of, place, place_object,
+    spreads_little,
 )
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Space, Unbounded, looking_sideways
@@ -156,11 +157,33 @@ def centred_intrinsics(H: int, W: int, focal: float) -> np.ndarray:
 
 
 def blender_scene(datadir: str, white_bkgd: bool, half_res: bool, testskip: int) -> Scene:
-    """Scene of `load_blender_data`: cameras at distance 4 from an object at the origin, rays from 2 to 6."""
-    images, poses, render_poses, (H, W, focal), splits = load_blender_data(datadir, half_res, testskip)
-    cameras = Cameras.of_one_kind(poses[:, :3], centred_intrinsics(H, W, focal), H, W)
-    return Scene(Images.of_one_size(images), cameras, cameras.posed(render_poses[:, :3]), Bounded(2.0, 6.0), white_bkgd,
-                 *splits)
+    """Scene of `read_blender_images`: cameras at distance 4 from an object at the origin, rays from 2 to 6. A scene of
+    other proportions is placed by `place_object`."""
+    read = read_blender_images(datadir, half_res, testskip)
+    cameras = _with_lenses(read.poses[:, :3], read.lenses)
+    placement = place_object(datadir, cameras, read.i_split[0], None if read.path is None else read.path[:, :3])
+    path = turntable() if read.path is None else read.path
+    if placement is None:
+        path, space = _pinholes(cameras, path[:, :3]), Bounded(2.0, 6.0)
+    else:
+        path = at_poses(_pinholes(cameras, path), placement.render_poses, placement.render_bounds)
+        cameras = at_poses(cameras, placement.poses, placement.bounds)
+        distance = float(np.linalg.norm(placement.poses[:, :, 3], axis=-1).mean())
+        space = Bounded(distance - OBJECT_RULES.half, distance + OBJECT_RULES.half)
+    return Scene(Images.of_one_size(read.images), cameras, path, space, white_bkgd, *read.i_split, placement=placement)
+
+
+def _with_lenses(poses: np.ndarray, lenses: list[Lens]) -> Cameras:
+    """Cameras at poses [N, 3, 4], with N lenses."""
+    intrinsics, distortion, fisheye, sizes = map(np.array, zip(*lenses))
+    return Cameras(torch.from_numpy(poses), torch.from_numpy(intrinsics), torch.from_numpy(sizes[:, ::-1].copy()),
+                   torch.from_numpy(distortion).float() if distortion.any() or fisheye.any() else None,
+                   torch.from_numpy(fisheye) if fisheye.any() else None)
+
+
+def _pinholes(cameras: Cameras, poses: np.ndarray) -> Cameras:
+    """Pinholes at poses [M, 3, 4], with intrinsics and size of the first camera."""
+    return replace(cameras.posed(poses), distortion=None, fisheye=None)
 
 
 def llff_scene(datadir: str, white_bkgd: bool, factor: int, spherify: bool, llffhold: int, ndc: bool,

@@ -423,7 +423,7 @@ def test_written_out_flags_of_a_run_on_photographs_give_the_same_again(config, c
     ('lrate', 'nan'), ('lrate', 'inf'), ('perturb', '0.5'), ('raw_noise_std', '-0.1'), ('i_embed', '1'),
     ('field', 'hash'), ('lrate_decay', '0'), ('lrate_decay', '2.5'), ('supersample', '9'),
     ('ema_decay', '-0.1'), ('ema_decay', '1'), ('ema_decay', 'nan'),
-    ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '0'), ('render_factor', '-2'),
+    ('netdepth', '0'), ('chunk', '-1'), ('netchunk', '0'), ('i_print', '-1'), ('render_factor', '-2'),
     ('mesh_bounds', '1 2 3'), ('mesh_bounds', '0 0 0 1 1 x'), ('mesh_bounds', '0 0 0 1 1 0'),
     ('mesh_bounds', '0 0 0 1 1 inf'),
     ('mesh_file', 'x.stl'), ('mesh_threshold', 'nan'), ('device', 'tpu'), ('device', 'cuda:x'), ('expname', 'a/b'),
@@ -432,6 +432,24 @@ def test_a_value_that_makes_no_sense_is_one_line_with_flag_and_value(refuse, con
     refuse(['--expname', 'a_run', f'--{name}={value}'], name, value)
     if value:
         refuse(['--config', config(f'{name} = {value}\n')], name, value)
+
+
+def test_a_run_in_a_folder_of_its_own_is_what_basedir_is_for(refuse):
+    refuse(['--expname', 'blender/lego'], "'blender/lego' is not a plain folder name", 'use basedir')
+
+
+def test_an_interval_of_0_is_longer_than_any_run(config):
+    names = 'i_print', 'i_img', 'i_weights', 'i_testset', 'i_video'
+    args = parse_flags(['--config', config(''.join(f'{name} = 0\n' for name in names)), '--field', 'grid'])
+    assert all(getattr(args, name) > 10 ** 9 for name in names)
+
+
+@pytest.mark.parametrize('name', ['basedir', 'datadir', 'ft_path', 'render_path'])
+def test_a_tilde_is_the_home_folder_in_every_path(config, monkeypatch, name):
+    monkeypatch.setenv('HOME', '/home/somebody')
+    assert vars(parse_flags(['--expname', 'x', f'--{name}=~/a b']))[name] == '/home/somebody/a b'
+    assert vars(parse_flags(['--config', config(f'{name} = ~/a\n')]))[name] == '/home/somebody/a'
+    assert vars(parse_flags(['--expname', 'x', f'--{name}=a/~b']))[name] == 'a/~b'
 
 
 def test_a_box_is_six_numbers_between_spaces_or_commas():
@@ -551,7 +569,7 @@ IDLE = [  # flags, names of those without effect, the reason
     (['--mesh_grid_size', '64', '--mesh_threshold', '5', '--mesh_bounds', '0 0 0 1 1 1', '--mesh_file', 'x.ply'],
      'mesh_grid_size mesh_threshold mesh_file mesh_bounds', 'without mesh_only'),
     (['--mesh_only', '--mesh_coordinates', 'capture'], 'mesh_coordinates',
-     'unless dataset_type is transforms, colmap or photos'),
+     'unless dataset_type is blender, transforms, colmap or photos'),
     (['--dataset_type', 'colmap', '--mesh_coordinates', 'capture'], 'mesh_coordinates', 'without mesh_only'),
     (['--netdepth_fine', '4', '--netwidth_fine', '64'], 'netdepth_fine netwidth_fine', 'where N_importance is 0'),
     (['--i_embed', '-1', '--multires', '6'], 'multires', 'where i_embed is -1'),

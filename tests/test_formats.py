@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from conftest import SMALL_RUN
 import run_nerf
 from nerf.flags import parse_flags
 from nerf.formats import FORMATS, data_flags, learns_exposure, load_scene, sees_beyond
+from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Unbounded
 
 
@@ -32,7 +35,7 @@ BLENDER = ('--dataset_type', 'blender', '--testskip', '1')
 def test_there_are_six_formats_with_the_flags_that_each_reads():
     assert {name: {flag.name for flag in entry.flags} for name, entry in FORMATS.items()} == {
         'llff': {'factor', 'llffhold', 'no_ndc', 'contract', 'spherify'},
-        'blender': {'half_res', 'testskip'},
+        'blender': {'half_res', 'testskip', 'mesh_coordinates'},
         'deepvoxels': {'shape', 'testskip'},
         'transforms': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
         'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
@@ -58,6 +61,61 @@ def test_exposure_is_learned_for_photos_unless_a_flag_says_otherwise(kind, expos
     (('--dataset_type', 'colmap', '--contract', 'off', '--field', 'grid'), True)])
 def test_space_without_bounds_is_seen_by_the_grid_and_by_the_mlp_as_contract_says(argv, expected):
     assert sees_beyond(parsed(*argv)) == expected
+
+
+# Wrong formats
+
+
+@pytest.fixture(scope='module')
+def one_of_each(tiny_scene, tiny_llff, tiny_transforms, tiny_colmap, tmp_path_factory) -> dict:
+    """Folders of scenes by format."""
+    folder = tmp_path_factory.mktemp('scenes')
+    tiny_llff(folder / 'llff', reduced=False)
+    shutil.copytree(folder / 'llff/images', folder / 'of_no_format/photos')
+    (folder / 'deepvoxels/train/cube').mkdir(parents=True)
+    (folder / 'deepvoxels/train/cube/intrinsics.txt').touch()
+    for name, make in (('blender', tiny_scene), ('transforms', tiny_transforms), ('colmap', tiny_colmap)):
+        make(folder / name)
+    return {path.name: path for path in (*folder.iterdir(), folder / 'of_no_format/photos') if path.name in FORMATS}
+
+
+@pytest.mark.parametrize('named', ['llff', 'blender', 'deepvoxels', 'transforms', 'colmap'])
+def test_a_scene_of_another_format_is_recognised_by_every_reader(one_of_each, named):
+    for fits, folder in one_of_each.items():
+        if fits != named:
+            with pytest.raises(UserError) as error:
+                scene_of(folder, '--dataset_type', named)
+            assert str(error.value).endswith(f'set dataset_type to {fits}')
+            assert 'zip' not in str(error.value)
+
+
+def test_photographs_that_are_not_there_are_looked_for_in_scenes_of_other_formats(one_of_each):
+    with pytest.raises(UserError, match=r'0 photographs.* set dataset_type to blender$'):
+        scene_of(one_of_each['blender'], '--dataset_type', 'photos')
+
+
+@pytest.mark.parametrize(('name', 'datadir'), [('clip.mov', ''), ('clip.mp4', 'clip.mp4'), ('input/1.webp', '')])
+def test_photographs_and_videos_without_cameras_are_for_photos(tmp_path, name, datadir):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match='a video without cameras; set dataset_type to photos$'):
+        scene_of(tmp_path / datadir, '--dataset_type', 'transforms')
+
+
+@pytest.mark.parametrize('place', ['', 'blender/train'])
+def test_a_scene_one_folder_below_or_above_is_named(one_of_each, tmp_path, place):
+    shutil.copytree(one_of_each['blender'], tmp_path / 'blender')
+    with pytest.raises(UserError, match=rf'A scene is in {re.escape(str(tmp_path / "blender"))}; set datadir to it and '
+                                        'dataset_type to blender$'):
+        scene_of(tmp_path / place, '--dataset_type', 'colmap')
+
+
+def test_an_error_in_a_scene_of_the_right_format_says_nothing_of_others(tiny_scene, tmp_path):
+    (tiny_scene(tmp_path) / 'poses_bounds.npy').write_bytes(b'')
+    (tmp_path / 'transforms_train.json').write_text('{}')
+    with pytest.raises(UserError) as error:
+        scene_of(tmp_path, *BLENDER)
+    assert 'another format' not in str(error.value)
 
 
 # What all formats share

@@ -441,7 +441,17 @@ def test_a_missing_datadir_is_an_error_that_says_where_scenes_come_from(tmp_path
 
 def test_a_missing_poses_bounds_is_an_error_that_says_where_scenes_come_from(tiny_llff, tmp_path):
     (tiny_llff(tmp_path) / 'poses_bounds.npy').unlink()
-    assert_refused(tmp_path, str(tmp_path / 'poses_bounds.npy'), 'does not exist', 'nerf_llff_data.zip')
+    assert_refused(tmp_path, str(tmp_path / 'poses_bounds.npy'), 'does not exist', 'it has images_2')
+
+
+def test_reduced_images_that_are_missing_are_added_and_old_ones_are_refused(tiny_llff, tmp_path):
+    folder = tiny_llff(tmp_path, forward_cameras(4), reduced=False)
+    expected = load_llff_data(folder, factor=2)[0]
+    (folder / 'images_2/001.png').unlink()
+    assert np.array_equal(load_llff_data(folder, factor=2)[0], expected)
+    Image.new('RGB', (32, 24), (255, 255, 255)).save(folder / 'images/001.png')
+    os.utime(folder / 'images_2/001.png', (1e9, 1e9))
+    assert_refused(folder, 'images_2/001.png is older than', 'images/001.png', f"delete {folder / 'images_2'}")
 
 
 @pytest.mark.parametrize(('factor', 'wanted'), [(8, 'images_8'), (1, 'images')])

@@ -196,10 +196,12 @@ def test_if_all_photographs_are_missing_the_error_says_what_is_there(tiny_transf
     for path in (folder / 'images').iterdir():
         path.rename(path.with_name(f'other_{path.name}'))
     refused(lambda: load_transforms(folder), '6 of 6 photographs are missing', 'c_0.png',
-            'images has other_c_0.png, other_c_1.png, other_c_2.png and 3 more')
+            "images' has other_c_0.png, other_c_1.png")
     folder, _ = tiny_colmap(tmp_path / 'b')
     shutil.rmtree(folder / 'images')
-    refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', 'its folder does not exist')
+    refused(lambda: load_colmap(folder), '6 of 6 photographs are missing', '0.png', "images' has nothing")
+    (folder / 'images_4').mkdir()
+    refused(lambda: load_colmap(folder), 'has images_4; factor N reads images_N')
     change(tiny_transforms(tmp_path / 'c'), *[{'file_path': '\0'}, {'file_path': 'x' * 3000}] * 3, w=None)
     refused(lambda: load_transforms(tmp_path / 'c', outside_files=True), '6 of 6 photographs are missing')
 
@@ -248,7 +250,7 @@ NO_POINTS = ('ply', 'format ascii 1.0', 'element vertex 0', *(f'property float {
 
 
 @pytest.mark.parametrize(('content', 'words'), [
-    (None, 'cannot be read'), ('', 'cannot be read'), ('ply, or not', 'cannot be read'),
+    (None, 'does not exist'), ('', 'cannot be read'), ('ply, or not', 'cannot be read'),
     ('\n'.join(NO_POINTS) + '\n', 'has no points')])
 def test_points_that_cannot_be_read_are_done_without(tiny_transforms, tmp_path, capsys, content, words):
     folder = tiny_transforms(tmp_path, ply_file_path='points.ply')
@@ -258,6 +260,19 @@ def test_points_that_cannot_be_read_are_done_without(tiny_transforms, tmp_path, 
     line, = capsys.readouterr().err.splitlines()
     for word in ('points.ply', words, 'used without sparse points'):
         assert word in line
+
+
+def test_a_frame_that_is_there_twice_is_used_once(tiny_transforms, tmp_path, capsys):
+    folder = tiny_transforms(tmp_path)
+    frames = json.loads((folder / 'transforms.json').read_text())['frames']
+    change(folder, frames=[*frames, frames[2], frames[0]], test_filenames=['images/c_2.png'])
+    capture = load_transforms(folder)
+    assert names(capture) == [f'c_{i}.png' for i in range(6)]
+    assert capture.i_test.tolist() == [2]
+    line = '2 of 8 photographs are named again with the same camera, and are used once: images/c_0.png, images/c_2.png'
+    assert line in capsys.readouterr().err
+    change(folder, *[{}] * 6, {'transform_matrix': frames[1]['transform_matrix']})
+    refused(lambda: load_transforms(folder), 'c_2.png', 'has 2 cameras')
 
 
 def test_photographs_of_a_wild_lens_are_left_out(tiny_transforms, tmp_path, capsys):
@@ -349,6 +364,24 @@ def test_reduced_images_of_a_colmap_scene_are_made_in_the_same_folders(tiny_colm
     assert (capture.images[4] == [30, 100, 100]).all()
 
 
+def test_cameras_of_other_programs_are_for_stored_pixels_and_our_own_for_upright_ones(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = np.zeros((24, 32, 3), np.uint8)
+    picture[:, :16] = 200
+    (tmp_path / 'images').mkdir()
+    frames = [{'file_path': f'images/{i}.png', 'transform_matrix': pose.tolist()}
+              for i, pose in enumerate(look_at_origin(i, 0.3, 3.0) for i in range(3))]
+    for frame in frames:
+        Image.fromarray(picture).save(tmp_path / frame['file_path'], exif=exif)
+    upright = np.rot90(picture, 3)
+    for top, expected in (({}, picture), ({'estimated_from': ['images/0.png']}, upright), ({}, picture)):
+        (tmp_path / 'transforms.json').write_text(json.dumps({'fl_x': 30, **top, 'frames': frames}))
+        assert np.array_equal(load_transforms(tmp_path).images[0], expected)
+        assert np.array_equal(load_transforms(tmp_path, 2).images[0], expected[::2, ::2])  # of one images_2 for both
+        assert load_transforms(tmp_path).cameras.size(0) == expected.shape[:2]
+
+
 def test_colmap_knows_pixels_as_they_are_stored(tiny_colmap, tmp_path):
     folder, _ = tiny_colmap(tmp_path)
     exif = Image.Exif()
@@ -407,7 +440,7 @@ def test_images_of_a_colmap_model_that_cannot_be_used_are_named(tmp_path):
     refused(lambda: load(good, '2 0 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length 0')
     refused(lambda: load(good, '2 nan 0 0 0 1 2 3 1 b.png'), "'b.png'", 'quaternion of length nan')
     refused(lambda: load(good, '2 1 0 0 0 1 inf 3 1 b.png'), "'b.png'", 'not finite')
-    refused(lambda: load(good, good), 'a.png', 'has 2 cameras')
+    refused(lambda: load(good, '2 1 0 0 0 9 2 3 1 a.png'), 'a.png', 'has 2 cameras')
     refused(load, 'no images')
     refused(lambda: load(good), 'llffhold 8 takes all 1')
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import forward_cameras, look_at_origin, turn
 
 from nerf.cameras import Cameras
 from nerf.poses import (
-    colmap_pose, flip_axes, in_frame, into_frame, opencv_quaternion, opengl_pose, poses_avg, recenter_poses, rigid,
-    rotation_matrix, scale_of, transform_poses, up_direction, vertical_fov, viewmatrix,
+    axes_length, colmap_pose, flip_axes, in_frame, into_frame, opencv_quaternion, opengl_pose, poses_avg,
+    recenter_poses, rigid, rotation_matrix, say_unusual, scale_of, transform_poses, up_direction, vertical_fov,
+    viewmatrix,
 )
 
 SIMILARITY = np.eye(4)
@@ -81,6 +84,39 @@ def test_a_nearly_rigid_pose_is_made_rigid():
     pose = np.column_stack([1.0005 * turn([1, 2, 3], 40.0), [5, 6, 7]])
     np.testing.assert_allclose(rigid(pose)[:, :3], turn([1, 2, 3], 40.0), atol=1e-12)
     assert rigid(pose)[:, 3].tolist() == [5, 6, 7]
+
+
+def test_a_scale_that_all_axes_share_is_divided_out():
+    pose = np.column_stack([0.01 * turn([1, 2, 3], 40.0), [5, 6, 7]])
+    np.testing.assert_allclose(rigid(pose), np.column_stack([turn([1, 2, 3], 40.0), [5, 6, 7]]), atol=1e-12)
+    assert axes_length(pose) == pytest.approx(0.01)
+
+
+def ring(count: int = 12, distance: float = 3.0) -> np.ndarray:
+    """Poses [count, 3, 4] that look at (5, -2, 1) from two heights."""
+    poses = np.stack([look_at_origin(2.0 * np.pi * i / count, 0.3 + 0.4 * (i % 2), distance)[:3] for i in range(count)])
+    return poses + np.float64([5, -2, 1])[:, None] * [0, 0, 0, 1]
+
+
+def outwards(poses: np.ndarray) -> np.ndarray:
+    return poses * [1, -1, -1, 1]
+
+
+@pytest.mark.parametrize(('poses', 'words'), [
+    (ring(), []),
+    (outwards(ring()), ['look away from one another', 'negate the second and the third column']),
+    (outwards(ring(40)[:8]), ['look away from one another']),  # an arc of 70 degrees
+    (forward_cameras(7), []), (outwards(forward_cameras(7)), []),
+    (np.concatenate([outwards(ring())[:3], ring()[3:]]), []),
+    (ring() * [2, 2, 2, 1], ['12 of 12 cameras have axes of length 2 to 2 instead of 1']),
+    (ring() * [1, 1, -1, 1], ['12 of 12 cameras are mirrored', 'negate one row', 'look away']),
+    (ring()[:1], [])])
+def test_one_line_says_what_is_unusual_about_cameras(capsys, poses, words):
+    say_unusual(Path('a.json'), poses)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith('warning: a.json: ') for line in lines)
+    assert bool(lines) == bool(words)
+    assert all(word in ' '.join(lines) for word in words)
 
 
 @pytest.mark.parametrize(('matrix', 'word'), [

@@ -60,8 +60,8 @@ class Capture:
                        points=self.points, seen=chosen(self.seen))
 
 
-def usable(photographs: Sequence[PosedPhotograph], datadir: Path,
-           factor: int) -> tuple[list[PosedPhotograph], list[int]]:
+def usable_photographs(photographs: Sequence[PosedPhotograph], datadir: Path,
+                       factor: int) -> tuple[list[PosedPhotograph], list[int]]:
     """Photographs that can be used, with `reduced` set, and their indices among all. Those that are missing, or whose
     lens is no lens, are left out with a line; if none is left, it is a UserError."""
     if factor > 1:
@@ -69,13 +69,26 @@ def usable(photographs: Sequence[PosedPhotograph], datadir: Path,
         photographs = [photograph._replace(reduced=place) for photograph, place in zip(photographs, places)]
     there = [is_there(photograph.path) or (factor > 1 and is_there(photograph.reduced)) for photograph in photographs]
     if not any(there):
-        raise UserError(none_there([photograph.path for photograph in photographs]))
+        others = ', '.join(sorted(path.name for path in datadir.glob('images_*')))
+        raise UserError(none_there([photograph.path for photograph in photographs])
+                        + (f'. {datadir} has {others}; factor N reads images_N' if others else ''))
     say_left_out(datadir, [photograph.name for photograph, here in zip(photographs, there) if not here],
                  f'of {len(photographs)} photographs are missing and left out')
-    kept = [i for i, here in enumerate(there) if here]
+    kept = _once(datadir, photographs, [i for i, here in enumerate(there) if here])
     sound = with_sound_lenses(datadir, [photographs[i].name for i in kept], [photographs[i].lens for i in kept])
     kept = [kept[i] for i in sound]
     return [photographs[i] for i in kept], kept
+
+
+def _once(datadir: Path, photographs: Sequence[PosedPhotograph], kept: Sequence[int]) -> list[int]:
+    """Indices, of those `kept`, without photographs that are named again with the same pose. A line counts these."""
+    first = {}
+    for i in kept:
+        first.setdefault((photographs[i].path, photographs[i].pose.tobytes()), i)
+    once = sorted(first.values())
+    say_left_out(datadir, [photographs[i].name for i in sorted({*kept} - {*once})],
+                 f'of {len(photographs)} photographs are named again with the same camera, and are used once')
+    return once
 
 
 def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: int, splits: Sequence[np.ndarray],
@@ -85,7 +98,7 @@ def read_capture(photographs: Sequence[PosedPhotograph], datadir: Path, factor: 
     or has other proportions than its camera, is a UserError.
 
     Args:
-        photographs: those of `usable`.
+        photographs: those of `usable_photographs`.
         datadir: folder of the scene; its images_<factor>/ has the reduced photographs, and is made if it is missing.
         splits: indices of training, validation and test images.
         upright, points, seen: as for `read_image` and in `Capture`.

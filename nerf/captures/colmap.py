@@ -113,8 +113,8 @@ def _largest(datadir: Path, models: Sequence[ModelFiles]) -> tuple[ModelFiles, l
     if len(found) > 1:
         used, *others = (f'{files.images.parent.relative_to(datadir)} with {len(images)} images'
                          for files, images in (best, *(one for one in found if one is not best)))
-        print(f'warning: {datadir} has {len(found)} COLMAP models, which do not connect. The largest is used, {used}; '
-              f'left out: {", ".join(others)}', file=sys.stderr)
+        print(f'warning: {datadir} has {len(found)} COLMAP models, and the largest is used, {used}; left out: '
+              f'{", ".join(others)}', file=sys.stderr)
     return best
 
 

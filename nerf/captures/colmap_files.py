@@ -21,6 +21,7 @@ from nerf.runtime.errors import UserError
 
 CAMERA, IMAGE, POINT, COUNT = map(struct.Struct, ('<IiQQ', '<I7dI', '<Q3d3xdQ', '<Q'))
 FEATURE = np.dtype([('place', '<f8', 2), ('point_id', '<i8')])
+IMAGE_WORDS = 10  # of an image in text: id, quaternion, translation, camera, name, which can have several words
 POINT_WORDS = 8  # of a point in text before its track: id, place, colour, error
 
 # Models by their number in binary files
@@ -166,7 +167,8 @@ def _records(path: Path, lines: Iterator[str], read: Callable[[str], Any]) -> li
 def _text_cameras(path: Path) -> dict[int, Lens]:
     def camera(line: str) -> tuple[int, Lens]:
         camera_id, model, width, height, *numbers = line.split()
-        return int(camera_id), _lens(path, int(camera_id), model, int(width), int(height), list(map(float, numbers)))
+        width, height, *numbers = map(float, (width, height, *numbers))  # some programs write sizes as 1920.0
+        return int(camera_id), _lens(path, int(camera_id), model.upper(), int(width), int(height), numbers)
     return dict(_records(path, _lines(path), camera))
 
 
@@ -175,7 +177,7 @@ def _text_images(path: Path) -> list[ColmapImage]:
     images, lines = [], _lines(path)
 
     def image(line: str) -> ColmapImage:
-        _, *pose, camera_id, name = line.split(maxsplit=9)
+        _, *pose, camera_id, name = line.split(maxsplit=IMAGE_WORDS - 1)
         w, i, j, k, x, y, z = map(float, pose)
         return ColmapImage(name.rstrip(), int(camera_id), np.array([w, i, j, k]), np.array([x, y, z]),
                            np.zeros(0, np.int64))
@@ -196,7 +198,7 @@ def _observed(line: str) -> np.ndarray | None:
     try:
         if len(words) % 3:
             return None
-        np.array(words, np.float64)
+        list(map(float, words[:IMAGE_WORDS + 2]))  # of an image, the name is among them
         return np.array(list(map(int, words[2::3])), np.int64)
     except (ValueError, OverflowError):
         return None

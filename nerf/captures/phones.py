@@ -20,6 +20,7 @@ from nerf.runtime.errors import UserError
 KEYFRAMES = {'corrected_cameras': 'corrected_images', 'cameras': 'images'}
 METADATA = ('metadata.json', 'metadata', 'EXR_RGBD/metadata.json')  # files of Record3D's export
 RECORDED = ('rgb', 'rgbd')  # folders of its photographs, beside that file
+PHONE_MARKS = (*(f'keyframes/{name}/*.json' for name in KEYFRAMES), METADATA[-1], *(f'{name}/0.*' for name in RECORDED))
 NUMBERS = {'fl_x': 'fx', 'fl_y': 'fy', 'cx': 'cx', 'cy': 'cy', 'w': 'width', 'h': 'height'}  # Polycam's names of them
 
 
@@ -38,6 +39,9 @@ def phone_export(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             except (TypeError, ValueError, LookupError, OverflowError) as error:
                 raise UserError(f'{path} cannot be read as the cameras of Record3D ({error}); export the recording '
                                 'again, as EXR and RGB') from None
+    for path in folder.glob('*.r3d'):
+        raise UserError(f'{path} is a recording of Record3D, which is a zip archive; unpack it into a folder, and set '
+                        'datadir to that folder')
     return None
 
 

@@ -14,8 +14,9 @@ from nerf.runtime.errors import UserError
 
 VIDEO_ENDINGS = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.mts', '.m2ts', '.3gp', '.wmv')
 PLACES = ('images', 'input')  # folders of a scene that are looked into first, the latter of 3D Gaussian splatting
-# Folders without photographs: hidden, made by this program or others, and of the metadata of macOS and of Synology
-OTHER_FOLDERS = re.compile(r'\..*|images_\d+|masks?|depths?|sparse|colmap|logs|outputs|renders|__MACOSX|@eaDir')
+# Folders without a scene's photographs: hidden; of this program or others; of other formats; of macOS and Synology
+OTHER_FOLDERS = re.compile(r'\..*|images_\d+|masks?|depths?|sparse|colmap|logs|outputs|renders|train|val|validation|'
+                           r'test|__MACOSX|@eaDir')
 MOST_NAMES = 10  # in a message
 
 

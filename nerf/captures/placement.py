@@ -15,16 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from load_blender import turntable
 from load_llff import render_path_spiral
 from nerf.cameras import Cameras
 from nerf.captures.agreement import disagreeing
 from nerf.captures.capture import Capture
 from nerf.files.whole_file import whole_file
 from nerf.poses import into_frame, poses_avg, recenter_poses, scale_of, transform_poses, unit, viewmatrix
-from nerf.robust import USUAL, farthest_usual, middle_of
+from nerf.robust import USUAL, axes_crossing, axes_missed_by, farthest_usual
 from nerf.runtime.errors import UserError
-
-AXES_STEPS = 50  # of the iteration that finds where axes cross, far more than it takes to settle
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,21 @@ class PlacementRules:
     smooth: float = 15.0  # degrees of azimuth over which the orbit's radius and height are averaged
 
 
-RULES = PlacementRules()
+@dataclass(frozen=True)
+class ObjectRules:
+    """Numbers that decide the placement of a Blender scene, set by hand; results were looked at on the toy chair, moved
+    and scaled."""
+
+    distance: float = 4.0  # of the NeRF paper's cameras from the origin, in scene units
+    half: float = 2.0  # half the depth of their bounds, 2 to 6
+    as_in_paper: float = 0.15  # deviation of centre and distance, as a share of `distance`, that changes nothing
+    fills: float = 1.4  # half depth, at most, as a multiple of half of what a view shows at the centre; 1.39 there
+    looks_past: float = 0.25  # median distance of axes from the centre, at most, as a share of the cameras' distance
+    turned: float = 5.0  # degrees between an axis and the mean axis, at least, as nearly parallel axes have no centre
+    closest: float = 0.05  # near bound, at least, as a share of a camera's distance
+
+
+RULES, OBJECT_RULES = PlacementRules(), ObjectRules()
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,45 @@ def place(capture: Capture, rules: PlacementRules = RULES) -> Placement:
                      None if path_ranges is None else scale * path_ranges * rules.margin, has_points)
 
 
+def place_object(datadir: str, cameras: Cameras, i_train: np.ndarray, path: np.ndarray | None,
+                 rules: ObjectRules = OBJECT_RULES) -> Placement | None:
+    """Placement of cameras around an object elsewhere, or of another size, than in the NeRF paper's scenes. The point
+    that training cameras look at comes to the origin, and the object gets the depth of the paper's bounds; no axis is
+    turned. None: the cameras are as the paper's, or look at no one point, which a line says.
+
+    Args:
+        datadir: folder of the scene.
+        cameras, i_train: of all images, and indices of the training images.
+        path: [M, 3, 4] poses to render; None: a turntable.
+    """
+    poses = cameras.poses.double().numpy()
+    centre = axes_crossing(poses[i_train])
+    depth, missed = axes_missed_by(centre, poses[i_train])
+    distance, backward = float(np.median(depth)), poses[i_train, :, 2]
+    turned = (backward @ backward.mean(0)).min() < np.cos(np.radians(rules.turned)) * np.linalg.norm(backward.mean(0))
+    if max(np.linalg.norm(centre), abs(distance - rules.distance)) < rules.as_in_paper * rules.distance or not turned:
+        return None
+    if not np.median(missed) < rules.looks_past * distance:
+        print(f'warning: {datadir}: the cameras do not look at one point, so rays have the bounds of the NeRF paper\'s '
+              'scenes, from 2 to 6. For a scene without bounds, put all frames into one transforms.json, and set '
+              'dataset_type transforms', file=sys.stderr)
+        return None
+    seen = distance * float((cameras.sizes.flip(1) / (2.0 * cameras.intrinsics[:, :2])).amax(1).median())
+    scale = rules.half / min(rules.half / rules.distance * distance, rules.fills * seen)
+    matrix = into_frame(np.column_stack([np.eye(3), centre]), scale)
+    print(f'{datadir}: the cameras look at {" ".join(f"{part:.4g}" for part in centre)} from {distance:.4g} away; the '
+          f'scene is moved there and scaled by {scale:.4g}, to the proportions of the NeRF paper\'s scenes')
+    placed = transform_poses(matrix, poses)
+    path = turntable(scale * distance)[:, :3] if path is None else transform_poses(matrix, path)
+    return Placement(matrix, False, placed, _around(placed, rules), path, _around(path, rules), has_points=False)
+
+
+def _around(poses: np.ndarray, rules: ObjectRules) -> np.ndarray:
+    """Near and far bounds [N, 2] of cameras [N, 3, 4] for the object at the origin."""
+    distances = np.linalg.norm(poses[:, :, 3], axis=-1)
+    return np.stack([np.maximum(distances - rules.half, rules.closest * distances), distances + rules.half], 1)
+
+
 def path_of(capture: Capture, poses: np.ndarray) -> Cameras:
     """Pinholes at poses [M, 3, 4], with intrinsics and size of the first training camera."""
     cameras = capture.cameras.take([int(capture.i_train[0])] * len(poses))
@@ -185,27 +237,6 @@ def _depth_ahead(poses: np.ndarray, crossing: np.ndarray) -> float:
     """Depth of `crossing` [3] before the mean camera of poses [N, 3, 4]."""
     middle = poses_avg(poses)
     return float((middle[:, 3] - crossing) @ middle[:, 2])
-
-
-def axes_crossing(poses: np.ndarray) -> np.ndarray:
-    """Point [3] of the least sum of distances from the optical axes of poses [N, 3, 4], by least squares, repeated with
-    weights 1 / distance (iteratively reweighted), so that a camera that looks elsewhere has little weight. For nearly
-    parallel axes, a weak prior draws the point to the depth before the cameras' middle that equals their spread.
-    """
-    axes, positions = poses[:, :, 2], poses[:, :, 3]
-    middle = middle_of(positions)
-    spreads = np.linalg.norm(positions - middle, axis=-1)
-    spread = farthest_usual(spreads) or spreads.max() or 1.0  # 0: most or all cameras stand in one place
-    prior, little = middle - spread * axes.mean(0), 1e-4 * np.eye(3)
-    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # [N, 3, 3], projects onto the plane across an axis
-    weight = np.full(len(poses), 1.0 / len(poses))
-    for _ in range(AXES_STEPS):
-        parts = weight[:, None, None] * across
-        point = np.linalg.solve(parts.sum(0) + little, (parts @ positions[..., None]).sum(0)[:, 0] + little @ prior)
-        distance = np.linalg.norm((across @ (point - positions)[..., None])[..., 0], axis=-1)
-        weight = 1.0 / np.maximum(distance, 1e-3 * spread)
-        weight /= weight.sum()
-    return point
 
 
 def up_axis(poses: np.ndarray, level: float = RULES.level) -> np.ndarray:

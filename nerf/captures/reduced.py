@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nerf.files.images import ENDINGS, image_size, in_parallel, read_image, write_reduced
-from nerf.files.scene_files import first_file, is_file
+from nerf.files.scene_files import NOTHING, contents, first_file, is_file
 from nerf.runtime.errors import UserError
 
 ANY_ENDING = tuple(ending for lower in ENDINGS for ending in (lower, lower.upper()))
@@ -38,11 +38,13 @@ def reduced_places(paths: Sequence[Path], datadir: Path, factor: int) -> list[Pa
         paths: paths of all photographs of the scene, which need not exist. Their names in the folder are relative to
             datadir/images or, if a photograph is elsewhere, to the folder that all photographs share.
     """
-    folder, root = datadir / f'images_{factor}', Path(os.path.abspath(datadir / 'images'))
+    folder, scene = datadir / f'images_{factor}', Path(os.path.abspath(datadir))
     full = [Path(os.path.abspath(path)) for path in paths]
-    if not all(path.is_relative_to(root) for path in full):
-        root = Path(os.path.commonpath([path.parent for path in full]))
-    names = [path.relative_to(root) for path in full]
+    here = [path for path in full if path.is_relative_to(scene) or is_file(path)] or full  # not those of other machines
+    root = scene / 'images'
+    if not all(path.is_relative_to(root) for path in here):
+        root = Path(os.path.commonpath([path.parent for path in here]))
+    names = [path.relative_to(root) if path.is_relative_to(root) else Path(path.name) for path in full]
     places = [first_file(folder / name, *((folder / name).with_suffix(ending) for ending in ANY_ENDING))
               for name in names]
     return [place if is_file(place) else place.with_suffix('.png') for place in places]
@@ -50,21 +52,24 @@ def reduced_places(paths: Sequence[Path], datadir: Path, factor: int) -> list[Pa
 
 def make_missing(paths: Sequence[Path], places: Sequence[Path], datadir: Path, factor: int, upright: bool,
                  rules: ReducedRules = RULES) -> list[Path]:
-    """Paths of reduced photographs, once those are made that are missing. If others do not fit their photographs, it is
-    a UserError. Where a photograph itself is missing, its reduced one is taken as it is.
+    """Paths of reduced photographs, once those are made that are missing. A UserError says so if others do not fit
+    their photographs. Where a photograph itself is missing, its reduced one is taken as it is.
 
     Args:
         paths, places: paths of the photographs, and their `reduced_places`.
-        upright: the photographs are compared as they stand upright; as for `read_image`.
+        upright: the pictures are compared as they stand upright; as for `read_image`.
     """
     folder = datadir / f'images_{factor}'
     pairs = [(path, place) for path, place in zip(paths, places) if is_file(path)]
     missing = [pair for pair in pairs if not is_file(pair[1])]
-    _check_fit(folder, [pair for pair in pairs if is_file(pair[1])], factor, upright, rules)
+    check_fit(folder, [pair for pair in pairs if is_file(pair[1])], factor, upright, rules)
     if missing:
         if len(set(places)) < len(places):
             raise UserError(f'{datadir} has photographs whose names would coincide with the ending .png; rename them, '
                             f'or make {folder} yourself')
+        if len(missing) == len(paths) and (others := contents(folder)) != NOTHING:
+            raise UserError(f'{folder} has {others}, but none of the photographs, {missing[0][0].name} for one; rename '
+                            'that folder, and it is made again')
         if folder.is_dir():
             print(f'warning: {folder}: {len(missing)} of {len(paths)} photographs were missing in it, and are added',
                   file=sys.stderr)
@@ -73,10 +78,10 @@ def make_missing(paths: Sequence[Path], places: Sequence[Path], datadir: Path, f
     return list(places)
 
 
-def _check_fit(folder: Path, pairs: Sequence[tuple[Path, Path]], factor: int, upright: bool,
-               rules: ReducedRules) -> None:
-    """Raises UserError if reduced photographs have another size than 1/factor of the photographs', or if they are older
-    and show something else. `pairs` has paths of photographs and of reduced ones, which exist."""
+def check_fit(folder: Path, pairs: Sequence[tuple[Path, Path]], factor: int, upright: bool,
+              rules: ReducedRules = RULES) -> None:
+    """Raises UserError if reduced photographs in a folder have another size than 1/factor of the photographs', or if
+    they are older and show something else. `pairs` has paths of photographs and of reduced ones, which exist."""
     advice = f'delete {folder}, and it is made again'
     sizes = in_parallel(f'checking {folder}', lambda pair: _has_size(*pair, factor, upright, rules), pairs)
     for (path, place), fits in zip(pairs, sizes):

@@ -22,9 +22,9 @@ from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
 from nerf.captures.phones import phone_export
 from nerf.files.images import ENDINGS, image_size
 from nerf.files.scene_files import (
-    Found, SceneFolder, clean_name, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
+    Found, SceneFolder, clean_name, contents, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
 )
-from nerf.poses import FARTHEST, rigid
+from nerf.poses import FARTHEST, rigid, say_unusual
 from nerf.runtime.errors import UserError
 
 # nerfstudio's OPENCV has two more radial terms, k3 and k4; nerf/cameras.py has no k4 of that meaning (degree 8).
@@ -32,7 +32,6 @@ LENSES = PARAMETERS | {'OPENCV': (*PARAMETERS['OPENCV'], 'k3')}
 OTHER_LENSES = ('ftheta_p0', 'latlong', 'equirectangular', 'orthographic')  # keys of instant-ngp
 ESTIMATED = 'estimated_from'  # key of files that nerf/captures/estimation.py wrote
 SKEW = 1e-3  # largest entry of K beside the focal length, as a share of it
-OTHER_FORMATS = {'blender': 'transforms_train.json', 'llff': 'poses_bounds.npy'}  # files that tell them
 
 
 class Transforms(NamedTuple):
@@ -57,6 +56,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
     entries = [_Entry(path, f'frame {i}', frame, top, folder) for i, frame in enumerate(frames)]
     pictures = told_apart(folder, [entry.picture() for entry in entries])
     masks = _masks(folder, [entry.file('mask_path') for entry in entries], pictures)
+    say_unusual(path, np.stack([entry.matrix() for entry in entries]))
     say_assumed(path, pictures)
     say_assumed(path, [mask for mask in masks if mask], 'masks')
     there = [picture.path for picture in pictures if is_there(picture.path)]
@@ -68,6 +68,7 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
                          size or image_size(picture.path if is_there(picture.path) else there[0], ours)[::-1])
         for entry, picture, mask, size in zip(entries, pictures, masks, sizes)]
     points = _Entry(path, 'the file', top, {}, folder).file('ply_file_path', endings=())
+    say_assumed(path, [points] if points else [], 'files of points')
     splits = {split: _names(path, key, top[key], folder, photographs)
               for split in SPLITS if (key := f'{split}_filenames') in top}
     return Transforms(path, sorted(photographs, key=lambda photograph: photograph.name), splits,
@@ -78,9 +79,7 @@ def _content(path: Path) -> tuple[Path, dict[str, Any]]:
     """Content of a transforms.json, or what a phone app's export has instead, and the path of it."""
     if not is_file(path) and (export := phone_export(path.parent)):
         return export
-    hint = next((f'this looks like dataset_type {other}' for other, name in OTHER_FORMATS.items()
-                 if is_file(path.parent / name)), 'datadir must hold it')
-    top = read_json(path, hint)
+    top = read_json(path, f'datadir must hold it; it has {contents(path.parent)}')
     if not isinstance(top, dict):
         raise UserError(f'{path} is not a JSON object with "frames"; download or export it again')
     return path, top
@@ -111,12 +110,21 @@ def read_ply(path: Path) -> np.ndarray:
         content = io.BytesIO(path.read_bytes())  # without a path, beside which trimesh would look for textures
         loaded = trimesh.load(content, file_type='ply', process=False)
         points = np.asarray(getattr(loaded, 'vertices', ()), np.float64).reshape(-1, 3)
+    except FileNotFoundError:
+        raise UserError(f'{path} does not exist; copy it there') from None
     except Exception as error:  # trimesh passes on whatever its parsers raise
         raise UserError(f'{path} cannot be read as a PLY file of points ({error}); export the scene again') from None
     points = points[(np.abs(points) < FARTHEST).all(1)]
     if not len(points):
         raise UserError(f'{path} has no points; export the scene again')
     return points
+
+
+def lens_of_frame(path: Path, where: str, frame: Any, top: dict, size: tuple[float, float]) -> Lens:
+    """Lens of a frame of a file, or of the file's top, for a picture of a size (width, height) unless they have their
+    own. UserError, with `where` in the file: it has none, or an impossible one."""
+    entry = _Entry(path, where, frame, top, SceneFolder(path.parent))
+    return entry.lens(*(entry.size() or size))
 
 
 class _Entry:
@@ -177,10 +185,11 @@ class _Entry:
 
     def photograph(self, path: Path, mask: Path | None, size: tuple[float, float]) -> PosedPhotograph:
         """Photograph at a path, with its camera."""
-        return PosedPhotograph(clean_name(self.values['file_path']), path, self.pose(), self.lens(*size), mask)
+        return PosedPhotograph(clean_name(self.values['file_path']), path, rigid(self.matrix()), self.lens(*size),
+                               mask)
 
-    def pose(self) -> np.ndarray:
-        """Pose [3, 4] camera-to-world."""
+    def matrix(self) -> np.ndarray:
+        """Matrix [3, 4] camera-to-world, of which `rigid` makes a pose."""
         rows = self.values.get('transform_matrix')
         if not (isinstance(rows, list) and len(rows) in (3, 4)
                 and all(isinstance(row, list) and len(row) == 4 for row in rows)
@@ -190,7 +199,8 @@ class _Entry:
             matrix = np.array(rows, np.float64)
             if len(matrix) == 4 and np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
                 raise ValueError('has a last row that is not 0 0 0 1')
-            return rigid(matrix[:3])
+            rigid(matrix[:3])
+            return matrix[:3]
         except (ValueError, OverflowError) as error:
             raise self.error(f'has a transform_matrix that is no camera: it {error}; export the scene again') from None
 

@@ -150,7 +150,8 @@ def read_image(path: Path, upright: bool = False, most_pixels: int = MOST_PIXELS
 
 def _pixels(image, path: Path) -> np.ndarray:
     """Pixels [H, W, 3 or 4] uint8 of Pillow's picture of a file, as they are stored."""
-    deep = image.tile and image.tile[0][3] in ('RGB;16B', 'RGBA;16B')
+    tiles = getattr(image, 'tile', ())  # none where pixels are there already
+    deep = tiles and tiles[0][3] in ('RGB;16B', 'RGBA;16B')
     image.load()
     if image.mode.startswith(('I', 'F')):  # grey of more than 8 bits, which convert() would clip instead of scale
         grey = np.asarray(image, np.float32)
@@ -191,12 +192,15 @@ def write_reduced(path: Path, target: Path, factor: int, alpha: bool = True) -> 
 
 
 def read_mask(path: Path, height: int, width: int, upright: bool = False) -> np.ndarray:
-    """Reads a mask, resized to [height, width] bool: True where it is white rather than black, or not 0 in a mask of
-    zeros and ones."""
+    """Reads a mask, resized to [height, width] bool: True where it is white rather than black. In a mask of zeros and
+    one other value, 1 for example, it is True where it is not 0."""
     from PIL import Image
     with _opened(path, MOST_TO_REDUCE) as picture:
         grey = turned(np.asarray(picture.convert('L')), orientation_of(picture) if upright else 1)
-    grey = Image.fromarray(grey if grey.max() > 1 else 255 * grey)
+    levels = np.flatnonzero(np.bincount(grey.ravel()))
+    if levels[-1] <= 1 or (levels[0] == 0 and len(levels) == 2):
+        grey = np.where(grey > 0, np.uint8(255), np.uint8(0))
+    grey = Image.fromarray(grey)
     if not same_proportions(grey.size, (width, height)):
         raise UserError(f'{path} is {grey.width}x{grey.height} pixels, but its photograph is {width}x{height}; a mask '
                         'must have the size of its photograph')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from nerf.runtime.errors import UserError
 
 LONGEST_NAME = 4096  # characters of a path; no system allows more
 PLACES = ('', 'images', 'input')  # folders of a scene in which the end of a path is looked for
+NOTHING = 'nothing'  # in a folder that is empty or missing
 BY_THE_END, ENDING, SPELLING = 'by the end of their path', 'under another ending', 'in another spelling'
 
 
@@ -36,10 +38,6 @@ class Found(NamedTuple):
     assumed: str = ''  # how a file was found that is not just as it is named: `BY_THE_END`, for example
     missing: bool = False
     outside: bool = False  # the file exists, but leaves the scene's folder and must not be read
-
-    @property
-    def usable(self) -> bool:
-        return not (self.missing or self.outside)
 
 
 class SceneFolder:
@@ -122,6 +120,38 @@ def say_assumed(source: Path, found: Sequence[Found], what: str = 'photographs')
               file=sys.stderr)
 
 
+def usable(source: Path, found: Sequence[Found], what: str = 'photographs') -> list[int]:
+    """Indices of the files that exist. Lines say what was assumed about them, and how many others are missing. A file
+    that was found by an assumption, and that another name means too, counts as missing.
+
+    Args:
+        source: path of the file that names them.
+        what: word for the files in the plural.
+
+    Raises:
+        UserError: none of the files exists, or one is outside the scene's folder.
+    """
+    if outside := next((each for each in found if each.outside), None):
+        raise UserError(f'{source} names {outside.name!r}, which leaves the folder of the scene; copy that file there')
+    claims = Counter(path for path, _ in {(each.path, each.name) for each in found})
+    missing = [each for each in found if each.missing or (each.assumed and claims[each.path] > 1)]
+    names = ', '.join(repr(each.name) for each in missing[:3]) + (' ...' if len(missing) > 3 else '')
+    if missing and len(missing) == len(found):
+        raise UserError(f'{source}: all {len(found)} {what} that it names are missing: {names}; {source.parent} has '
+                        f'{contents(source.parent)}')
+    if missing:
+        print(f'warning: {source}: {len(missing)} of {len(found)} {what} are missing and left out: {names}',
+              file=sys.stderr)
+    say_assumed(source, [each for each in found if each not in missing], what)
+    return [i for i, each in enumerate(found) if each not in missing]
+
+
+def contents(folder: Path, most: int = 6) -> str:
+    """Names of what is in a folder, for a message; "nothing" stands for an empty one or none."""
+    names = [name for name in _listed(folder) if not name.startswith('.')]
+    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '') or NOTHING
+
+
 def clean_name(name: Any) -> str:
     """Name of a file as a scene's JSON has it, with slashes for backslashes and without "./"; else a ValueError."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
@@ -134,7 +164,8 @@ def _with_endings(name: str, endings: Sequence[str]) -> list[tuple[str, set[str]
     no assumption, because the Blender format leaves endings out."""
     stem, dot, own = name.rpartition('.')
     has_own = dot + own.lower() in (*endings, *HEIF_ENDINGS)
-    names = [(name, set()), *((name + ending, {ENDING} if has_own else set()) for ending in endings)]
+    cases = [case for ending in endings for case in (ending, ending.upper())]
+    names = [(name, set()), *((name + ending, {ENDING} if has_own else set()) for ending in cases)]
     return names + [(stem + ending, {ENDING}) for ending in endings if has_own]
 
 
@@ -164,6 +195,14 @@ def is_file(path: Path) -> bool:
     """Whether a path is that of an existing file, whatever characters it has."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def has_file(folder: Path, pattern: str) -> bool:
+    """Whether a folder has a file whose path in it matches a pattern."""
+    try:
+        return any(is_file(path) for path in folder.glob(pattern))
     except (OSError, ValueError):
         return False
 
@@ -199,13 +238,8 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 def none_there(paths: Sequence[Path], what: str = 'photographs') -> str:
     """Message about files that are all missing or empty: it says what is in the folder instead."""
     folder = paths[0].parent
-    try:
-        there = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
-        instead = f'{folder} has {some_of(there) or "no files"}'
-    except (OSError, ValueError):
-        instead = 'its folder does not exist'
-    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {instead}; copy the '
-            f'{what} there')
+    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {str(folder)!r} has '
+            f'{contents(folder)}; copy the {what} there')
 
 
 def leaves(path: Path, folder: Path) -> str:

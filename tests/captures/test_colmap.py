@@ -187,6 +187,13 @@ def test_a_byte_order_mark_is_no_part_of_cameras_and_points(tmp_path):
     assert model.points.places.tolist() == [[1, 2, 3]]
 
 
+def test_sizes_and_models_of_cameras_can_be_written_otherwise(tmp_path):
+    text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n')
+    (tmp_path / 'cameras.txt').write_text('1\tsimple_pinhole 20.0 10.0 30 10 5')
+    lens = read_model(tmp_path).cameras[1]
+    assert (lens.size, lens.intrinsics.tolist()) == ((20, 10), [30, 30, 10, 5])
+
+
 def test_points_of_seven_columns_are_left_out_with_a_line(tmp_path, capsys):
     lines = ['1 1 2 3 0 0 0 0.5', '2 4 5 6 9 9 9', '3 7 8 9 9 9 9 0.5 1 0 2 4', '4 7 8 9']
     model = read_model(text_model(tmp_path, f'{IMAGE_LINES[0]}\n\n', '\n'.join(lines)))
@@ -216,7 +223,7 @@ def test_the_largest_model_is_used_and_a_line_names_the_others(tmp_path, capsys)
     assert (model.folder, len(model.images)) == (tmp_path / 'sparse/1', 3)
     line, = capsys.readouterr().err.splitlines()
     assert 'has 3 COLMAP models' in line
-    assert 'The largest is used, sparse/1 with 3 images; left out: sparse/0 with 1 images, sparse/2 with 2' in line
+    assert 'the largest is used, sparse/1 with 3 images; left out: sparse/0 with 1 images, sparse/2 with 2' in line
     (tmp_path / 'sparse/1/images.txt').write_text('1 2 3')
     assert read_model(tmp_path).folder == tmp_path / 'sparse/2'
     assert "sparse/1/images.txt is damaged" in capsys.readouterr().err
@@ -259,6 +266,13 @@ def test_names_with_windows_separators_are_those_of_subfolders(tmp_path):
     photographs = posed_photographs(tmp_path, read_model(tmp_path))
     assert [each.path for each in photographs] == [tmp_path / 'images/left/a.png', tmp_path / 'images/right/a.png']
     assert [each.pose[0, 3] for each in photographs] == [0, -1]
+
+
+def test_a_missing_photograph_is_not_taken_for_another_of_its_name(tmp_path):
+    scene(tmp_path, 'left/a.png', 'a.png')
+    (tmp_path / 'images/left/a.png').unlink()
+    photographs = posed_photographs(tmp_path, read_model(tmp_path))
+    assert [each.path for each in photographs] == [tmp_path / 'images/a.png', tmp_path / 'images/left/a.png']
 
 
 def test_links_that_leave_the_scene_need_the_flag(tmp_path):

@@ -113,16 +113,21 @@ def test_a_tangential_lens_folds_though_its_radial_function_grows():
     assert 0.95 < one_to_one_share(opencv(p1=0.5)) / (1 / (12 * 0.5) / (300.0 / 400.0)) < 1.001  # less far aslant
 
 
-def test_a_lens_that_never_reaches_the_border_is_as_good_as_folded():
-    lens = opencv(focal=200.0, model='FULL_OPENCV', k4=5.0)  # r / (1 + 5 r^2) is 1 / (2 sqrt 5) at most
-    assert one_to_one_share(lens) == pytest.approx(1 / (2 * np.sqrt(5.0)) / 2.5, rel=2e-3)
+@pytest.mark.parametrize(('coefficients', 'focal', 'reached'), [
+    ({'k4': 5.0}, 200.0, 1 / (2 * np.sqrt(5.0))),  # r / (1 + 5 r^2) is largest here, and then it falls
+    ({'k1': 0.6, 'k4': 5.0}, 20.0, 0.12 * np.tan(np.radians(89.0)))])  # it grows, but no ray from ahead gets there
+def test_a_lens_that_never_reaches_the_border_is_as_good_as_folded(coefficients, focal, reached):
+    lens = opencv(focal, model='FULL_OPENCV', **coefficients)
+    assert one_to_one_share(lens) == pytest.approx(reached / (500.0 / focal), rel=5e-2)
 
 
-def test_a_fisheye_folds_where_its_angle_no_longer_grows():
-    k1, focal = -0.1, 200.0
-    angle = np.sqrt(-1.0 / (3.0 * k1))
-    expected = angle * (1.0 + k1 * angle ** 2) / (500.0 / focal)
-    assert one_to_one_share(opencv(focal, model='OPENCV_FISHEYE', k1=k1)) == pytest.approx(expected, rel=2e-3)
+@pytest.mark.parametrize(('name', 'power'), [('k1', 2), ('k2', 4), ('k3', 6), ('k4', 8)])
+def test_a_fisheye_folds_where_its_angle_no_longer_grows(name, power):
+    value, focal = -0.1, 200.0
+    angle = (-1.0 / ((power + 1) * value)) ** (1 / power)
+    expected = angle * (1.0 + value * angle ** power) / (500.0 / focal)
+    lens = opencv(focal, model='OPENCV_FISHEYE', **{name: value})
+    assert one_to_one_share(lens) == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_line_names_lenses_that_fold_and_those_of_no_use_are_left_out(capsys):

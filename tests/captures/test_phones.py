@@ -102,6 +102,11 @@ def test_a_broken_export_is_refused(tmp_path, change, words):
     refused(lambda: load_transforms(record3d(tmp_path, **change)), 'metadata.json', words)
 
 
+def test_a_recording_that_is_not_unpacked_is_named(tmp_path):
+    (tmp_path / 'scan.r3d').write_bytes(b'PK')
+    refused(lambda: load_transforms(tmp_path), 'scan.r3d is a recording of Record3D', 'unpack it')
+
+
 def test_a_broken_camera_of_polycam_is_named(tmp_path):
     (polycam(tmp_path) / 'keyframes/cameras/3.json').write_text('{"fx": 3}')
     refused(lambda: load_transforms(tmp_path), 'cameras/3.json is no camera of Polycam')

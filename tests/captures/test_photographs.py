@@ -35,7 +35,8 @@ def found(folder: Path) -> tuple[str, list[str], dict[str, str]]:
     (['day 2/1.jpg', 'day 1/x/1.jpg', 'top.jpg'], '.', ['day 1/x/1.jpg', 'day 2/1.jpg', 'top.jpg']),
     (['unzipped/images/1.jpg'], '.', ['unzipped/images/1.jpg']),
     ([], 'images', []),
-    (['1.jpg', 'images_4/1.jpg', 'masks/1.png', '.trash/1.jpg', '._1.jpg', '__MACOSX/1.jpg', '@eaDir/1.jpg'], '.',
+    (['1.jpg', 'images_4/1.jpg', 'masks/1.png', '.trash/1.jpg', '._1.jpg', '__MACOSX/1.jpg', '@eaDir/1.jpg',
+      'train/r_0.png', 'logs/run/1.png', 'logs/run/1.mp4'], '.',
      ['1.jpg'])])
 def test_where_photographs_are(tmp_path, names, home, photographs):
     assert found(scene(tmp_path, *names)) == (home, photographs, {})

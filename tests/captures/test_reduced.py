@@ -57,6 +57,11 @@ def test_reduced_photographs_of_relative_folders_are_found(tmp_path, monkeypatch
     assert reduced_paths(paths, scene, 2) == [scene / 'images_2/a.png', scene / 'images_2/b.png']
 
 
+def test_photographs_that_another_machine_has_do_not_decide_where_the_others_are(tmp_path):
+    paths = [*pictures(tmp_path / 'images/a.png'), Path('/home/somebody/scene/images/b.png')]
+    assert reduced_places(paths, tmp_path, 2) == [tmp_path / 'images_2/a.png', tmp_path / 'images_2/b.png']
+
+
 def test_photographs_whose_reduced_names_would_coincide_are_an_error(tmp_path):
     refused(lambda: reduced(tmp_path, 'images/a.png', 'images/a.jpg'), str(tmp_path), 'coincide')
     assert not (tmp_path / 'images_2').exists()
@@ -116,6 +121,13 @@ def test_reduced_photographs_that_are_missing_are_added_and_the_others_stay(tmp_
     assert 'images_2: 2 of 3 photographs were missing in it' in capsys.readouterr().err
     assert reduced_paths(paths, tmp_path, 2) == made
     assert capsys.readouterr().err == ''
+
+
+def test_a_folder_of_other_pictures_is_not_added_to(tmp_path):
+    paths = pictures(tmp_path / 'images/IMG_1.JPG')
+    pictures(tmp_path / 'images_2/image000.png', size=(8, 6))
+    refused(lambda: reduced_paths(paths, tmp_path, 2), 'images_2 has image000.png, but none of', 'IMG_1.JPG', 'rename')
+    assert [path.name for path in (tmp_path / 'images_2').iterdir()] == ['image000.png']
 
 
 def test_older_reduced_photographs_are_used_if_they_show_the_same(tmp_path):

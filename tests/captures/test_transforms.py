@@ -107,6 +107,14 @@ def test_a_lens_that_cannot_be_held_is_named(folder, top, words):
 # Poses
 
 
+def test_a_scale_of_a_camera_is_divided_out_and_told(folder, capsys):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = 2.5 * turn([1, 2, 3], 40.0), [5, 6, 7]
+    change(folder, {'transform_matrix': matrix.tolist()})
+    np.testing.assert_allclose(first(folder).pose, np.column_stack([turn([1, 2, 3], 40.0), [5, 6, 7]]), atol=1e-12)
+    assert 'have axes of length 1 to 2.5 instead of 1; this scale was divided out' in capsys.readouterr().err
+
+
 def test_a_nearly_rigid_pose_is_made_rigid(folder):
     rotation = turn([1, 2, 3], 40.0)
     matrix = np.eye(4)
@@ -220,10 +228,9 @@ def test_lists_of_something_else_are_refused(folder):
         refused(lambda: first(folder), 'test_filenames must be a list of names')
 
 
-def test_a_scene_of_another_format_is_recognised(tiny_scene, tiny_llff, tmp_path):
-    refused(lambda: first(tiny_scene(tmp_path / 'a')), 'transforms.json does not exist', 'dataset_type blender')
-    refused(lambda: first(tiny_llff(tmp_path / 'b')), 'transforms.json does not exist', 'dataset_type llff')
-    refused(lambda: first(tmp_path), 'transforms.json does not exist')
+def test_a_missing_file_is_an_error_that_names_what_is_there(tiny_scene, tmp_path):
+    refused(lambda: first(tiny_scene(tmp_path / 'a')), 'transforms.json does not exist', 'it has test, train, ')
+    refused(lambda: first(tmp_path / 'b'), 'transforms.json does not exist', 'it has nothing')
 
 
 def test_what_instant_ngp_says_about_its_own_scale_changes_nothing(folder):

@@ -138,9 +138,14 @@ def test_a_picture_too_large_to_read_can_be_reduced(tmp_path, ending):
     assert np.abs(small[:, 101:].astype(int) - 50).max() <= 1
 
 
-def test_a_mask_of_zeros_and_ones_is_true_where_it_is_one(tmp_path):
+@pytest.mark.parametrize('value', [1, 2, 100, 255])
+def test_a_mask_of_zeros_and_another_value_is_true_where_it_is_not_zero(tmp_path, value):
     ones = noise(4, 6) % 2
-    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(ones)), 4, 6), ones == 1)
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(value * ones)), 4, 6), ones == 1)
+    assert read_mask(saved(tmp_path, Image.fromarray(np.ones((4, 6), np.uint8))), 4, 6).all()
+    labels = Image.fromarray(ones, 'P')
+    labels.putpalette([0, 0, 0, 128, 0, 0])  # as programs that segment pictures write it
+    assert np.array_equal(read_mask(saved(tmp_path, labels), 4, 6), ones == 1)
 
 
 def test_a_mask_is_true_where_more_than_half_is_white(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nerf.files.scene_files import (
-    SceneFolder, check_all_there, clean_name, first_file, is_file, is_inside, read_json, say_assumed,
+    SceneFolder, check_all_there, clean_name, contents, first_file, is_file, is_inside, read_json, say_assumed, usable,
 )
 from nerf.runtime.errors import UserError
 
@@ -117,7 +117,7 @@ BY_THE_END, ENDING, SPELLING = 'by the end of their path', 'under another ending
 ])
 def test_a_file_is_found_by_what_its_name_means(tmp_path, there, name, assumed):
     found = SceneFolder(scene_of(tmp_path, there, 'other/b.png')).find(name)
-    assert (found.path, found.assumed, found.usable) == (tmp_path / there, assumed, True)
+    assert found == (name, tmp_path / there, assumed, False, False)
 
 
 def test_the_longest_end_of_a_path_and_the_nearest_spelling_are_taken(tmp_path):
@@ -142,8 +142,8 @@ def test_files_outside_the_folder_are_told_from_missing_ones(tmp_path):
     for name in ('../a.png', str(tmp_path / 'a.png'), 'link.png', 'link'):
         found = SceneFolder(tmp_path / 'scene').find(name)
         assert (found.outside, found.missing) == (True, False)
-        assert SceneFolder(tmp_path / 'scene', outside_files=True).find(name).usable
-    assert SceneFolder(tmp_path / 'scene', links=True).find('link.png').usable
+        assert SceneFolder(tmp_path / 'scene', outside_files=True).find(name)[3:] == (False, False)
+    assert SceneFolder(tmp_path / 'scene', links=True).find('link.png')[3:] == (False, False)
     assert SceneFolder(tmp_path / 'scene', links=True).find('../a.png').outside
     for name in ('../c.png', '/c.png', 'c\0.png', '.', '/', 'x' * 300):
         assert SceneFolder(tmp_path / 'scene', outside_files=True).find(name).missing
@@ -159,3 +159,27 @@ def test_one_line_says_what_was_assumed_for_all_files_of_a_kind(tmp_path, capsys
     assert first == (f"warning: {tmp_path / 't.json'}: 2 of 4 photographs were found by the end of their path; "
                      f"'/x/a.png' is '{tmp_path / 'images/a.png'}'")
     assert second.startswith(f"warning: {tmp_path / 't.json'}: 1 of 4 photographs were found in another spelling")
+
+
+def test_what_is_missing_is_left_out_with_its_names_and_what_two_names_mean_is_nobodys(tmp_path, capsys):
+    folder = SceneFolder(scene_of(tmp_path, 'a.png', 'b.png', 'images/c.png'))
+    names = ['a', 'x/b.png', 'x', 'left/c.png', 'right/c.png', 'y', 'b.png', 'a']
+    assert usable(tmp_path / 't.json', [folder.find(name) for name in names]) == [0, 6, 7]
+    assert capsys.readouterr().err == (f"warning: {tmp_path / 't.json'}: 5 of 8 photographs are missing and left out: "
+                                       "'x/b.png', 'x', 'left/c.png' ...\n")
+
+
+def test_files_that_are_all_missing_or_outside_are_an_error_that_names_what_is_there(tmp_path):
+    folder = SceneFolder(scene_of(tmp_path / 'scene', 'a.png', 'b/c.png'))
+    with pytest.raises(UserError) as error:
+        usable(tmp_path / 'scene/t.json', [folder.find(name) for name in 'xy'], 'masks')
+    assert str(error.value) == (f"{tmp_path / 'scene/t.json'}: all 2 masks that it names are missing: 'x', 'y'; "
+                                f"{tmp_path / 'scene'} has a.png, b")
+    scene_of(tmp_path, 'd.png')
+    with pytest.raises(UserError, match=r"names '\.\./d\.png', which leaves the folder"):
+        usable(tmp_path / 'scene/t.json', [folder.find(name) for name in ('a', '../d.png')])
+
+
+def test_contents_are_a_few_names_and_a_count(tmp_path):
+    assert contents(tmp_path) == contents(tmp_path / 'missing') == 'nothing'
+    assert contents(scene_of(tmp_path, *'abcdefgh', '.hidden')) == 'a, b, c, d, e, f and 2 more'

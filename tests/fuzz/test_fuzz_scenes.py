@@ -266,7 +266,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_each_loader(blender, llf
             ('test/cube/rgb/000001.png', deepvoxels, lambda: load_dv_data('cube', deepvoxels, 1))]:
         path = folder / name
         with replaced(path, huge_png()):
-            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceeds limit')
+            assert_refused(folder, job, f'{path} cannot be read as a picture', 'exceed the limit')
 
 
 @pytest.mark.slow

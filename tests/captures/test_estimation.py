@@ -15,6 +15,7 @@ from conftest import turn
 from make_capture import FOCAL, LENS, make_capture
 from make_video import blurred, ffmpeg, moving, shown, write_video
 from PIL import Image
+from skimage.io import imsave
 
 from load_photos import load_transforms
 from nerf.captures.estimation import copy_upright, estimate_cameras
@@ -288,6 +289,13 @@ def test_photographs_of_each_kind_are_estimated_from(tmp_path, ending):
     estimate_cameras(photographs(tmp_path, ending=ending), solve=solve)
     assert levels == pytest.approx([20 * i for i in range(9)], abs=3)
     assert transforms(tmp_path)['frames'][8]['file_path'] == f'images/008{ending}'
+
+
+def test_tiffs_of_floats_are_photographs_without_exif(tmp_path):
+    imsave(tmp_path / '0.tif', np.full((40, 60, 3), 0.5, np.float32), check_contrast=False)
+    photo = copy_upright(tmp_path / '0.tif', tmp_path / 'copy.jpg')
+    assert (photo.size, photo.camera) == ((60, 40), ())
+    assert read_image(tmp_path / 'copy.jpg').mean() == pytest.approx(127.5, abs=1.0)
 
 
 def test_photographs_can_lie_in_the_folder_itself(tmp_path):

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         args = parse_flags(argv)
         with stop_signals.handled():
             if args.estimate_only:
-                estimate_cameras(args.datadir)
+                estimate_cameras(args.datadir, frames=args.frames)
                 return
             keep_freed_memory()
             scene, device = load_scene(args), choose_device(args.device)

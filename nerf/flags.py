@@ -51,7 +51,7 @@ GROUPS = {  # flags that every run reads, by the title of their group
         Flag('ft_path', 'initial weights of a run without a checkpoint: a .tar of ours or nerf-pytorch, or a Keras '
              'model_NNNNNN.npy. Training starts at step 0', optional(path))),
     'scene': (
-        Flag('datadir', 'folder of the scene', path, './data/llff/fern'),
+        Flag('datadir', 'folder of the scene or, for photos, a video', path, './data/llff/fern'),
         Flag('white_bkgd', 'background is white, as is usual for Blender scenes'),
         Flag('exposure', 'brightness of photographs. on: a gain per image and colour channel is learned, and test '
              'views are measured on their right half, after the gain was fitted on the left; auto: on for '

@@ -14,10 +14,11 @@ from load_photos import load_colmap, load_transforms
 from nerf.captures.colmap import PLACES
 from nerf.captures.estimation import estimate_cameras
 from nerf.captures.phones import PHONE_MARKS
+from nerf.captures.photographs import VIDEO_ENDINGS
 from nerf.fields.kinds import CONTRACT, FIELDS
 from nerf.files.images import ENDINGS
 from nerf.files.scene_files import has_file
-from nerf.flag_types import Flag, whole
+from nerf.flag_types import Flag, optional, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
 
@@ -67,9 +68,10 @@ def _other_format(args: argparse.Namespace) -> str:
     for other in (*sorted(path for path in folder.glob('*') if path.is_dir()), folder.absolute().parent):
         if fitting := formats_of(other):
             return f'. A scene is in {other}; set datadir to it and dataset_type to {" or ".join(fitting)}'
-    pictures = (f'{place}*{ending}' for place in ('', 'images/') for ending in ENDINGS)
-    if args.dataset_type != 'photos' and any(has_file(folder, picture) for picture in pictures):
-        return f'. {folder} has photographs without cameras; set dataset_type to photos'
+    pictures = (f'{place}*{ending}' for place in ('', 'images/', 'input/') for ending in ENDINGS + VIDEO_ENDINGS)
+    filmed = folder.suffix.lower() in VIDEO_ENDINGS or any(has_file(folder, picture) for picture in pictures)
+    if args.dataset_type != 'photos' and filmed:
+        return f'. {folder} has photographs or a video without cameras; set dataset_type to photos'
     return ''
 
 
@@ -111,6 +113,8 @@ SPHERIFY = Flag('spherify', 'LLFF capture all around an object', decides_data=Tr
 OUTSIDE_FILES = Flag('outside_files', 'files may be outside datadir, by their names or by links; set it only if you '
                      'know who made the scene')
 ESTIMATE_ONLY = Flag('estimate_only', 'cameras of photographs are estimated, and nothing else is done')
+FRAMES = Flag('frames', 'frames taken from the videos in datadir, shared by length. Default: 120, fewer if short',
+              optional(whole(8, 2000)))
 MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of the files of cameras, for use '
                         'with other results from them', default='scene', choices=('scene', 'capture'))
 COLMAP_MARKS = tuple(f'{place}/{below}cameras.{ending}' for place in PLACES for below in ('', '*/')
@@ -132,13 +136,12 @@ def _capture(args: argparse.Namespace, capture) -> Scene:
     return replace(scene, render_cameras=scene.render_cameras.scaled(factor))
 
 
-def _transforms(args: argparse.Namespace) -> Scene:
-    return _capture(args, load_transforms(args.datadir, args.factor, args.llffhold, args.outside_files))
+def _transforms(args: argparse.Namespace, datadir: str | Path | None = None) -> Scene:
+    return _capture(args, load_transforms(datadir or args.datadir, args.factor, args.llffhold, args.outside_files))
 
 
 def _photos(args: argparse.Namespace) -> Scene:
-    estimate_cameras(args.datadir)
-    return _transforms(args)
+    return _transforms(args, estimate_cameras(args.datadir, frames=args.frames))
 
 
 FORMATS = {entry.name: entry for entry in (
@@ -155,5 +158,5 @@ FORMATS = {entry.name: entry for entry in (
     Format('colmap', 'a model of COLMAP beside its images', lambda args: _capture(args, load_colmap(
         args.datadir, args.factor, args.llffhold, args.outside_files)), COLMAP_MARKS, (*CAPTURE, OUTSIDE_FILES),
            OF_CAPTURES),
-    Format('photos', 'a folder of photographs; their cameras are estimated once and kept as transforms.json',
-           _photos, (), (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY), OF_CAPTURES, exposure=True))}
+    Format('photos', 'photographs, or frames of videos; their cameras are estimated once and kept as transforms.json',
+           _photos, (), (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}

@@ -52,6 +52,7 @@ FLAGS = {  # name: (type, default, another value)
     'dataset_type': (str, 'llff', 'blender'),
     'outside_files': (bool, False, True),
     'estimate_only': (bool, False, True),
+    'frames': (int, None, 90),
     'testskip': (int, 8, 1),
     'shape': (str, 'greek', 'vase'),
     'white_bkgd': (bool, False, True),

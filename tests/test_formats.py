@@ -39,7 +39,8 @@ def test_there_are_six_formats_with_the_flags_that_each_reads():
         'deepvoxels': {'shape', 'testskip'},
         'transforms': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
         'colmap': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files'},
-        'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only'}}
+        'photos': {'factor', 'llffhold', 'no_ndc', 'contract', 'mesh_coordinates', 'outside_files', 'estimate_only',
+                   'frames'}}
 
 
 def test_flags_that_decide_the_data_are_the_general_ones_and_those_of_formats():
@@ -93,6 +94,14 @@ def test_photographs_that_are_not_there_are_looked_for_in_scenes_of_other_format
         scene_of(one_of_each['blender'], '--dataset_type', 'photos')
 
 
+@pytest.mark.parametrize(('name', 'datadir'), [('clip.mov', ''), ('clip.mp4', 'clip.mp4'), ('input/1.webp', '')])
+def test_photographs_and_videos_without_cameras_are_for_photos(tmp_path, name, datadir):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r'a video without cameras; set dataset_type to photos$'):
+        scene_of(tmp_path / datadir, '--dataset_type', 'transforms')
+
+
 @pytest.mark.parametrize('place', ['', 'blender/train'])
 def test_a_scene_one_folder_below_or_above_is_named(one_of_each, tmp_path, place):
     shutil.copytree(one_of_each['blender'], tmp_path / 'blender')
@@ -107,6 +116,13 @@ def test_an_error_in_a_scene_of_the_right_format_says_nothing_of_others(tiny_sce
     with pytest.raises(UserError) as error:
         scene_of(tmp_path, *BLENDER)
     assert 'another format' not in str(error.value)
+
+
+def test_the_scene_of_a_video_is_the_folder_beside_it(tiny_transforms, tmp_path):
+    tiny_transforms(tmp_path / 'clip')
+    argv = '--dataset_type', 'photos', '--exposure', 'off'
+    of_video, of_folder = (scene_of(tmp_path / name, *argv) for name in ('clip.mp4', 'clip'))
+    assert np.array_equal(of_video.images.pixels, of_folder.images.pixels)
 
 
 # What all formats share

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from nerf.captures.photographs import find_pictures, listed, readable, scene_folder
 from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
 )
-from nerf.files.images import ENDINGS, HEIF_ENDINGS, MOST_TO_REDUCE, can_read_heif, in_parallel, read_image
+from nerf.captures.video import frames_folder, take_frames
+from nerf.files.images import MOST_TO_REDUCE, in_parallel, read_image
 from nerf.files.scene_files import read_json
 from nerf.files.whole_file import whole_file
 from nerf.poses import colmap_pose
 from nerf.runtime import ranks
 from nerf.runtime.errors import UserError
 
-VIDEO_ENDINGS = ('.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm')
 EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
 EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
 CAMERAS, POINTS, TRACKS = 'transforms.json', 'sparse_points.ply', 'sparse_tracks.npz'
-MOST_NAMES = 10  # in a message
 ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out blurred ones, and photograph '
           'from different places rather than turning on one')
 
@@ -41,34 +42,37 @@ class UprightCopy:
     path: Path  # of the photograph
     size: tuple[int, int]  # width and height in pixels of the photograph as it stands upright
     scale: tuple[float, float]  # width and height of the photograph, as multiples of the copy's
-    lens: tuple  # the size, and make, model and focal lengths by EXIF, equal for photographs with one lens
+    camera: tuple[str, ...]  # make, model and focal lengths by EXIF, as far as it has them
 
 
 def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
-                     solve: Solver = structure_from_motion) -> None:
-    """Writes datadir/transforms.json, sparse_points.ply and sparse_tracks.npz, unless the first exists. If there are
-    too few photographs, or too few get a camera, it is a UserError.
+                     solve: Solver = structure_from_motion, frames: int | None = None) -> Path:
+    """Writes transforms.json, sparse_points.ply and sparse_tracks.npz into the scene's folder, unless the first exists,
+    and returns the folder. If there are too few photographs, or too few get a camera, it is a UserError.
 
     Args:
-        datadir: folder of the photographs, or of a folder images/ with them. Photographs are not changed.
+        datadir: folder of the scene, with photographs and videos as `find_pictures` finds them, or a video, which gets
+            a folder. Photographs and videos are not changed.
+        frames: as for `take_frames`.
         solve: finds the cameras of copies 0000.jpg, 0001.jpg, ... in a folder, as `structure_from_motion`.
     """
-    datadir = Path(datadir)
+    given, datadir = Path(datadir), scene_folder(Path(datadir))
     if (datadir / CAMERAS).exists():
-        _say_known(datadir, rules.fewest_photographs)
-        return
+        _say_known(given, datadir, rules.fewest_photographs)
+        return datadir
     if ranks.count() > 1:
         raise UserError(f'{datadir} has no {CAMERAS}, and one process must make it; start with --estimate_only '
                         'first, without torchrun')
-    paths = _photographs(datadir, rules.fewest_photographs)
+    paths = _photographs(given, frames, rules.fewest_photographs)
+    _check_count(datadir, len(paths), rules.fewest_photographs)
     with tempfile.TemporaryDirectory(prefix='nerf-photographs-') as temporary:
         copies = _make_copies(paths, Path(temporary) / IMAGES, rules.longest_side)
         _check_count(datadir, len(copies), rules.fewest_photographs)
-        kinds = list(dict.fromkeys(copy.lens for copy in copies))
-        several = f', taken with {len(kinds)} lenses or sizes' if len(kinds) > 1 else ''
+        lenses = _lenses(copies, rules.fewest_photographs)
+        several = f', taken with {max(lenses) + 1} lenses or sizes' if max(lenses) else ''
         print(f'estimating the cameras of {len(copies)} photographs{several}')
         try:
-            cameras = solve(Path(temporary), [kinds.index(copy.lens) for copy in copies], rules)
+            cameras = solve(Path(temporary), lenses, rules)
         except ChildProcessError as error:
             raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
@@ -77,53 +81,41 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
     _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
     print(f'{datadir / CAMERAS}: {len(cameras.index)} of {len(paths)} photographs, {len(cameras.points)} points, mean '
           f'error {cameras.error:.2f} pixels; delete it to estimate again')
+    return datadir
 
 
-def _photographs(datadir: Path, fewest: int) -> list[Path]:
-    """Paths of the photographs in datadir/images or, without that folder, in datadir, by name. Names ignored files."""
-    if not datadir.is_dir():
-        raise UserError(f'datadir {datadir} is not a folder; make it, and put photographs into {datadir / "images"}')
-    folder = datadir / 'images' if (datadir / 'images').is_dir() else datadir
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith('.'))
-    found = [path for path in files if path.suffix.lower() in ENDINGS + HEIF_ENDINGS]
-    videos = [path for place in dict.fromkeys((folder, datadir)) for path in sorted(place.iterdir())
-              if path.suffix.lower() in VIDEO_ENDINGS]
-    if not found and videos:
-        import imageio_ffmpeg
-        target, ffmpeg, video, frames = (shlex.quote(str(word)) for word in (
-            datadir / 'images', imageio_ffmpeg.get_ffmpeg_exe(), videos[0], datadir / 'images' / '%04d.jpg'))
-        raise UserError(f'{folder} has no photographs but a video; take frames from it: mkdir -p {target} && {ffmpeg} '
-                        f'-i {video} -vf fps=2 -q:v 2 {frames}')
-    heif = [path for path in found if path.suffix.lower() in HEIF_ENDINGS]
-    if heif and not can_read_heif():
-        raise UserError(f'{folder} has {len(heif)} HEIC photographs, {heif[0].name} for one; run: pip install '
-                        'pillow-heif, or convert them to JPEG')
-    if ignored := [path.name for path in files if path not in found and path.name not in (POINTS, TRACKS)]:
-        print(f'{folder}: ignored, as they are no photographs: {_listed(ignored)}')
-    _check_count(datadir, len(found), fewest)
-    return found
+def _photographs(given: Path, frames: int | None, fewest: int) -> list[Path]:
+    """Paths of the photographs of a scene, by name. First, frames of its videos are written among them. Ignored files
+    are named."""
+    pictures = find_pictures(given, fewest)
+    take_frames(pictures.videos, pictures.home, frames)
+    pictures = find_pictures(given, fewest) if pictures.videos else pictures
+    if ignored := [pictures.relative(path) for path in pictures.others if path.name not in (POINTS, TRACKS)]:
+        print(f'{pictures.home}: ignored, as they are no photographs: {listed(ignored)}')
+    return readable(pictures, fewest)
 
 
 def _check_count(datadir: Path, count: int, fewest: int) -> None:
     if count < fewest:
-        raise UserError(f'{datadir} has {count} photographs (.jpg, .jpeg, .png, .heic) that can be read; take at least '
-                        f'{fewest}, better 20 to 100: {ADVICE}')
+        raise UserError(f'{datadir} has {count} photographs (JPEG, PNG, WebP, TIFF, BMP, HEIC) that can be read, in '
+                        f'images/, in input/ or elsewhere; take at least {fewest}, better 20 to 100, or a video: '
+                        f'{ADVICE}')
 
 
 def _make_copies(paths: Sequence[Path], folder: Path, longest_side: int) -> list[UprightCopy]:
     """Writes upright copies of photographs into `folder`, and warns of unreadable ones."""
-    def read(path: Path) -> UprightCopy | UserError:
+    def read(number: int, path: Path) -> UprightCopy | UserError:
         try:
-            return copy_upright(path, folder / f'copy of {path.name}', longest_side)
+            return copy_upright(path, folder / f'copy {number}', longest_side)
         except UserError as error:
             return error
     folder.mkdir()
     copies = []
-    for result in in_parallel('reading photographs', read, paths):
+    for number, result in enumerate(in_parallel('reading photographs', read, range(len(paths)), paths)):
         if isinstance(result, UserError):
             print(f'warning: {result}; it is left out', file=sys.stderr)
         else:
-            os.rename(folder / f'copy of {result.path.name}', folder / image_name(len(copies)))
+            os.rename(folder / f'copy {number}', folder / image_name(len(copies)))
             copies.append(result)
     return copies
 
@@ -134,16 +126,37 @@ def copy_upright(path: Path, copy: Path, longest_side: int = RULES.longest_side)
     from PIL import Image
     image = Image.fromarray(read_image(path, True, MOST_TO_REDUCE)[..., :3])
     size = width, height = image.size
-    with Image.open(path) as file:
-        exif = file.getexif()
-    lens = exif.get_ifd(EXIF_PART)
+    camera, lens = _camera_and_lens(path)
     kept = Image.Exif()
-    kept.update({tag: exif[tag] for tag in EXIF_CAMERA if tag in exif})
-    kept.get_ifd(EXIF_PART).update({tag: lens[tag] for tag in EXIF_LENS if tag in lens})
+    kept.update(camera)
+    kept.get_ifd(EXIF_PART).update(lens)
     image.thumbnail((longest_side, longest_side), Image.Resampling.BOX)
     image.save(copy, 'JPEG', quality=95, subsampling=0, exif=kept)
-    camera = [str(exif.get(tag)) for tag in EXIF_CAMERA] + [str(lens.get(tag)) for tag in EXIF_LENS]
-    return UprightCopy(path, size, (width / image.width, height / image.height), (size, *camera))
+    return UprightCopy(path, size, (width / image.width, height / image.height),
+                       tuple(f'{tag} {value}' for tag, value in (camera | lens).items()))
+
+
+def _camera_and_lens(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
+    """EXIF tags of a photograph's camera and of its lens, as far as it has them."""
+    from PIL import Image
+    try:
+        with Image.open(path) as file:
+            exif = file.getexif()
+            lens = exif.get_ifd(EXIF_PART)
+            return ({tag: exif[tag] for tag in EXIF_CAMERA if tag in exif},
+                    {tag: lens[tag] for tag in EXIF_LENS if tag in lens})
+    except Exception:  # TIFFs of floats are none of Pillow's, and it passes on whatever broken EXIF data raise
+        return {}, {}
+
+
+def _lenses(copies: Sequence[UprightCopy], least: int) -> list[int]:
+    """Number of the lens of each photograph. Photographs without EXIF have the lens of their folder, if it holds at
+    least `least` of them, because folders are often of one camera each; fewer would not tell a lens."""
+    blank = Counter(copy.path.parent for copy in copies if not copy.camera)
+    keys = [(copy.size, copy.camera, copy.path.parent if blank[copy.path.parent] >= least and not copy.camera else None)
+            for copy in copies]
+    kinds = list(dict.fromkeys(keys))
+    return [kinds.index(key) for key in keys]
 
 
 def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras | None, fewest: int) -> None:
@@ -153,12 +166,12 @@ def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras |
         raise UserError(f'{datadir}: the cameras of only {registered} of {len(copies)} photographs could be found, and '
                         f'{fewest} are needed; take more: {ADVICE}')
     if len(cameras.disagreeing):
-        wrong = _listed([copies[i].path.name for i in cameras.disagreeing])
+        wrong = listed([copies[i].path.name for i in cameras.disagreeing])
         print(f'warning: {datadir}: the camera that was found for {wrong} does not agree with the others (far from all '
               'of them, or few points and large errors); such a photograph is left out', file=sys.stderr)
     placed = {*cameras.index.tolist(), *cameras.disagreeing.tolist()}
     if missing := [copy.path.name for i, copy in enumerate(copies) if i not in placed]:
-        print(f'warning: {datadir}: no camera was found for {_listed(missing)}; usually such a photograph is blurred, '
+        print(f'warning: {datadir}: no camera was found for {listed(missing)}; usually such a photograph is blurred, '
               'overlaps too little with others or shows little texture. It is left out', file=sys.stderr)
     if len(cameras.sizes) > 1:
         print(f'warning: {datadir}: the photographs fall into {len(cameras.sizes)} groups that do not connect, of '
@@ -169,22 +182,20 @@ def _judge(datadir: Path, copies: list[UprightCopy], cameras: EstimatedCameras |
               f'Take more: {ADVICE}', file=sys.stderr)
 
 
-def _say_known(datadir: Path, fewest: int) -> None:
-    """Says that the cameras are known, and warns if photographs were added or removed since."""
+def _say_known(given: Path, datadir: Path, fewest: int) -> None:
+    """Says that the cameras are known, and warns if photographs or videos were added or removed since."""
     print(f'{datadir / CAMERAS} has the cameras; delete it to estimate them again')
     try:
         known = set(read_json(datadir / CAMERAS, '')['estimated_from'])
-        now = {_relative(path, datadir) for path in _photographs(datadir, fewest)}
+        pictures = find_pictures(given, fewest)
     except (UserError, LookupError, TypeError):
         return  # another program's file, a broken one, or photographs elsewhere; the loader reports what is wrong
-    if now != known:
-        print(f'warning: {datadir}: since then {len(now - known)} photographs were added and {len(known - now)} '
-              'removed', file=sys.stderr)
-
-
-def _listed(names: list[str]) -> str:
-    more = f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''
-    return ', '.join(names[:MOST_NAMES]) + more
+    now = {_relative(path, datadir) for path in pictures.photographs}
+    videos = sum(frames_folder(name, pictures.home) is None for name in pictures.videos)
+    if now != known or videos:
+        filmed = f' and {videos} videos' if videos else ''
+        print(f'warning: {datadir}: since then {len(now - known)} photographs{filmed} were added and '
+              f'{len(known - now)} removed', file=sys.stderr)
 
 
 def _relative(path: Path, datadir: Path) -> str:

@@ -1,8 +1,9 @@
-"""Files written whole or not at all."""
+"""Files and folders written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,3 +37,23 @@ def whole_file(path: Path, needed: int | None = None):
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def whole_folder(folder: Path):
+    """Context that yields an empty folder to write to, which becomes `folder` if the block ends well, and is removed if
+    it does not. A folder that another process made meanwhile stays. If it cannot be written, a UserError says so."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'{PARTIAL}{folder.name}-', dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            partial.mkdir()
+            yield partial
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written ({error}); free some space, or copy the scene to a folder that '
+                        'can be written to') from error

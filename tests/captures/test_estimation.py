@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +13,14 @@ import pytest
 from compare_cameras import compare
 from conftest import turn
 from make_capture import FOCAL, LENS, make_capture
+from make_video import blurred, ffmpeg, moving, shown, write_video
 from PIL import Image
+from skimage.io import imsave
 
 from load_photos import load_transforms
 from nerf.captures.estimation import copy_upright, estimate_cameras
 from nerf.captures.structure_from_motion import RULES, EstimatedCameras, EstimationRules
-from nerf.files.images import can_read_heif, read_image, save_video
+from nerf.files.images import can_read_heif, read_image
 from nerf.runtime.errors import UserError
 from run_nerf import main
 
@@ -103,6 +103,24 @@ def test_estimate_only_gives_the_same_bit_for_bit_with_a_photograph_stored_on_it
 
 
 @pytest.mark.slow
+def test_a_video_on_its_side_with_blurred_frames_has_the_true_cameras(capture, tmp_path):
+    frames = [read_image(path) for path in sorted((capture / 'images').iterdir())]
+    filmed = [shot for frame in frames for shot in (blurred(frame), frame, frame)]
+    write_video(tmp_path / 'stored.mp4', [np.rot90(shot) for shot in filmed])
+    ffmpeg('-display_rotation', '-90', '-i', str(tmp_path / 'stored.mp4'), '-c', 'copy', str(tmp_path / 'clip.mp4'))
+    assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path / 'clip.mp4'), '--estimate_only', '--frames',
+                 '20']) == 0
+    truth = (capture / 'true_transforms.json').read_text()
+    for i in range(20):
+        truth = truth.replace(f'images/{i:03d}.jpg', f'images/clip_{i + 1:04d}.jpg')
+    (tmp_path / 'true.json').write_text(truth)
+    figures = compare(tmp_path / 'clip' / 'transforms.json', tmp_path / 'true.json')
+    assert figures['frames'] == 20
+    assert figures['rotation_max'] < 1.0
+    assert figures['position_max'] < 2.0
+
+
+@pytest.mark.slow
 def test_the_file_is_read_with_cameras_and_points_in_one_frame(capture):
     scene = load_transforms(capture)
     assert [path.name for path in scene.paths] == [f'{i:03d}.jpg' for i in range(20)]
@@ -165,6 +183,18 @@ def test_photographs_of_one_size_with_other_focal_lengths_have_cameras_of_their_
     found = Found(cameras_of(range(9)))
     estimate_cameras(tmp_path, solve=found)
     assert found.asked == [[0, 0, 1, 2, 1, 0, 0, 0, 0]]
+
+
+def test_photographs_of_one_size_without_exif_have_a_lens_for_each_folder_that_has_enough(tmp_path):
+    for folder, count in (('a', LEAST), ('b', LEAST - 1), ('c', LEAST + 1)):
+        photographs(tmp_path, count)
+        (tmp_path / 'images').rename(tmp_path / folder)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26
+    Image.new('RGB', (64, 48)).save(tmp_path / 'c' / '999.jpg', exif=exif)
+    found = Found(cameras_of(range(9)))
+    estimate_cameras(tmp_path, solve=found)
+    assert found.asked == [[0] * LEAST + [1] * (LEAST - 1) + [2] * (LEAST + 1) + [3]]
 
 
 def test_intrinsics_are_of_the_photograph_at_full_size(tmp_path):
@@ -261,6 +291,26 @@ def test_colmap_sees_upright_copies_with_what_exif_says_of_the_lens(tmp_path):
     assert white.sum() == 30 * 20
 
 
+@pytest.mark.parametrize('ending', ['.png', '.webp', '.tif', '.bmp', '.JPG'])
+def test_photographs_of_each_kind_are_estimated_from(tmp_path, ending):
+    levels = []
+
+    def solve(folder: Path, groups: list[int], rules: EstimationRules) -> EstimatedCameras:
+        levels.extend(int(read_image(path)[0, 0, 0]) for path in sorted((folder / 'images').iterdir()))
+        return cameras_of(range(9))
+
+    estimate_cameras(photographs(tmp_path, ending=ending), solve=solve)
+    assert levels == pytest.approx([20 * i for i in range(9)], abs=3)
+    assert transforms(tmp_path)['frames'][8]['file_path'] == f'images/008{ending}'
+
+
+def test_tiffs_of_floats_are_photographs_without_exif(tmp_path):
+    imsave(tmp_path / '0.tif', np.full((40, 60, 3), 0.5, np.float32), check_contrast=False)
+    photo = copy_upright(tmp_path / '0.tif', tmp_path / 'copy.jpg')
+    assert (photo.size, photo.camera) == ((60, 40), ())
+    assert read_image(tmp_path / 'copy.jpg').mean() == pytest.approx(127.5, abs=1.0)
+
+
 def test_photographs_can_lie_in_the_folder_itself(tmp_path):
     photographs(tmp_path)
     for path in (tmp_path / 'images').iterdir():
@@ -268,6 +318,22 @@ def test_photographs_can_lie_in_the_folder_itself(tmp_path):
     (tmp_path / 'images').rmdir()
     estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
     assert [frame['file_path'] for frame in transforms(tmp_path)['frames']] == [f'{i:03d}.jpg' for i in range(9)]
+
+
+def test_photographs_in_a_linked_folder_are_estimated_and_read(tmp_path):
+    store, scene = tmp_path / 'disk', tmp_path / 'scene'
+    for folder in (store, scene):
+        folder.mkdir()
+    photographs(store)
+    (scene / 'images').symlink_to(store / 'images', target_is_directory=True)
+    cameras = cameras_of(range(9))
+    cameras.lenses[:, 4:] = 0.0
+    estimate_cameras(scene, solve=Found(cameras))
+    for factor in (1, 2):
+        capture = load_transforms(scene, factor)
+        assert [int(image[0, 0, 0]) for image in capture.images] == pytest.approx([20 * i for i in range(9)], abs=3)
+    assert sorted(path.name for path in scene.iterdir()) == ['images', 'images_2', 'sparse_points.ply',
+                                                            'transforms.json']
 
 
 # What is said
@@ -319,10 +385,11 @@ def test_too_few_photographs_are_an_error_before_any_work(tmp_path):
 
 def test_other_files_are_ignored_and_named(tmp_path, capsys):
     photographs(tmp_path)
-    for name in ('notes.txt', 'clip.MOV', '.DS_Store'):
+    for name in ('notes.txt', 'more/raw.dng', '.DS_Store'):
+        (tmp_path / 'images' / name).parent.mkdir(exist_ok=True)
         (tmp_path / 'images' / name).write_text('x')
     estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
-    assert 'ignored, as they are no photographs: clip.MOV, notes.txt\n' in capsys.readouterr().out
+    assert 'ignored, as they are no photographs: more/raw.dng, notes.txt\n' in capsys.readouterr().out
 
 
 def test_photographs_that_cannot_be_read_are_named_and_left_out(tmp_path, capsys):
@@ -345,21 +412,75 @@ def test_too_few_that_can_be_read_are_an_error(tmp_path):
 
 
 @pytest.mark.skipif(can_read_heif(), reason='pillow-heif is installed')
-def test_heic_photographs_name_the_package_that_reads_them(tmp_path):
-    (photographs(tmp_path) / 'images' / 'a.HEIC').write_text('x')
-    with pytest.raises(UserError, match=r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or conv'):
+def test_heic_photographs_name_the_package_that_reads_them(tmp_path, capsys):
+    (photographs(tmp_path, 7) / 'images' / 'a.HEIC').write_text('x')
+    words = r'1 HEIC photographs, a\.HEIC for one; run: pip install pillow-heif, or convert them'
+    with pytest.raises(UserError, match=words):
         estimate_cameras(tmp_path)
+    estimate_cameras(photographs(tmp_path, 8), solve=Found(cameras_of(range(8))))
+    assert re.search(rf'warning: .*{words} to JPEG\. They are left out', capsys.readouterr().err)
+    assert 'HEIC' not in str(transforms(tmp_path))
 
 
-def test_the_command_for_a_video_takes_frames_from_it(tmp_path):
-    folder = tmp_path / 'my scene'
-    save_video(folder / 'clip.mp4', [np.full((48, 64, 3), 8 * i, np.uint8) for i in range(30)] * 5)  # five seconds
-    with pytest.raises(UserError, match='no photographs but a video; take frames from it: ') as error:
-        estimate_cameras(folder)
-    command = str(error.value).partition('take frames from it: ')[2]
-    subprocess.run(command, shell=True, check=True, capture_output=True)
-    assert [path.name for path in sorted((folder / 'images').iterdir())] == [f'{i:04d}.jpg' for i in range(1, 11)]
-    assert shlex.split(command)[:2] == ['mkdir', '-p']
+# Videos
+
+
+def test_a_video_becomes_photographs_once(tmp_path, capsys):
+    frames = moving(30)
+    write_video(tmp_path / 'clip.MOV', frames)
+    found = Found(cameras_of(range(10)))
+    assert estimate_cameras(tmp_path, solve=found, frames=10) == tmp_path
+    assert found.asked == [[0] * 10]
+    names = [frame['file_path'] for frame in transforms(tmp_path)['frames']]
+    assert names == [f'images/clip_{i:04d}.jpg' for i in range(1, 11)]
+    stretches = [shown(read_image(tmp_path / name), frames) // 3 for name in names]
+    assert stretches == list(range(10))
+    capsys.readouterr()
+    (tmp_path / 'transforms.json').unlink()
+    (tmp_path / 'images' / 'clip_0010.jpg').unlink()  # by the user, for example
+    estimate_cameras(tmp_path, solve=Found(cameras_of(range(9))))
+    assert 'images has the frames of clip.MOV; delete them to take them again' in capsys.readouterr().out
+    assert len(transforms(tmp_path)['frames']) == 9
+
+
+def test_a_video_by_itself_gets_a_folder_with_its_name(tmp_path):
+    video = write_video(tmp_path / 'clip.mp4', moving(30))
+    write_video(tmp_path / 'other.mp4', moving(30))
+    assert estimate_cameras(video, solve=Found(cameras_of(range(10))), frames=10) == tmp_path / 'clip'
+    assert transforms(tmp_path / 'clip')['frames'][9]['file_path'] == 'images/clip_0010.jpg'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['clip', 'clip.mp4', 'other.mp4']
+    video.unlink()
+    assert estimate_cameras(video, solve=Found(None)) == tmp_path / 'clip'
+
+
+def test_videos_and_photographs_are_all_used_with_a_lens_for_each(tmp_path):
+    photographs(tmp_path, 8, size=(160, 120))
+    write_video(tmp_path / 'a.mp4', moving(30))
+    write_video(tmp_path / 'images' / 'b.mp4', moving(30, seed=1))
+    found = Found(cameras_of(range(26)))
+    estimate_cameras(tmp_path, solve=found, frames=18)
+    assert found.asked == [[0] * 8 + [1] * 9 + [2] * 9]
+    assert [path.partition('/')[2] for path in transforms(tmp_path)['estimated_from'][::8]] == [
+        '000.jpg', 'a/a_0001.jpg', 'a/a_0009.jpg', 'b/b_0008.jpg']
+
+
+def test_photographs_in_the_folder_itself_stay_in_use_beside_a_video(tmp_path):
+    photographs(tmp_path)
+    for path in (tmp_path / 'images').iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / 'images').rmdir()
+    write_video(tmp_path / 'clip.mp4', moving(30))
+    for known in (False, True):
+        estimate_cameras(tmp_path, solve=Found(cameras_of(range(17))), frames=8)
+        assert len(transforms(tmp_path)['estimated_from']) == 17, known
+        (tmp_path / 'transforms.json').unlink()
+
+
+def test_a_video_added_since_is_counted(tmp_path, capsys):
+    estimate_cameras(photographs(tmp_path), solve=Found(cameras_of(range(9))))
+    write_video(tmp_path / 'clip.mp4', moving(30))
+    estimate_cameras(tmp_path, solve=Found(None))
+    assert '0 photographs and 1 videos were added and 0 removed' in capsys.readouterr().err
 
 
 def test_photographs_added_and_removed_since_are_counted(tmp_path, capsys):

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
     field = GridField(box, schedule.voxels(float((box[1] - box[0]).max()), pixel), schedule, space,
                       choose_backend(device, kernels), scene.white_bkgd, seed, device, dtype, view_chunk, supersample,
                       pixel)
+    if space.closed:  # a view that meets nothing shows what no training view does
+        field.backdrop = mean_colour(scene).to(device)
     if schedule.seen_by:
         views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
         prune(field, seen_cells(field, views, schedule.seen_by))
@@ -43,6 +46,12 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
         cells[grid.cells] = inside_hull(scene, grid.centres(), HALF_DIAGONAL * grid.voxel).to(device)
         prune(field, cells)
     return field
+
+
+def mean_colour(scene: Scene, every: int = 4) -> Tensor:
+    """Mean colour [3] in [0, 1] of the training images, of every `every`-th pixel along both sides."""
+    means = [scene.images[i][::every, ::every, :3].mean((0, 1)) for i in map(int, scene.i_train)]
+    return torch.from_numpy(np.mean(means, 0) / 255.0).float()
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class GridField(Field):
         self.schedule, self.space, self.white_bkgd, self.dtype = schedule, space, white_bkgd, dtype
         self.backend_kind, self.view_chunk, self.supersample = backend, view_chunk, supersample
         self.voxels, self.pixel, self.stage = tuple(voxels), pixel, 0
+        self.backdrop = torch.full([3], float(white_bkgd), device=device)  # colour of views that meet nothing
         self.network = view_network(schedule, torch.Generator().manual_seed(seed)).to(device)
         self.take(SparseGrid.filled(box, self.voxels[0], device))
 
@@ -137,7 +138,7 @@ class GridField(Field):
         return {'grid_state_dict': {
             'rows': self.rows.detach().cpu(), 'cells': cells, 'shape': list(self.grid.cells.shape),
             'low': self.grid.low, 'voxel': self.grid.voxel, 'stage': self.stage,
-            'contraction': self.space.ball_numbers(),
+            'contraction': self.space.ball_numbers(), 'backdrop': self.backdrop.cpu(),
             'network': {name: part.cpu() for name, part in self.network.state_dict().items()}}}
 
     def slim_weights(self) -> dict:
@@ -153,6 +154,7 @@ class GridField(Field):
             grid, rows = _read_grid(state, self.voxels[0], self.device)
             space = self.space.with_ball(state.get('contraction'))  # the first versions had none
             stage = min(max(int(state['stage']), 0), len(self.voxels) - 1)
+            backdrop = _checked(state.get('backdrop', self.backdrop)).to(self.backdrop).reshape(3)
             self.network.load_state_dict(state['network'])
         except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f'its grid_state_dict is broken ({error!r}); remove it or use another checkpoint') from None
@@ -160,8 +162,15 @@ class GridField(Field):
             scale = grid.voxel / self.voxels[stage]
             self.pixel *= space.scale_at_centre / self.space.scale_at_centre
             self.space, self.voxels = space, tuple(scale * voxel for voxel in self.voxels)
-        self.stage = stage
+        self.stage, self.backdrop = stage, backdrop
         self.take(grid, row_tensor(rows, (grid.n_rows, CHANNELS), self.device))
+
+
+def _checked(values) -> Tensor:
+    """Values of a checkpoint, if they are a tensor of real numbers; else a ValueError."""
+    if not is_real(values):
+        raise ValueError('a backdrop that is no real numbers')
+    return values
 
 
 def _read_grid(state: dict, voxel: float, device: torch.device) -> tuple[SparseGrid, Tensor]:
@@ -194,7 +203,7 @@ class GridSampler(Sampler):
     @torch.no_grad()
     def render(self, rays: Rays) -> RenderResult:
         marched = self.field.march(rays)
-        rgb = self.field.coloured(marched, rays.viewdirs, float(self.white_bkgd)).clamp(0.0, 1.0)
+        rgb = self.field.coloured(marched, rays.viewdirs, self.field.backdrop).clamp(0.0, 1.0)
         acc = 1.0 - marched.rest
         picture = Composite(rgb, disparity(marched.depth, acc), acc, acc[:, None], marched.depth)
         return RenderResult(picture, None, None)

@@ -91,6 +91,29 @@ def test_photographs_without_ndc_have_a_grid_of_all_that_is_seen_up_to_infinity(
         assert everything.grid.cells.sum() > field.grid.cells.sum()
 
 
+@pytest.mark.parametrize('ndc', [True, False])
+def test_views_that_meet_nothing_show_the_mean_colour_of_photographs(tiny_llff, tmp_path, ndc):
+    scene = llff_scene(str(tiny_llff(tmp_path / 'scene')), False, 2, not ndc, 8, ndc=ndc, unbounded=not ndc)
+    field = build_field(scene, schedule_of(scene.space, stages='0:16'), 0, CPU, torch.float32, 10000)
+    mean = np.mean([scene.target(i)[::4, ::4].mean((0, 1)) for i in scene.i_train], 0)
+    with torch.no_grad():
+        field.rows[:, 0] = -9.0  # no density
+    rays = scene.rays(*scene.cameras.view_rays(0))
+    picture = field.sampler().render(Rays(*(part.reshape(-1, part.shape[-1]) for part in rays))).final
+    np.testing.assert_allclose(picture.rgb, np.tile(mean, (len(picture.rgb), 1)), atol=1e-5)
+    other = build_field(scene, schedule_of(scene.space, stages='0:16'), 0, CPU, torch.float32, 10000)
+    other.backdrop.zero_()
+    other.load_weights(field.slim_weights())
+    assert torch.equal(other.backdrop, field.backdrop)
+    older = field.slim_weights()
+    del older['grid_state_dict']['backdrop']
+    other.load_weights(older)
+    for broken in (None, [0.1, 0.2, 0.3], torch.zeros(2)):
+        older['grid_state_dict']['backdrop'] = broken
+        with pytest.raises(UserError, match='is broken'):
+            other.load_weights(older)
+
+
 def test_cells_that_views_see_through_are_dropped(tiny_llff, tmp_path):
     scene = llff_scene(str(tiny_llff(tmp_path / 'scene')), False, 2, True, 8, ndc=False, unbounded=True)
     cameras = replace(scene.cameras, bounds=torch.full((len(scene.cameras), 2), 0.1))

@@ -135,7 +135,7 @@ class PlainTraining(Training):
 
 # Entries
 
-FORMAT = formats.Format('numpy', 'images and poses in one .npz', load, (HELD_OUT,), {'N_rand': 40})
+FORMAT = formats.Format('numpy', 'images and poses in one .npz', load, flags=(HELD_OUT,), defaults={'N_rand': 40})
 KIND = kinds.FieldKind(
     'plain', 'a field of one colour', build=lambda args, scene, device, dtype: PlainField(args.plain_start),
     train=lambda args, field: PlainTraining(field, args.plain_breaks), flags=(PLAIN_START, PLAIN_BREAKS),

@@ -333,7 +333,7 @@ def test_photographs_in_a_linked_folder_are_estimated_and_read(tmp_path):
         capture = load_transforms(scene, factor)
         assert [int(image[0, 0, 0]) for image in capture.images] == pytest.approx([20 * i for i in range(9)], abs=3)
     assert sorted(path.name for path in scene.iterdir()) == ['images', 'images_2', 'sparse_points.ply',
-                                                            'transforms.json']
+                                                            'sparse_tracks.npz', 'transforms.json']
 
 
 # What is said

@@ -161,8 +161,8 @@ class CameraRefinement:
             self.in_vain += 1
             if self.in_vain < self.rules.patience:
                 return []
-            return [f'step {step}: cameras stay as they are {"now" if self.has_changed else "given"}; an alignment with '
-                    f'the photographs would remove only {100 * gain:.1f}% of the squared error']
+            return [f'step {step}: cameras stay as they are {"now" if self.has_changed else "given"}; alignment with '
+                    f'the photographs removes only {100 * gain:.1f}% of the squared error']
         self.in_vain, better = 0, torch.from_numpy(trial.after < trial.before)
         twists, poses = torch.zeros_like(trial.twists), self.cameras.poses.cpu().double()
         twists[better] = without_drift(poses[better], trial.twists[better])

@@ -119,7 +119,7 @@ def create_trainer(args: argparse.Namespace, scene: Scene, field: Field) -> Trai
     kind, generator = FIELDS[args.field], torch.Generator(field.device).manual_seed(args.seed)
     batcher = RayBatcher(scene, args.N_rand, args.no_batching and kind.reads('no_batching'), args.precrop_iters,
                          args.precrop_frac, generator, foreground=kind.finds_foreground and args.white_bkgd)
-    refined = refines_cameras(args, scene, batcher.stored is not None)
+    refined = refines_cameras(args, scene.space, batcher.stored is not None)
     return Trainer(kind.train(args, field), batcher, args.lrate, args.lrate_decay,
                    args.ema_decay if kind.reads('ema_decay') else 0.0,
                    CameraRefinement(scene, batcher.cameras, args.N_iters) if refined else None)

@@ -15,6 +15,7 @@ from nerf.fields.kinds import CONTRACT, FIELDS
 from nerf.flag_types import Flag, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
+from nerf.space import Space
 
 LONGEST_PREVIEW = 640  # side in pixels. Larger videos of photographs would take longer than the training of a grid
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # place of a ray in its pixel, as a share of the pixel's sides
@@ -59,9 +60,9 @@ def learns_exposure(args: argparse.Namespace) -> bool:
     return args.exposure == 'on' or (args.exposure == 'auto' and FORMATS[args.dataset_type].exposure)
 
 
-def refines_cameras(args: argparse.Namespace, scene: Scene, edited: bool) -> bool:
+def refines_cameras(args: argparse.Namespace, space: Space, edited: bool) -> bool:
     """Whether cameras are refined while training. `edited`: `get_rays` was. UserError: it is asked for in vain."""
-    against = ('normalised device coordinates are those of the given cameras; set no_ndc' if scene.space.projective else
+    against = ('normalised device coordinates are those of the given cameras; set no_ndc' if space.projective else
                f'pictures of field {args.field} take too long to be drawn while it trains; use field grid'
                if not FIELDS[args.field].quick else
                'rays come from an edited get_rays, which is asked only once' if edited else '')

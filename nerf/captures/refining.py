@@ -28,6 +28,7 @@ class RefinementRules:
     """Numbers that decide when cameras are refined, and which changes are kept; tried on 5 views of fox_pinhole that
     were held out of 21, with its own cameras and with disturbed ones."""
 
+    begin: float = 0.1  # share of the run after which cameras are aligned; fog comes before shapes
     every: float = 0.05  # share of the run between alignments
     until: float = 0.6  # share of the run after which cameras stay as they are
     side: int = 120  # pixels of the longer side of compared pictures; up to twice as many, as they are 1/n of the whole
@@ -149,8 +150,9 @@ class CameraRefinement:
 
     def is_due(self, step: int) -> bool:
         """Whether cameras are aligned after a step, counted from 1."""
-        interval = max(round(self.rules.every * self.n_iters), 1)
-        return step % interval == 0 and step <= self.rules.until * self.n_iters and self.in_vain < self.rules.patience
+        interval, share = max(round(self.rules.every * self.n_iters), 1), step / self.n_iters
+        return (step % interval == 0 and self.rules.begin <= share <= self.rules.until
+                and self.in_vain < self.rules.patience)
 
     def refine(self, step: int, sampler: Sampler) -> list[str]:
         """Aligns the training cameras with what a sampler draws after a step; returns lines for the log."""

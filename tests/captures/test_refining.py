@@ -57,7 +57,7 @@ def test_good_cameras_stay_and_a_line_says_so_at_the_second_time():
     assert refinement.refine(10, CornerSampler()) == []
     assert refinement.is_due(20)
     line, = refinement.refine(20, CornerSampler())
-    assert line.startswith('step 20: cameras stay as they are given; alignment')
+    assert line.startswith('step 20: cameras stay as they are given: another alignment')
     assert not refinement.is_due(30)
     assert torch.equal(refinement.cameras.poses, true.poses[1:])
 

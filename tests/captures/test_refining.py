@@ -147,6 +147,15 @@ def test_a_refinement_goes_on_from_its_state_bit_for_bit(wrong):
     assert_same(whole.state(), ours.state())
 
 
+def test_alignments_in_vain_are_counted_on():
+    true = cameras_around(6)
+    scene = scene_of(true, true)
+    before, after = refinement_of(scene), refinement_of(scene)
+    assert before.refine(20, CornerSampler()) == []
+    after.load_state(before.state())
+    assert len(after.refine(30, CornerSampler())) == 1
+
+
 @pytest.mark.parametrize('change', [{'poses': None}, {'poses': torch.zeros(2, 3, 4)}, {'in_vain': 'x'}])
 def test_a_broken_state_is_refused(wrong, change):
     refinement = refinement_of(wrong[0])

@@ -38,7 +38,7 @@ class RefinementRules:
     # and 8 to 16% of cameras disturbed by half a degree and half a percent
     start: float = 0.025  # while cameras are as given
     gain: float = 0.01  # afterwards
-    patience: int = 2  # alignments in a row without that gain, after which there are no more
+    patience: int = 4  # alignments in a row without that gain, after which there are no more; young scenes need some
     test_rounds: int = 3  # alignments of test views
     alignment: AlignmentRules = field(default_factory=AlignmentRules)
 

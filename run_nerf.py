@@ -15,6 +15,7 @@ import torch
 
 from nerf.camera_path import CameraPath
 from nerf.captures.estimation import estimate_cameras
+from nerf.captures.refining import CameraRefinement
 from nerf.exposure import MEASURED
 from nerf.fields.interface import Field, Sampler
 from nerf.fields.kinds import FIELDS
@@ -23,7 +24,7 @@ from nerf.files.images import disparity_pictures, save_png, save_video
 from nerf.files.run_folder import locked, record_flags
 from nerf.flag_types import box_of
 from nerf.flags import config_parser, config_text, parse_flags  # noqa: F401 (config_parser is looked for here)
-from nerf.formats import data_flags, load_scene
+from nerf.formats import data_flags, load_scene, refines_cameras
 from nerf.meshes.options import MeshOptions
 from nerf.metrics import in_words
 from nerf.outputs import Intervals, Outputs, attempt
@@ -106,7 +107,7 @@ def train(args: argparse.Namespace, scene: Scene, field: Field, run_dir: Path) -
                 opened_viewer(args, scene, trainer.shown_field, run_dir, log.status, training=True) as viewer:
             log.table('flags', vars(args))
             outputs = Outputs(scene, trainer.shown_field, run_dir, log, intervals, args.render_factor, viewed,
-                              args.guided_test)
+                              args.guided_test, trainer.refinement)
             outputs.make(missing, start)
             train_steps(args, trainer, start, outputs, checkpoint_writer(origin, scene, trainer), viewer)
             print(end_words(args, run_dir, log, field.device))
@@ -119,8 +120,10 @@ def create_trainer(args: argparse.Namespace, scene: Scene, field: Field) -> Trai
     kind, generator = FIELDS[args.field], torch.Generator(field.device).manual_seed(args.seed)
     batcher = RayBatcher(scene, args.N_rand, args.no_batching and kind.reads('no_batching'), args.precrop_iters,
                          args.precrop_frac, generator, foreground=kind.finds_foreground and args.white_bkgd)
+    refined = refines_cameras(args, scene.space, batcher.stored is not None)
     return Trainer(kind.train(args, field), batcher, args.lrate, args.lrate_decay,
-                   args.ema_decay if kind.reads('ema_decay') else 0.0)
+                   args.ema_decay if kind.reads('ema_decay') else 0.0,
+                   CameraRefinement(scene, batcher.cameras, args.N_iters) if refined else None)
 
 
 def train_steps(args: argparse.Namespace, trainer: Trainer, start: int, outputs: Outputs,

@@ -57,6 +57,10 @@ GROUPS = {  # flags that every run reads, by the title of their group
              'views are measured on their right half, after the gain was fitted on the left; auto: on for '
              f'{in_words(name for name, entry in FORMATS.items() if entry.exposure)}', default='auto',
              choices=('auto', 'on', 'off')),
+        Flag('refine_cameras', 'poses and focal lengths are aligned with the photographs while the grid trains; test '
+             'views are measured as they are and aligned. Not in NDC. auto: on for '
+             f'{in_words(name for name, entry in FORMATS.items() if entry.refines)}', default='auto',
+             choices=('auto', 'on', 'off')),
         Flag('rays_through', 'place of a ray in its pixel. corner: the upper left one, as in nerf-pytorch; center: as '
              'pictures of Blender scenes and photographs show them, sharper. Default: center for the grid, and for '
              'transforms, colmap and photos', default='corner', choices=tuple(RAYS_THROUGH))),

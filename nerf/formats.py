@@ -21,6 +21,7 @@ from nerf.files.scene_files import has_file
 from nerf.flag_types import Flag, optional, whole
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, deepvoxels_scene, llff_scene, photographs_scene
+from nerf.space import Space
 
 LONGEST_PREVIEW = 640  # side in pixels. Larger videos of photographs would take longer than the training of a grid
 RAYS_THROUGH = {'corner': 0.0, 'center': 0.5}  # place of a ray in its pixel, as a share of the pixel's sides
@@ -38,6 +39,7 @@ class Format:
     defaults: dict[str, Any] = field(default_factory=dict)  # defaults of flags that differ from the flags' own
     contracts: bool = True  # with contract = auto the paper's networks see space without bounds
     exposure: bool = False  # with exposure = auto a gain is learned for each image
+    refines: bool = False  # with refine_cameras = auto cameras are refined while training
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
@@ -89,6 +91,18 @@ def data_flags() -> frozenset[str]:
 def learns_exposure(args: argparse.Namespace) -> bool:
     """Whether a gain is learned for each training image."""
     return args.exposure == 'on' or (args.exposure == 'auto' and FORMATS[args.dataset_type].exposure)
+
+
+def refines_cameras(args: argparse.Namespace, space: Space, edited: bool) -> bool:
+    """Whether cameras are refined while training. `edited`: `get_rays` was. UserError: it is asked for in vain."""
+    against = ('normalised device coordinates are those of the given cameras; set no_ndc' if space.projective else
+               f'pictures of field {args.field} take too long to be drawn while it trains; use field grid'
+               if not FIELDS[args.field].quick else
+               'rays come from an edited get_rays, which is asked only once' if edited else '')
+    if against and args.refine_cameras == 'on':
+        raise UserError(f'refine_cameras is on, but {against}, or leave it out')
+    return not against and (args.refine_cameras == 'on' or (
+        args.refine_cameras == 'auto' and FORMATS[args.dataset_type].refines))
 
 
 def sees_beyond(args: argparse.Namespace) -> bool:
@@ -159,4 +173,5 @@ FORMATS = {entry.name: entry for entry in (
         args.datadir, args.factor, args.llffhold, args.outside_files)), COLMAP_MARKS, (*CAPTURE, OUTSIDE_FILES),
            OF_CAPTURES),
     Format('photos', 'photographs, or frames of videos; their cameras are estimated once and kept as transforms.json',
-           _photos, (), (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True))}
+           _photos, (), (*CAPTURE, OUTSIDE_FILES, ESTIMATE_ONLY, FRAMES), OF_CAPTURES, exposure=True,
+           refines=True))}

@@ -13,7 +13,7 @@ import numpy as np
 LPIPS_NETWORKS = {'lpips_alex': 'alex', 'lpips_vgg': 'vgg'}  # by metric, as the lpips package names them
 SMALLEST = 32  # height and width in pixels that the networks need
 NAMES = {'psnr': 'psnr {:.2f} dB', 'ssim': 'ssim {:.4f}', 'lpips_alex': 'lpips (alex) {:.4f}',
-         'lpips_vgg': 'lpips (vgg) {:.4f}'}  # text of each metric in the log
+         'lpips_vgg': 'lpips (vgg) {:.4f}', 'psnr_aligned': 'psnr {:.2f} dB aligned'}  # text of each metric in the log
 
 
 def psnr(rendered: np.ndarray, target: np.ndarray) -> float:

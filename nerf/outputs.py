@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nerf.captures.refining import CameraRefinement
 from nerf.exposure import right_halves
 from nerf.fields.interface import Field
 from nerf.files import checkpoints
@@ -64,10 +65,13 @@ class Outputs:
     """Outputs of one run. Time for them does not count as training time. `shown_field` returns the field to show: with
     averaged weights, if the run averages them. Videos have 1/`render_factor` of the height and width; 0: the full size.
     `viewed` is the step of the newest held-out view in TensorBoard. With `guided_test`, test views are drawn by
-    `Field.guided` instead of `Field.sampler`."""
+    `Field.guided` instead of `Field.sampler`. With a `refinement`, test views are also measured with their cameras
+    aligned."""
 
     def __init__(self, scene: Scene, shown_field: Callable[[], Field], run_dir: Path, log: TrainLog,
-                 intervals: Intervals, render_factor: int = 0, viewed: int = 0, guided_test: bool = False):
+                 intervals: Intervals, render_factor: int = 0, viewed: int = 0, guided_test: bool = False,
+                 refinement: CameraRefinement | None = None):
+        self.refinement = refinement
         self.scene, self.shown_field, self.run_dir, self.log = scene, shown_field, run_dir, log
         self.intervals, self.render_factor, self.viewed = intervals, render_factor, viewed
         self.guided_test, self.checks = guided_test, ViewChecks(scene)
@@ -120,7 +124,10 @@ class Outputs:
         rgbs = render_path(sampler, scene.space, scene.cameras.take(scene.i_test), savedir=folder).rgbs
         if not ranks.first():
             return
-        for name, value in (mean := save_metrics(folder, step, sampler, scene, rgbs)).items():
+        aligned = None
+        if self.refinement:
+            aligned = render_path(sampler, scene.space, self.refinement.test_cameras(sampler)).rgbs
+        for name, value in (mean := save_metrics(folder, step, sampler, scene, rgbs, aligned)).items():
             self.log.scalar(f'test/{name}', value, step)
         self.log.say(f'step {step}: {len(rgbs)} test views, {in_words(mean)}')
         self._say(self.checks.test_set(rgbs, self.log.training_psnr()))

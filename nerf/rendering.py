@@ -197,10 +197,14 @@ def _from_all(view: View, sizes: list[list[int]]) -> list[np.ndarray]:
             for part, (height, width) in zip(ranks.gathered(padded), sizes)]
 
 
-def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: list[np.ndarray]) -> dict[str, float]:
-    """Mean metrics of rendered test views, [H, W, 3] uint8 each as saved. It writes metrics.json beside them."""
+def save_metrics(folder: Path, step: int, sampler: Sampler, scene: Scene, rgbs: list[np.ndarray],
+                 aligned: list[np.ndarray] | None = None) -> dict[str, float]:
+    """Mean metrics of rendered test views, [H, W, 3] uint8 each as saved. It writes metrics.json beside them. Views of
+    cameras that were aligned with their photographs have metrics of their own, psnr_aligned and so on."""
     views = tqdm(zip(rgbs, scene.i_test), 'measuring', len(rgbs), disable=None, leave=False)
     measured = [measure(scene, rgb, i) for rgb, i in views]
+    for (metrics, _), rgb, i in zip(measured, aligned or [], scene.i_test):
+        metrics |= {f'{name}_aligned': value for name, value in measure(scene, rgb, i)[0].items()}
     mean = {key: float(np.mean([metrics[key] for metrics, _ in measured])) for key in measured[0][0]}
     rows = [{'file': f'{n:03d}.png', **metrics, **fitted} for n, (metrics, fitted) in enumerate(measured)]
     how = {'sampler': sampler.name} | ({'measured_on': MEASURED} if scene.exposure else {})

@@ -144,4 +144,6 @@ def checkpoint_writer(origin: Origin, scene: Scene, trainer: Trainer) -> Callabl
             checkpoint = trainer.checkpoint(step)
             checkpoint['run_state'] |= {'flags': origin.flags, 'scene': fingerprint, 'viewed': viewed}
             checkpoints.save_checkpoint(checkpoints.checkpoint_path(origin.run_dir, step), checkpoint)
+            if trainer.refinement:
+                trainer.refinement.save(origin.run_dir / 'transforms_refined.json', Path(origin.flags['datadir']))
     return save

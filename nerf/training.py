@@ -6,6 +6,7 @@ from collections import Counter
 
 from torch import Tensor
 
+from nerf.captures.refining import CameraRefinement
 from nerf.exposure import Exposure
 from nerf.fields.interface import Field, Losses, Numbers, Training
 from nerf.optimiser import Optimiser
@@ -19,10 +20,11 @@ LOSS, NOTE = 'loss ', 'note '  # prefixes of names in the result of a captured s
 class Trainer:
     """Training of a field on the pixels of a batcher, whose generator draws the random numbers too. The learning rate
     is `lrate` at first, and falls to a tenth in `lrate_decay` thousand steps; None: `training.lrate_decay`. `ema_decay`
-    is the decay per step of the average of the weights; 0: no average."""
+    is the decay per step of the average of the weights; 0: no average. `refinement` changes the batcher's cameras."""
 
     def __init__(self, training: Training, batcher: RayBatcher, lrate: float, lrate_decay: float | None = None,
-                 ema_decay: float = 0.0):
+                 ema_decay: float = 0.0, refinement: CameraRefinement | None = None):
+        self.refinement = refinement
         self.training, self.batcher, self.lrate = training, batcher, lrate
         self.lrate_decay, self.field = lrate_decay or training.lrate_decay, training.field
         self.exposure = Exposure(len(batcher.cameras), self.field.device) if batcher.scene.exposure else None
@@ -88,7 +90,10 @@ class Trainer:
 
     def after_step(self, step: int, losses: Losses) -> list[str]:
         """Changes the field after a step, counted from 1; returns lines for the log. UserError: training must end."""
-        lines, changes = self.optimiser.check(step), self.training.after_step(step, losses.notes)
+        lines = self.optimiser.check(step)
+        if self.refinement and self.refinement.is_due(step):
+            lines += self.refinement.refine(step, self.field.sampler())
+        changes = self.training.after_step(step, losses.notes)
         if changes.replaced:
             self._capture()
         return [*lines, *changes.lines]
@@ -104,6 +109,8 @@ class Trainer:
                                     **self.training.state()}}
         if self.exposure:
             checkpoint['run_state']['exposure'] = self.exposure.state()
+        if self.refinement:
+            checkpoint['run_state']['cameras'] = self.refinement.state()
         if self.optimiser.averages:
             checkpoint['averaged'] = self.optimiser.averaged_field().weights()
         return checkpoint
@@ -116,6 +123,8 @@ class Trainer:
         self.training.load_state(state)
         if self.exposure:
             self.exposure.load_state(state['exposure'])
+        if self.refinement and 'cameras' in state:  # else they are the given ones, as in a run without refinement
+            self.refinement.load_state(state['cameras'])
 
 
 def rows_of(numbers: Numbers, rows: slice) -> Numbers:

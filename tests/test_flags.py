@@ -65,6 +65,7 @@ FLAGS = {  # name: (type, default, another value)
     'llffhold': (int, 8, 4),
     'rays_through': (str, 'corner', 'center'),
     'exposure': (str, 'auto', 'on'),
+    'refine_cameras': (str, 'auto', 'on'),
     'i_print': (int, 100, 10),
     'i_img': (int, 500, 50),
     'i_weights': (int, 10000, 100),

@@ -13,7 +13,9 @@ from conftest import SMALL_RUN
 
 import run_nerf
 from nerf.flags import parse_flags
-from nerf.formats import FORMATS, data_flags, learns_exposure, load_scene, sees_beyond
+from nerf.formats import (
+    FORMATS, data_flags, learns_exposure, load_scene, refines_cameras, sees_beyond,
+)
 from nerf.runtime.errors import UserError
 from nerf.space import NDC, Bounded, Unbounded
 
@@ -53,6 +55,25 @@ def test_flags_that_decide_the_data_are_the_general_ones_and_those_of_formats():
     ('blender', 'auto', False)])
 def test_exposure_is_learned_for_photos_unless_a_flag_says_otherwise(kind, exposure, expected):
     assert learns_exposure(parsed('--dataset_type', kind, '--exposure', exposure)) == expected
+
+
+@pytest.mark.parametrize(('kind', 'field', 'refine', 'expected'), [
+    ('photos', 'grid', 'auto', True), ('photos', 'grid', 'off', False), ('photos', 'mlp', 'auto', False),
+    ('transforms', 'grid', 'auto', False), ('transforms', 'grid', 'on', True)])
+def test_cameras_of_photos_are_refined_by_the_grid_unless_a_flag_says_otherwise(kind, field, refine, expected):
+    args = parsed('--dataset_type', kind, '--field', field, '--refine_cameras', refine)
+    assert refines_cameras(args, Bounded(1.0, 2.0), False) == expected
+
+
+@pytest.mark.parametrize(('field', 'space', 'edited', 'advice'), [
+    ('mlp', Bounded(1.0, 2.0), False, 'use field grid'), ('grid', Bounded(1.0, 2.0), True, 'edited get_rays'),
+    ('grid', NDC(height=3, width=4, focal=5.0, farthest=9.0), False, 'set no_ndc')])
+def test_cameras_that_cannot_be_refined_are_an_error_if_a_flag_asks_for_it(field, space, edited, advice):
+    args = parsed('--dataset_type', 'photos', '--field', field)
+    assert not refines_cameras(args, space, edited)
+    args.refine_cameras = 'on'
+    with pytest.raises(UserError, match=f'refine_cameras is on, but .*{advice}'):
+        refines_cameras(args, space, edited)
 
 
 @pytest.mark.parametrize(('argv', 'expected'), [

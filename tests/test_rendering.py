@@ -369,6 +369,18 @@ def test_each_view_is_measured_against_the_test_image_of_its_own_number_and_size
     assert rows[1]['psnr'] == pytest.approx(-10 * np.log10(error), abs=1e-4)
 
 
+def test_views_of_aligned_cameras_have_metrics_of_their_own(tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
+    grey = [np.full((16, 20, 3), 128, np.uint8)] * 3
+    plain = save_metrics(tmp_path, 1, Painted(balls), scene_of(16, 20, images), grey)
+    mean = save_metrics(tmp_path, 1, Painted(balls), scene_of(16, 20, images), grey, list(images))
+    assert mean['psnr_aligned'] == 100.0
+    assert mean['ssim_aligned'] == pytest.approx(1.0)
+    assert {name: mean[name] for name in plain} == plain
+    rows = json.loads((tmp_path / 'metrics.json').read_text())['images']
+    assert [row['psnr_aligned'] for row in rows] == [100.0] * 3
+
+
 # The program
 
 

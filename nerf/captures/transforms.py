@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nerf.cameras import COEFFICIENTS
+from nerf.cameras import COEFFICIENTS, Cameras
 from nerf.captures.capture import SPLITS, PosedPhotograph
 from nerf.captures.lenses import LARGEST, PARAMETERS, Lens, lens_of
 from nerf.captures.phones import phone_export
@@ -24,6 +24,7 @@ from nerf.files.images import ENDINGS, image_size
 from nerf.files.scene_files import (
     Found, SceneFolder, clean_name, contents, is_file, is_there, leaves, none_there, read_json, say_assumed, told_apart,
 )
+from nerf.files.whole_file import whole_file
 from nerf.poses import FARTHEST, rigid, say_unusual
 from nerf.runtime.errors import UserError
 
@@ -255,6 +256,28 @@ class _Entry:
         if not isinstance(model, str) or model not in LENSES:
             raise self.error(f'has camera_model {_short(model)}; known are {", ".join(LENSES)}')
         return model
+
+
+def write_transforms(path: Path, cameras: Cameras, names: Sequence[str], original: Path) -> None:
+    """Writes the cameras of pictures as a file that can take the place of an original one: what that has beside cameras
+    is kept, and its paths of pictures, recognised by their names without endings. It may be missing."""
+    top = read_json(original, '') if is_file(original) else {}
+    known = {Path(frame['file_path']).stem: frame for frame in top.get('frames', ())}
+    frames = [{'file_path': f'images/{name}'} | known.get(Path(name).stem, {}) | _camera_values(cameras, i)
+              for i, name in enumerate(names)]
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(top | {'frames': frames}, indent=1) + '\n', encoding='utf-8')
+
+
+def _camera_values(cameras: Cameras, i: int) -> dict[str, Any]:
+    """Values of a frame that tell camera i, without defaults from the top of the file."""
+    fisheye = cameras.fisheye is not None and bool(cameras.fisheye[i])
+    bent = [0.0] * len(COEFFICIENTS) if cameras.distortion is None else cameras.distortion[i].tolist()
+    model = 'OPENCV_FISHEYE' if fisheye else 'FULL_OPENCV' if any(bent[5:]) else 'OPENCV'
+    height, width = cameras.size(i)
+    return {'transform_matrix': [*cameras.poses[i].tolist(), [0.0, 0.0, 0.0, 1.0]], 'camera_model': model, 'w': width,
+            'h': height, **dict(zip(('fl_x', 'fl_y', 'cx', 'cy'), cameras.intrinsics[i].tolist())),
+            **{name: value for name, value in zip(COEFFICIENTS, bent) if name in LENSES[model]}}
 
 
 def _short(value: Any) -> str:

@@ -38,6 +38,7 @@ class FieldKind:
     not_meant: dict[str, Callable[[Any, argparse.Namespace], bool]] = field(default_factory=dict)
     # Most pixels of a step show the foreground of images on white, and targets have a coverage.
     finds_foreground: bool = False
+    quick: bool = False  # pictures take little time against a step, so some can be drawn while training
 
     def reads(self, name: str) -> bool:
         """Whether this kind reads a flag."""
@@ -116,4 +117,4 @@ FIELDS = {kind.name: kind for kind in (
         follows_run=('i_testset', 'i_video'),
         not_meant={'N_rand': lambda value, args: value < FEWEST_RAYS, 'lrate': lambda value, args: value < LEAST_RATE,
                    'lrate_decay': lambda value, args: value is not None and 1000 * value > args.N_iters},
-        finds_foreground=True))}
+        finds_foreground=True, quick=True))}

@@ -9,7 +9,7 @@ import numpy as np
 
 from nerf.captures.capture import Capture, every_nth, named_splits, points_or_none, read_capture, usable_photographs
 from nerf.captures.colmap import posed_photographs, read_model, reliable_points
-from nerf.captures.transforms import read_ply, read_tracks, read_transforms
+from nerf.captures.transforms import read_ply, read_transforms
 from nerf.poses import say_unusual
 
 
@@ -29,11 +29,8 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
     gone = {photograph.name for photograph in transforms.photographs} - {photograph.name for photograph in photographs}
     splits = named_splits(transforms.path, [photograph.name for photograph in photographs], transforms.splits, gone)
     splits = every_nth(datadir, photographs, llffhold) if splits is None else splits
-    points, seen = transforms.points and points_or_none(read_ply, transforms.points), None
-    if points is not None and transforms.tracks:
-        names = [photograph.name for photograph in photographs]
-        seen = points_or_none(lambda path: read_tracks(path, names, len(points)), transforms.tracks, 'their tracks')
-    return read_capture(photographs, datadir, factor, splits, transforms.upright, points, seen)
+    points = transforms.points and points_or_none(read_ply, transforms.points)
+    return read_capture(photographs, datadir, factor, splits, transforms.upright, points)
 
 
 def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:

@@ -131,8 +131,8 @@ FRAMES = Flag('frames', 'frames taken from the videos in datadir, shared by leng
               optional(whole(8, 2000)))
 MESH_COORDINATES = Flag('mesh_coordinates', 'coordinates of the mesh. capture: those of the files of cameras, for use '
                         'with other results from them', default='scene', choices=('scene', 'capture'))
-COLMAP_MARKS = tuple(f'{place}/{below}cameras.{ending}' for place in PLACES for below in ('', '*/')
-                     for ending in ('bin', 'txt'))
+COLMAP_MARKS = tuple(f'{place}/{below}cameras.{ending}' for place in PLACES  # a folder of scenes is no scene
+                     for below in (('',) if place == '.' else ('', '*/')) for ending in ('bin', 'txt'))
 OPEN = (FACTOR, LLFFHOLD, NO_NDC, CONTRACT)
 CAPTURE = (*OPEN, MESH_COORDINATES)
 OF_CAPTURES = {'factor': 1, 'rays_through': 'center'}

@@ -244,7 +244,7 @@ def _free_space(capture: Capture, placement: Placement, cameras: Cameras) -> Fre
         return None
     linear, shift = placement.matrix[:3, :3], placement.matrix[:3, 3]
     bounded = replace(cameras, bounds=torch.from_numpy(placement.bounds))
-    return FreeSpace(bounded, capture.points @ linear.T + shift, capture.seen)
+    return FreeSpace(bounded, capture.points @ linear.T + shift)
 
 
 def open_space(cameras: Cameras, i_train: np.ndarray, near: float, far: float, surrounded: bool, ndc: bool,

@@ -315,22 +315,6 @@ def test_sparse_points_are_those_of_the_ply_file(tiny_transforms, tmp_path, bina
     np.testing.assert_allclose(load_transforms(folder).points, points, atol=1e-6)
 
 
-@pytest.mark.parametrize('arrays', [
-    {}, {'names': ['0.png'], 'photograph': [0, 0], 'point': [1]}, {'names': ['0.png'], 'photograph': [0], 'point': [9]},
-    {'names': ['0.png'], 'photograph': [0], 'point': [-1]}, {'names': ['0.png'], 'photograph': [0.5], 'point': [1.0]}])
-def test_tracks_that_do_not_fit_are_done_without(tiny_transforms, tmp_path, capsys, arrays):
-    folder = tiny_transforms(tmp_path, ply_file_path='points.ply', tracks_file_path='tracks.npz')
-    points = [*NO_POINTS[:2], 'element vertex 2', *NO_POINTS[3:], '0 0 0', '1 0 0']
-    (folder / 'points.ply').write_text('\n'.join(points) + '\n')
-    np.savez(folder / 'tracks.npz', **arrays)
-    capture = load_transforms(folder)
-    assert len(capture.points) == 2
-    assert capture.seen is None
-    line, = capsys.readouterr().err.splitlines()
-    assert 'tracks.npz' in line
-    assert 'used without their tracks' in line
-
-
 # COLMAP
 
 

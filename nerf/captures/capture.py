@@ -152,13 +152,12 @@ def _read_masks(datadir: Path, photographs: Sequence[PosedPhotograph], images: S
     return masks
 
 
-def points_or_none(read: Callable[[Path], Points], path: Path, what: str = 'sparse points') -> Points | None:
-    """Points that `read` has of a file; None, with a line, if it cannot, because a capture can do without. `what` names
-    them in the line."""
+def points_or_none(read: Callable[[Path], Points], path: Path) -> Points | None:
+    """Points that `read` has of a file; None, with a line, if it cannot, because a capture can do without."""
     try:
         return read(path)
     except UserError as error:
-        print(f'warning: {error}. The capture is used without {what}', file=sys.stderr)
+        print(f'warning: {error}. The capture is used without sparse points', file=sys.stderr)
         return None
 
 

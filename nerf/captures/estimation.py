@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nerf.captures.photographs import find_pictures, listed, readable, scene_folder
 from nerf.captures.structure_from_motion import (
     IMAGES, RULES, EstimatedCameras, EstimationRules, image_name, structure_from_motion,
@@ -28,7 +26,7 @@ from nerf.runtime.errors import UserError
 
 EXIF_CAMERA = (0x010F, 0x0110)  # tags: make, model
 EXIF_PART, EXIF_LENS = 0x8769, (0x920A, 0xA405)  # tags: Exif part; focal length in mm, as on 35 mm film
-CAMERAS, POINTS, TRACKS = 'transforms.json', 'sparse_points.ply', 'sparse_tracks.npz'
+CAMERAS, POINTS = 'transforms.json', 'sparse_points.ply'
 ADVICE = ('neighbours must overlap by two thirds and show things with texture; leave out blurred ones, and photograph '
           'from different places rather than turning on one')
 
@@ -47,8 +45,8 @@ class UprightCopy:
 
 def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
                      solve: Solver = structure_from_motion, frames: int | None = None) -> Path:
-    """Writes transforms.json, sparse_points.ply and sparse_tracks.npz into the scene's folder, unless the first exists,
-    and returns the folder. If there are too few photographs, or too few get a camera, it is a UserError.
+    """Writes transforms.json and sparse_points.ply into the scene's folder, unless the former exists, and returns the
+    folder. If there are too few photographs, or too few get a camera, it is a UserError.
 
     Args:
         datadir: folder of the scene, with photographs and videos as `find_pictures` finds them, or a video, which gets
@@ -77,7 +75,6 @@ def estimate_cameras(datadir: str | Path, rules: EstimationRules = RULES,
             raise UserError(str(error)) from None
     _judge(datadir, copies, cameras, rules.fewest_photographs)
     _write_points(datadir / POINTS, cameras)
-    _write_tracks(datadir / TRACKS, [_relative(copies[i].path, datadir) for i in cameras.index], cameras)
     _write_cameras(datadir / CAMERAS, paths, [copies[i] for i in cameras.index], cameras)
     print(f'{datadir / CAMERAS}: {len(cameras.index)} of {len(paths)} photographs, {len(cameras.points)} points, mean '
           f'error {cameras.error:.2f} pixels; delete it to estimate again')
@@ -90,7 +87,7 @@ def _photographs(given: Path, frames: int | None, fewest: int) -> list[Path]:
     pictures = find_pictures(given, fewest)
     take_frames(pictures.videos, pictures.home, frames)
     pictures = find_pictures(given, fewest) if pictures.videos else pictures
-    if ignored := [pictures.relative(path) for path in pictures.others if path.name not in (POINTS, TRACKS)]:
+    if ignored := [pictures.relative(path) for path in pictures.others if path.name != POINTS]:
         print(f'{pictures.home}: ignored, as they are no photographs: {listed(ignored)}')
     return readable(pictures, fewest)
 
@@ -212,13 +209,6 @@ def _write_points(path: Path, cameras: EstimatedCameras) -> None:
         partial.write_text('\n'.join(header + rows) + '\n', encoding='ascii')
 
 
-def _write_tracks(path: Path, names: list[str], cameras: EstimatedCameras) -> None:
-    """Writes which photograph, by its name in transforms.json, observes which point of the file of points."""
-    photograph, point = cameras.tracks.T.astype(np.int32)
-    with whole_file(path) as partial, open(partial, 'wb') as file:
-        np.savez_compressed(file, names=np.array(names), photograph=photograph, point=point)
-
-
 def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cameras: EstimatedCameras) -> None:
     """Writes transforms.json of all photographs' paths, and of the cameras of the photographs in `copies`."""
     lenses = []
@@ -230,7 +220,7 @@ def _write_cameras(path: Path, paths: list[Path], copies: list[UprightCopy], cam
     frames = [{'file_path': _relative(copy.path, path.parent)} | ({} if shared else lens)
               | {'transform_matrix': [*colmap_pose(moved[:, :3], moved[:, 3]).tolist(), [0.0, 0.0, 0.0, 1.0]]}
               for copy, lens, moved in zip(copies, lenses, cameras.world_to_camera)]
-    text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS, 'tracks_file_path': TRACKS,
+    text = json.dumps({'camera_model': 'OPENCV', **shared, 'ply_file_path': POINTS,
                        'estimated_from': [_relative(each, path.parent) for each in paths], 'frames': frames}, indent=1)
     with whole_file(path) as partial:
         partial.write_text(text + '\n', encoding='utf-8')

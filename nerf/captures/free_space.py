@@ -1,6 +1,8 @@
-"""Free space of a capture: nothing is between a camera and the nearest of the sparse points that it observes.
+"""Free space of a capture: nothing is between a camera and the nearest sparse points in its picture.
 
-Fog grows where few views look, in front of cameras most of all. A field that leaves free space out has none there."""
+Fog grows where few views look, in front of cameras most of all. A field that leaves free space out has none there.
+Whether a view observes a point does not matter: hidden points are not the nearest ones, and a surface in which a view
+matched no point must not count as free because of points behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class FreeSpaceRules:
     held out from training."""
 
     tiles: int = 24  # along the longer side of a picture, each with a depth up to which it shows nothing
-    around: int = 1  # tiles on each side of a tile whose points count for it
+    around: int = 2  # tiles on each side of a tile whose points count for it
     share: float = 0.9  # of the depth of a tile's nearest point, up to which space is free
 
 
@@ -34,7 +36,6 @@ class FreeSpace:
 
     cameras: Cameras  # with near bounds
     points: np.ndarray
-    seen: Sequence[np.ndarray] | None = None  # for each view, indices of the points that it observes; None: unknown
     rules: FreeSpaceRules = RULES
 
     @cached_property
@@ -44,8 +45,7 @@ class FreeSpace:
         return [self._tile_depths(view) for view in range(len(self.cameras))]
 
     def _tile_depths(self, view: int) -> np.ndarray:
-        points = self.points if self.seen is None else self.points[self.seen[view]]
-        _, depth, column, row = in_view(self.cameras, view, points)
+        _, depth, column, row = in_view(self.cameras, view, self.points)
         tile = self._tile(view, column, row)
         nearest = np.full(np.array(self._tile(view, *self.cameras.size(view)[::-1])) + 1, np.inf)
         np.minimum.at(nearest, tile, depth)

@@ -61,7 +61,6 @@ class EstimatedCameras:
     lenses: np.ndarray  # [N, 8] float64: fx, fy, cx, cy in pixels, and OpenCV's k1, k2, p1, p2
     points: np.ndarray  # [P, 3] float64
     colours: np.ndarray  # [P, 3] uint8
-    tracks: np.ndarray  # [T, 2] int64: a photograph, as its place in `index`, and a point that it observes
     error: float  # mean reprojection error in pixels
     sizes: np.ndarray  # [M] int64: photographs in this group, and in further groups without a connection to it
     disagreeing: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # numbers of photographs left out
@@ -318,9 +317,6 @@ def _save(path: Path, models: list, rules: EstimationRules) -> None:
         if not agrees:
             model.deregister_frame(image.frame_id)  # a point that fewer than two other cameras see goes with it
     images, points = _images_of(model), [model.points3D[i] for i in sorted(model.points3D)]
-    number = {i: n for n, i in enumerate(sorted(model.points3D))}
-    tracks = sorted({(n, number[feature.point3D_id]) for n, image in enumerate(images)
-                     for feature in image.get_observation_points2D()})
     others = sorted((other.index for other in several), key=len, reverse=True)
     sizes = [good.sum(), *new_in_each([mapped.index, *others], rules.fewest_in_model)[1:]]
     np.savez(path, index=np.array([int(Path(image.name).stem) for image in images]),
@@ -328,7 +324,6 @@ def _save(path: Path, models: list, rules: EstimationRules) -> None:
              lenses=np.stack([model.cameras[image.camera_id].params for image in images]),
              points=np.array([point.xyz for point in points]).reshape(-1, 3),
              colours=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
-             tracks=np.array(tracks, np.int64).reshape(-1, 2),
              error=model.compute_mean_reprojection_error(), sizes=np.array(sizes),
              disagreeing=mapped.index[~good])
 

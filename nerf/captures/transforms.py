@@ -42,7 +42,6 @@ class Transforms(NamedTuple):
     photographs: list[PosedPhotograph]  # by name; some can be missing
     splits: dict[str, list[str]]  # names of photographs, for the SPLITS that the file has
     points: Path | None  # a PLY file of sparse points in the same coordinates, which can be missing
-    tracks: Path | None  # a file of the photographs that observe each point, as `read_tracks` reads it
     upright: bool  # its cameras are for pictures turned as EXIF says: those that this program estimated
 
 
@@ -69,13 +68,12 @@ def read_transforms(path: Path, outside_files: bool = False) -> Transforms:
         entry.photograph(picture.path, mask and mask.path,
                          size or image_size(picture.path if is_there(picture.path) else there[0], ours)[::-1])
         for entry, picture, mask, size in zip(entries, pictures, masks, sizes)]
-    points, tracks = (_Entry(path, 'the file', top, {}, folder).file(f'{key}_file_path', endings=())
-                      for key in ('ply', 'tracks'))
-    say_assumed(path, [file for file in (points, tracks) if file], 'files of points')
+    points = _Entry(path, 'the file', top, {}, folder).file('ply_file_path', endings=())
+    say_assumed(path, [points] if points else [], 'files of points')
     splits = {split: _names(path, key, top[key], folder, photographs)
               for split in SPLITS if (key := f'{split}_filenames') in top}
     return Transforms(path, sorted(photographs, key=lambda photograph: photograph.name), splits,
-                      points and points.path, tracks and tracks.path, ours)
+                      points and points.path, ours)
 
 
 def _content(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -128,22 +126,6 @@ def lens_of_frame(path: Path, where: str, frame: Any, top: dict, size: tuple[flo
     own. UserError, with `where` in the file: it has none, or an impossible one."""
     entry = _Entry(path, where, frame, top, SceneFolder(path.parent))
     return entry.lens(*(entry.size() or size))
-
-
-def read_tracks(path: Path, names: Sequence[str], count: int) -> list[np.ndarray]:
-    """Ascending indices of the points, `count` in all, that each photograph of `names` observes, from a file that
-    nerf/captures/estimation.py wrote."""
-    try:
-        with np.load(path) as file:
-            listed, photograph, point = (file[key] for key in ('names', 'photograph', 'point'))
-        if not (photograph.shape == point.shape and photograph.dtype.kind == point.dtype.kind == 'i'
-                and ((point >= 0) & (point < count)).all()):
-            raise ValueError('its arrays do not fit together, or not to the points')
-        place = {name: i for i, name in enumerate(listed.tolist())}
-        return [np.unique(point[photograph == place.get(name, -1)]) for name in names]
-    except Exception as error:  # a broken archive can raise nearly anything
-        raise UserError(f'{path} cannot be read as tracks of sparse points ({error}); estimate the cameras '
-                        'again') from None
 
 
 class _Entry:

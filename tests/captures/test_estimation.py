@@ -49,7 +49,7 @@ def cameras_of(index, sizes=None) -> EstimatedCameras:
     return EstimatedCameras(
         index=np.array(index), world_to_camera=np.tile(np.eye(3, 4), (count, 1, 1)), lenses=np.tile(lens, (count, 1)),
         points=np.arange(6.0).reshape(2, 3) / 3.0, colours=np.full((2, 3), 7, np.uint8), error=0.5,
-        tracks=np.array([[0, 1], [count - 1, 0], [count - 1, 1]]), sizes=np.array([count] if sizes is None else sizes))
+        sizes=np.array([count] if sizes is None else sizes))
 
 
 class Found:
@@ -95,7 +95,7 @@ def test_estimate_only_gives_the_same_bit_for_bit_with_a_photograph_stored_on_it
     assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 0
     assert '20 of 20 photographs' in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'images', 'sparse_points.ply', 'sparse_tracks.npz', 'transforms.json']
+        'images', 'sparse_points.ply', 'transforms.json']
     text = (tmp_path / 'transforms.json').read_text()
     assert text.count('007.png') == 2
     assert text.replace('007.png', '007.jpg') == (capture / 'transforms.json').read_text()
@@ -235,18 +235,6 @@ def test_points_are_a_ply_file_beside_it(tmp_path):
     assert lines[-2:] == ['0 0.3333333 0.6666667 7 7 7', '1 1.333333 1.666667 7 7 7']
 
 
-def test_photographs_keep_the_points_that_they_observe(tmp_path):
-    cameras = cameras_of([0, *range(2, 9)])
-    pinholes = replace(cameras, lenses=cameras.lenses * [1, 1, 1, 1, 0, 0, 0, 0])
-    estimate_cameras(photographs(tmp_path), solve=Found(pinholes))
-    seen = load_transforms(tmp_path).seen
-    assert [part.tolist() for part in seen] == [[1], [], [], [], [], [], [], [0, 1]]
-    meta = transforms(tmp_path)  # without some frames, in another order
-    meta['frames'] = meta['frames'][:2:-1]
-    (tmp_path / 'transforms.json').write_text(json.dumps(meta))
-    assert [part.tolist() for part in load_transforms(tmp_path).seen] == [[], [], [], [], [0, 1]]
-
-
 def test_copies_have_the_longest_side_of_the_rules(tmp_path):
     sizes = []
 
@@ -333,7 +321,7 @@ def test_photographs_in_a_linked_folder_are_estimated_and_read(tmp_path):
         capture = load_transforms(scene, factor)
         assert [int(image[0, 0, 0]) for image in capture.images] == pytest.approx([20 * i for i in range(9)], abs=3)
     assert sorted(path.name for path in scene.iterdir()) == ['images', 'images_2', 'sparse_points.ply',
-                                                            'sparse_tracks.npz', 'transforms.json']
+                                                            'transforms.json']
 
 
 # What is said
@@ -525,7 +513,7 @@ def test_estimate_only_does_nothing_where_the_cameras_are_known(tmp_path, capsys
     assert main(['--dataset_type', 'photos', '--datadir', str(tmp_path), '--estimate_only']) == 0
     assert 'has the cameras' in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'images', 'sparse_points.ply', 'sparse_tracks.npz', 'transforms.json']
+        'images', 'sparse_points.ply', 'transforms.json']
     assert read_image(tmp_path / 'images' / '001.jpg').shape == (48, 64, 3)
 
 

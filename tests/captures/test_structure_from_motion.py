@@ -75,8 +75,8 @@ def test_a_missing_pycolmap_is_named_before_any_work(grey_pictures, monkeypatch)
 
 def test_the_result_is_that_of_the_process(grey_pictures, capsys):
     numbers = {'index': np.array([0, 2]), 'lenses': np.arange(16.0).reshape(2, 8), 'points': np.ones((1, 3)),
-               'colours': np.full((1, 3), 7, np.uint8), 'tracks': np.zeros((2, 2), int), 'error': 0.25,
-               'sizes': np.array([2]), 'world_to_camera': np.arange(24.0).reshape(2, 3, 4)}
+               'colours': np.full((1, 3), 7, np.uint8), 'error': 0.25, 'sizes': np.array([2]),
+               'world_to_camera': np.arange(24.0).reshape(2, 3, 4)}
     np.savez(grey_pictures / 'made.npz', **numbers)
     made = program('import json; job = json.load(open(folder + "/job.json")); assert job["groups"] == [0, 1, 0]\n'
                    'os.rename(folder + "/made.npz", folder + "/result.npz"); print("cameras\\t2\\t3")')

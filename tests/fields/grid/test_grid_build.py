@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_grids import CELLS, OPEN, a_field, schedule_of
 
-from nerf.captures.free_space import FreeSpace
+from nerf.captures.free_space import FreeSpace, FreeSpaceRules
 from nerf.coverage import knows_coverage
 from nerf.fields.grid.build import build_field, choose_backend, seen_cells
 from nerf.fields.grid.field import GridField
@@ -117,8 +117,8 @@ def test_views_that_meet_nothing_show_the_mean_colour_of_photographs(tiny_llff, 
 def test_cells_that_views_see_through_are_dropped(tiny_llff, tmp_path):
     scene = llff_scene(str(tiny_llff(tmp_path / 'scene')), False, 2, True, 8, ndc=False, unbounded=True)
     cameras = replace(scene.cameras, bounds=torch.full((len(scene.cameras), 2), 0.1))
-    known = replace(scene, free_space=FreeSpace(cameras, np.zeros((1, 3))))  # each camera sees the origin
-    numbers = schedule_of(scene.space, stages='0:40')
+    known = replace(scene, free_space=FreeSpace(cameras, np.zeros((1, 3)), FreeSpaceRules(tiles=1)))  # at the origin
+    numbers = schedule_of(scene.space, stages='0:80')
 
     def grid(scene: Scene, free_by: int):
         return build_field(scene, replace(numbers, free_by=free_by), 0, CPU, torch.float32, 10000).grid
@@ -127,7 +127,9 @@ def test_cells_that_views_see_through_are_dropped(tiny_llff, tmp_path):
     assert torch.equal(grid(scene, 2).cells, everything.cells)  # nothing is known of free space
     half_way = 0.5 * scene.cameras.poses[scene.i_train, :, 3]
     towards = scene.space.to_grid(half_way)
-    several = known.free_space.views_through(half_way.double().numpy(), np.full(len(half_way), 0.1), scene.i_train) >= 2
+    reach = 2.0 * float((everything.voxel / scene.space.grid_scale(half_way)).max())  # of a cell around such a place
+    several = known.free_space.views_through(half_way.double().numpy(), np.full(len(half_way), reach),
+                                             scene.i_train) >= 2
     assert several.any()
     assert everything.holds(towards)[several].all()
     assert not kept.holds(towards)[several].any()

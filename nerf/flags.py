@@ -95,7 +95,8 @@ GROUPS = {  # flags that every run reads, by the title of their group
         Flag('mesh_file', "file of the mesh. Default: mesh_NNNNNN.ply, with a texture .glb, in the run's folder",
              matching(r'[^\[\r\n\0][^\r\n\0]*\.(?i:ply|obj|glb)', 'a name ending in .ply, .obj or .glb', True)),
         Flag('mesh_bounds', "lowest and highest corner of a box in the scene's coordinates, '-1 -1 -1 1 1 1' for "
-             'example, to which the mesh is cut. Default: the box seen by the training cameras', optional(corners))),
+             'example, to which the mesh is cut. Default: the box that the training cameras see or, without bounds, '
+             'that at least half of them look at', optional(corners))),
     'viewer': (
         Flag('view', 'scene in the browser, while it trains and after that until Ctrl-C. Share of the time for drawing '
              'while training: 1/40; handling messages costs extra. With render_only: the newest checkpoint, without '

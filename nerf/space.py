@@ -239,6 +239,11 @@ class NDC(Space):
     def to_world(self, points: Tensor) -> Tensor:
         return world_points(*self.camera, 1.0, points)
 
+    def from_grid(self, points: Tensor) -> Tensor:
+        """Points at infinity, z = 1, or beyond it are moved near it."""
+        points = super().from_grid(points)
+        return torch.cat([points[..., :2], points[..., 2:].clamp(max=1.0 - 1e-6)], -1)
+
     def projection(self) -> np.ndarray:
         """Matrix of `world_points`, with q = (1 - z) / 2."""
         x, y = 0.5 * self.width / self.focal, 0.5 * self.height / self.focal

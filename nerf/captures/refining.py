@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nerf.cameras import Cameras
 from nerf.captures.alignment import AlignmentRules, Pair, aligned, moved, without_drift
+from nerf.captures.photographs import scene_folder
 from nerf.captures.transforms import write_transforms
 from nerf.exposure import with_gain
 from nerf.fields.interface import Sampler
@@ -206,12 +207,13 @@ class CameraRefinement:
         return cameras
 
     def save(self, path: Path, datadir: Path) -> None:
-        """Writes all cameras as a transforms.json, in the coordinates of the capture in datadir."""
+        """Writes all cameras as a transforms.json, in the coordinates of the capture in a folder or a video."""
         scene, cameras = self.scene, self.all_cameras()
         if scene.placement:
             poses = transform_poses(scene.placement.to_capture(), cameras.poses.double().numpy())
             cameras = replace(cameras, poses=torch.from_numpy(poses))
-        write_transforms(path, cameras, [scene.name_of(i) for i in range(len(cameras))], datadir / 'transforms.json')
+        names = [scene.name_of(i) for i in range(len(cameras))]
+        write_transforms(path, cameras, names, scene_folder(datadir) / 'transforms.json')
 
     def state(self) -> dict:
         """State for a checkpoint."""

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from nerf.cameras import Cameras
+from nerf.captures.placement import in_view
 from nerf.fields.interface import Sampler
 from nerf.meshes.extraction import grid_axes, tighten
 from nerf.meshes.options import DEFAULTS, MeshSettings
@@ -34,14 +35,12 @@ def looked_at(box: np.ndarray, cameras: Cameras, near: float, settings: MeshSett
     their pictures, behind their near bounds; `near` is that of cameras without one. The box as it is, if there are no
     such places. Distortion of lenses is neglected."""
     axes = grid_axes(box, settings.looked_points)
-    points, count = np.stack(np.meshgrid(*axes, indexing='ij'), -1), 0
+    points = np.stack(np.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3)
+    count = np.zeros(len(points), np.int64)
     nears = np.full(len(cameras), near) if cameras.bounds is None else cameras.bounds[:, 0].tolist()
-    for pose, intrinsics, size, nearest in zip(cameras.poses.double().numpy(), cameras.intrinsics.numpy(),
-                                               cameras.sizes.numpy(), nears):
-        right, up, back = np.moveaxis((points - pose[:, 3]) @ pose[:, :3], -1, 0)
-        away = np.maximum(-back, 1e-9)
-        column, row = intrinsics[0] * right / away + intrinsics[2], intrinsics[1] * -up / away + intrinsics[3]
-        count = count + ((-back > nearest) & (row > 0) & (row < size[0]) & (column > 0) & (column < size[1]))
+    for view, nearest in enumerate(nears):
+        shown = in_view(cameras, view, points)
+        count[shown.index[shown.depth > nearest]] += 1
     seen = points[count >= settings.looking * len(cameras)]
     if not len(seen):
         return box

@@ -56,7 +56,7 @@ def open_missing() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
     for name in ('stdout', 'stderr'):
-        if getattr(getattr(sys, name), 'closed', True):
+        if (stream := getattr(sys, name)) is None or getattr(stream, 'closed', False):
             setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115 (open until the end)
 
 

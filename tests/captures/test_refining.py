@@ -166,18 +166,21 @@ def test_a_broken_state_is_refused(wrong, change):
 def test_cameras_are_written_as_transforms_that_can_take_the_place_of_the_original(wrong, tmp_path):
     scene, _ = wrong
     scene = replace(scene, names=[f'{i}.png' for i in range(6)])
-    (tmp_path / 'pictures').mkdir()
+    folder = tmp_path / 'scene'
+    (folder / 'pictures').mkdir(parents=True)
     for i in range(6):
-        Image.fromarray(scene.images[i]).save(tmp_path / 'pictures' / f'{i}.png')
-    (tmp_path / 'transforms.json').write_text(json.dumps({'ply_file_path': 'points.ply', 'fl_x': 1.0, 'frames': [
+        Image.fromarray(scene.images[i]).save(folder / 'pictures' / f'{i}.png')
+    (folder / 'transforms.json').write_text(json.dumps({'ply_file_path': 'points.ply', 'fl_x': 1.0, 'frames': [
         {'file_path': f'./pictures/{i}.png', 'mask_path': f'{i}m.png'} for i in range(6)]}))
     refinement = refinement_of(scene)
     refinement.refine(10, CornerSampler())
-    refinement.save(tmp_path / 'refined.json', tmp_path)
-    (tmp_path / 'transforms.json').write_text((tmp_path / 'refined.json').read_text())
-    read, wanted = read_transforms(tmp_path / 'transforms.json'), refinement.all_cameras()
-    assert read.points == tmp_path / 'points.ply'
+    refinement.save(folder / 'refined.json', folder)
+    refinement.save(tmp_path / 'video.json', folder.with_suffix('.mp4'))  # of which the folder has the frames
+    assert (tmp_path / 'video.json').read_text() == (folder / 'refined.json').read_text()
+    (folder / 'transforms.json').write_text((folder / 'refined.json').read_text())
+    read, wanted = read_transforms(folder / 'transforms.json'), refinement.all_cameras()
+    assert read.points == folder / 'points.ply'
     for i, photograph in enumerate(read.photographs):
-        assert photograph.mask == tmp_path / f'{i}m.png'
+        assert photograph.mask == folder / f'{i}m.png'
         np.testing.assert_allclose(photograph.pose, wanted.poses[i], atol=1e-6)
         assert photograph.lens.intrinsics.tolist() == wanted.intrinsics[i].tolist()

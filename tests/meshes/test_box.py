@@ -11,6 +11,7 @@ from known_surfaces import (
     BOX, THRESHOLD, balls_in_ndc, one_camera_in_ndc, red_ball, scene_around, three_cameras,
 )
 
+from nerf.cameras import Cameras
 from nerf.meshes.box import box_of_surface, looked_at
 from nerf.meshes.options import MeshSettings
 from nerf.runtime.errors import UserError
@@ -62,6 +63,13 @@ def test_the_box_is_where_most_pictures_overlap():
     np.testing.assert_allclose(narrow, [[-2.0, -2.0, 0.0], [2.0, 2.0, 1.0]], atol=2 * step)
     without = looked_at(np.array([[-4.0, -4.0, 0.0], [4.0, 4.0, 4.0]]), replace(cameras, bounds=None), 0.5)
     assert without[1, 2] == pytest.approx(1.5, abs=2 * step)
+
+
+def test_a_fisheye_sees_what_is_beside_it():
+    K = np.array([[30.0, 0.0, 45.0], [0.0, 30.0, 45.0], [0.0, 0.0, 1.0]])
+    cameras = replace(Cameras.of_one_kind(np.eye(3, 4)[None], K, 90, 90), fisheye=torch.tensor([True]))
+    box = looked_at(np.array([[-4.0, -0.1, -0.2], [4.0, 0.1, 0.0]]), cameras, 0.1)  # up to 86 degrees from the axis
+    np.testing.assert_allclose(box[:, 0], [-2.8, 2.8], atol=0.2)
 
 
 def test_cameras_that_look_at_different_places_leave_the_box_as_it_is():

@@ -105,6 +105,21 @@ def test_streams_are_as_before_afterwards_and_have_what_was_printed(capsys):
     assert capsys.readouterr() == ('a line\n', 'an error\n')
 
 
+def test_a_stream_that_is_hardly_one_gets_the_lines_too(monkeypatch):
+    class Kept:
+        """A stream as people write one to keep what is printed: it can do nothing else."""
+        text = ''
+
+        def write(self, text):
+            self.text += text
+
+    monkeypatch.setattr(sys, 'stdout', kept := Kept())
+    with lasting_streams():
+        print('a line')
+    assert kept.text == 'a line\n'
+    assert sys.stdout is kept
+
+
 def test_text_is_text_in_every_code_page():
     assert as_text('é 椅') == 'é 椅'
     assert as_text(os.fsdecode(b'\xe9t\xe9')) == '\\udce9t\\udce9'

@@ -1,5 +1,6 @@
 """Builds the grid of a scene, with the cells in which something can be."""
 
+import itertools
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,7 +34,7 @@ def build_field(scene: Scene, schedule: GridSchedule, seed: int, device: torch.d
     field = GridField(box, schedule.voxels(float((box[1] - box[0]).max()), pixel), schedule, space,
                       choose_backend(device, kernels), scene.white_bkgd, seed, device, dtype, view_chunk, supersample,
                       pixel)
-    if space.closed:  # a view that meets nothing shows what no training view does
+    if space.closed and not knows_coverage(scene):  # a view that meets nothing shows what no training view does
         field.backdrop = mean_colour(scene).to(device)
     if schedule.seen_by:
         views = (scene.spread_rays(scene.i_train[[i]], schedule.seen_rays) for i in range(len(scene.i_train)))
@@ -75,11 +76,15 @@ def seen_cells(field: GridField, views: Iterable[Rays], seen_by: int) -> Tensor:
 
 def free_cells(field: GridField, scene: Scene, free_by: int) -> Tensor:
     """[X, Y, Z] bool: kept cells in which `free_by` training views show nothing."""
+    def world(points: Tensor) -> Tensor:
+        return field.space.to_world(field.space.from_grid(points)).double()
+
     grid, cells = field.grid, torch.zeros_like(field.grid.cells)
-    places = field.space.from_grid(grid.centres().cpu())
-    radii = HALF_DIAGONAL * grid.voxel / field.space.grid_scale(places)
-    through = scene.free_space.views_through(field.space.to_world(places).double().numpy(), radii.double().numpy(),
-                                             scene.i_train)
+    centres, radii = grid.centres().cpu(), torch.zeros(1)
+    places = world(centres)
+    for corner in itertools.product((-0.5, 0.5), repeat=3):  # far cells are long in the world, along rays most of all
+        radii = torch.maximum(radii, (world(centres + grid.voxel * torch.tensor(corner)) - places).norm(dim=-1))
+    through = scene.free_space.views_through(places.numpy(), radii.numpy(), scene.i_train)
     cells[grid.cells] = torch.from_numpy(through >= free_by).to(cells.device)
     return cells
 

@@ -12,12 +12,13 @@ from small_grids import CELLS, OPEN, a_field, schedule_of
 
 from nerf.captures.free_space import FreeSpace, FreeSpaceRules
 from nerf.coverage import knows_coverage
-from nerf.fields.grid.build import build_field, choose_backend, seen_cells
+from nerf.fields.grid.build import build_field, choose_backend, free_cells, seen_cells
 from nerf.fields.grid.field import GridField
 from nerf.fields.grid.torch_backend import TorchBackend
 from nerf.fields.grid.training import prune
 from nerf.runtime.errors import UserError
 from nerf.scene import Scene, blender_scene, llff_scene
+from nerf.space import Unbounded
 from run_nerf_helpers import Rays
 
 CPU = torch.device('cpu')
@@ -112,6 +113,28 @@ def test_views_that_meet_nothing_show_the_mean_colour_of_photographs(tiny_llff, 
         older['grid_state_dict']['backdrop'] = broken
         with pytest.raises(UserError, match='is broken'):
             other.load_weights(older)
+
+
+def test_views_that_meet_nothing_are_white_where_the_pictures_show_a_white_background(balls):
+    scene = balls()
+    endless = replace(scene, space=Unbounded.around(scene.cameras, 2.0, 6.0, surrounded=True))
+    assert knows_coverage(endless)
+    assert built(endless).backdrop.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize('ndc', [True, False])
+def test_the_cell_of_a_point_is_never_free_however_far_away(tiny_llff, tmp_path, ndc):
+    scene = llff_scene(str(tiny_llff(tmp_path / 'scene')), False, 2, False, 8, ndc=ndc, unbounded=not ndc)
+    field = build_field(scene, schedule_of(scene.space, stages='0:60', seen_by=0), 0, CPU, torch.float32, 10000)
+    cameras, found = replace(scene.cameras, bounds=torch.full((len(scene.cameras), 2), 0.1)), 0
+    for depth in np.geomspace(2.0, 200.0, 24):
+        point = torch.tensor([[0.0, 0.0, -depth]], dtype=torch.float32)
+        space = FreeSpace(cameras, point.double().numpy(), FreeSpaceRules(tiles=1))
+        free = free_cells(field, replace(scene, free_space=space), 2)
+        cell = field.grid.cell_of(field.grid.scaled(scene.space.to_grid(scene.space.from_world(point))))
+        assert not free.view(-1)[cell].any(), depth
+        found += int(free.any())
+    assert found > 20
 
 
 def test_cells_that_views_see_through_are_dropped(tiny_llff, tmp_path):

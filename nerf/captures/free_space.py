@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import minimum_filter
+import torch
+from torch.nn import functional as F
 
 from nerf.cameras import Cameras
 from nerf.captures.placement import in_view
@@ -49,8 +50,9 @@ class FreeSpace:
         tile = self._tile(view, column, row)
         nearest = np.full(np.array(self._tile(view, *self.cameras.size(view)[::-1])) + 1, np.inf)
         np.minimum.at(nearest, tile, depth)
-        nearest = self.rules.share * minimum_filter(nearest, 2 * self.rules.around + 1)
-        return np.where(np.isinf(nearest), self._near(view), nearest)
+        around = self.rules.around
+        nearest = -F.max_pool2d(-torch.from_numpy(nearest)[None], 2 * around + 1, 1, around)[0].numpy()
+        return np.where(np.isinf(nearest), self._near(view), self.rules.share * nearest)
 
     def _tile(self, view: int, column: np.ndarray | int, row: np.ndarray | int) -> tuple:
         """Row and column of the tile around a pixel."""

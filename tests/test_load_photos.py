@@ -80,7 +80,7 @@ def test_the_file_can_say_which_images_are_for_what(tiny_transforms, tmp_path):
     assert split(train=[0, 1, 2]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
     assert split(train=[0, 1, 2], val=[], test=[]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
     assert split(train=[], val=[], test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
-    refused(lambda: split(train=range(6)), 'transforms.json', 'no image to test on')
+    assert split(train=range(6), test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
     refused(lambda: split(test=range(6)), 'transforms.json', 'no image to train on')
     assert split(test=[77, 0, 78]) == [[1, 2, 3, 4, 5], [0], [0]]
     refused(lambda: split(test=[77, 78]), 'test_filenames has 2 names', 'images/c_77.png')

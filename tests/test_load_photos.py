@@ -471,3 +471,10 @@ def test_a_run_trains_on_photographs_of_several_lenses(tiny_transforms, tiny_col
                           '--expname', 'run', '--field', field, '--N_iters', '20', '--i_video', '1000']) == 0
     assert '6 images of 32x24, 5 train / 1 val / 1 test' in capsys.readouterr().out
     assert (tmp_path / 'run/000020.tar').is_file()
+
+
+@pytest.mark.parametrize('load', [load_transforms, load_colmap])
+def test_a_datadir_that_is_no_folder_is_named_as_such(tmp_path, load):
+    (tmp_path / 'transforms.json').write_text('{}')
+    for name in ('nowhere', 'transforms.json'):
+        refused(lambda name=name: load(tmp_path / name), f'datadir {tmp_path / name} is not a folder')

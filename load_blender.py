@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nerf.captures.capture import SPLITS, Lens
+from nerf.captures.capture import SPLITS
+from nerf.captures.lenses import Lens, with_sound_lenses
 from nerf.captures.transforms import lens_of_frame
 from nerf.files.images import image_size, read_images, same_proportions
 from nerf.files.scene_files import Found, SceneFolder, contents, read_json, usable
@@ -64,10 +65,12 @@ def read_blender_images(basedir: str | Path, half_res: bool, testskip: int, hold
     named = [_read_split(basedir / name) for name in FILES]
     splits = [_with_pictures(frames, each) for frames, each in zip(named, (1, *[max(testskip, 1)] * 2))]
     path = None if splits[2] or not named[2] else np.stack([frame.pose for frame in named[2]])
+    full = image_size(splits[0][0].found.path)[::-1]
+    splits = [_with_sound_lenses(some, full) for some in splits]
     frames = [frame for some in splits for frame in some]
     say_unusual(basedir, np.stack([frame.matrix[:3] for frame in frames]))
     images = read_images([frame.found.path for frame in frames], half_res)
-    size, full = images.shape[2:0:-1], image_size(frames[0].found.path)[::-1]
+    size = images.shape[2:0:-1]
     return BlenderImages(images, np.stack([frame.pose for frame in frames]),
                          [frame.lens(full, size) for frame in frames], path,
                          _held_out(basedir, list(map(len, splits)), hold))
@@ -161,6 +164,14 @@ def _with_pictures(frames: list[_Frame], each: int) -> list[_Frame]:
     if frames and all(frame.found.missing for frame in some):
         some = [frame for frame in frames if not frame.found.missing][::each] or frames
     return [some[i] for i in usable(source, [frame.found for frame in some], 'pictures')]
+
+
+def _with_sound_lenses(frames: list[_Frame], size: tuple[int, int]) -> list[_Frame]:
+    """Frames of a transforms file whose lens can be used for pictures of a size (width, height); lines tell more."""
+    if not frames:
+        return []
+    lenses = [frame.lens(size, size) for frame in frames]
+    return [frames[i] for i in with_sound_lenses(frames[0].source, [frame.found.name for frame in frames], lenses)]
 
 
 def _held_out(basedir: Path, counts: list[int], hold: int) -> list[np.ndarray]:

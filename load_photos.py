@@ -11,6 +11,7 @@ from nerf.captures.capture import Capture, every_nth, named_splits, points_or_no
 from nerf.captures.colmap import posed_photographs, read_model, reliable_points
 from nerf.captures.transforms import read_ply, read_transforms
 from nerf.poses import say_unusual
+from nerf.runtime.errors import UserError
 
 
 def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside_files: bool = False) -> Capture:
@@ -23,7 +24,7 @@ def load_transforms(datadir: str | Path, factor: int = 1, llffhold: int = 8, out
             nearest to the mean camera position.
         outside_files: the file may name files outside datadir.
     """
-    datadir = Path(datadir)
+    datadir = _folder(datadir)
     transforms = read_transforms(datadir / 'transforms.json', outside_files)
     photographs, _ = usable_photographs(transforms.photographs, datadir, factor)
     gone = {photograph.name for photograph in transforms.photographs} - {photograph.name for photograph in photographs}
@@ -37,10 +38,17 @@ def load_colmap(datadir: str | Path, factor: int = 1, llffhold: int = 8, outside
     """Loads the photographs of the largest COLMAP model of a scene, from datadir/images/ usually, with the masks that
     are in masks/ beside that folder; a UserError names a missing or broken file. Models are looked for in sparse/,
     sparse/0/ and other folders; arguments are as for `load_transforms`."""
-    datadir = Path(datadir)
+    datadir = _folder(datadir)
     model = read_model(datadir)
     photographs, kept = usable_photographs(posed_photographs(datadir, model, outside_files), datadir, factor)
     say_unusual(model.folder, np.stack([photograph.pose for photograph in photographs]))
     points, seen = reliable_points(model.points, [model.images[i] for i in kept])
     return read_capture(photographs, datadir, factor, every_nth(datadir, photographs, llffhold), points=points,
                         seen=seen)
+
+
+def _folder(datadir: str | Path) -> Path:
+    """Path of a scene's folder; a UserError if there is no such folder."""
+    if not Path(datadir).is_dir():
+        raise UserError(f'datadir {datadir} is not a folder')
+    return Path(datadir)

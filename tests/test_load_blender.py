@@ -222,7 +222,7 @@ def test_test_poses_without_pictures_are_the_path_to_render(tiny_scene, tmp_path
 # Lenses
 
 
-LENS = {'fl_x': 20.0, 'fl_y': 18.0, 'cx': 9.0, 'cy': 11.0, 'k1': -0.3, 'p1': 0.01}
+LENS = {'fl_x': 20.0, 'fl_y': 18.0, 'cx': 9.0, 'cy': 11.0, 'k1': -0.03, 'p1': 0.001}
 
 
 @pytest.mark.parametrize('sized', [{}, {'w': 32, 'h': 48}, {'w': 16, 'h': 24}])
@@ -240,9 +240,25 @@ def test_the_lens_is_that_of_the_frame_or_of_the_file(tiny_scene, tmp_path, size
     scale = (8 if half_res else 16) / sized.get('w', 16)
     expected = scale * np.float64([20, 18, 9, 11])
     np.testing.assert_allclose(scene.cameras.intrinsics, np.tile(expected, (8, 1)))
-    np.testing.assert_allclose(scene.cameras.distortion[3], [-0.3, 0, 0.01, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(scene.cameras.distortion[3], np.float32([-0.03, 0, 0.001, 0, 0, 0, 0, 0]))
     assert scene.cameras.one_size() == ((12, 8) if half_res else (24, 16))
     assert scene.render_cameras.distortion is None
+
+
+def test_a_lens_that_folds_the_picture_is_left_out_and_one_for_another_size_gets_a_line(tiny_scene, tmp_path, capsys):
+    folder = tiny_scene(tmp_path)
+    change(folder, 'train', {}, {'k1': -45.0})
+    change(folder, 'test', {'cx': 16.0}, {})
+    images, *_, i_split = load_blender_data(folder, testskip=1)
+    counts = [len(part) for part in i_split]
+    folded, unusual = capsys.readouterr().err.splitlines()
+    assert folded.startswith(f"warning: {folder / 'transforms_train.json'}: the lens of 1 of 4 photographs, ")
+    assert 'k1 -45' in folded
+    assert 'left out' in folded
+    assert unusual.startswith(f"warning: {folder / 'transforms_test.json'}: the focal length or principal point of 2 ")
+    assert (len(images), counts) == (7, [3, 2, 2])
+    change(folder, 'val', {'k1': -45.0}, {})
+    assert_refused(tmp_path, 'transforms_val.json: the lens of 2 of 2 photographs', 'estimated wrong')
 
 
 def test_fields_of_view_may_differ_between_files(tiny_scene, tmp_path):

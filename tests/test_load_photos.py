@@ -80,7 +80,7 @@ def test_the_file_can_say_which_images_are_for_what(tiny_transforms, tmp_path):
     assert split(train=[0, 1, 2]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
     assert split(train=[0, 1, 2], val=[], test=[]) == [[0, 1, 2], [3, 4, 5], [3, 4, 5]]
     assert split(train=[], val=[], test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
-    refused(lambda: split(train=range(6)), 'transforms.json', 'no image to test on')
+    assert split(train=range(6), test=[]) == [[1, 2, 3, 4, 5], [0], [0]]
     refused(lambda: split(test=range(6)), 'transforms.json', 'no image to train on')
     assert split(test=[77, 0, 78]) == [[1, 2, 3, 4, 5], [0], [0]]
     refused(lambda: split(test=[77, 78]), 'test_filenames has 2 names', 'images/c_77.png')
@@ -471,3 +471,10 @@ def test_a_run_trains_on_photographs_of_several_lenses(tiny_transforms, tiny_col
                           '--expname', 'run', '--field', field, '--N_iters', '20', '--i_video', '1000']) == 0
     assert '6 images of 32x24, 5 train / 1 val / 1 test' in capsys.readouterr().out
     assert (tmp_path / 'run/000020.tar').is_file()
+
+
+@pytest.mark.parametrize('load', [load_transforms, load_colmap])
+def test_a_datadir_that_is_no_folder_is_named_as_such(tmp_path, load):
+    (tmp_path / 'transforms.json').write_text('{}')
+    for name in ('nowhere', 'transforms.json'):
+        refused(lambda name=name: load(tmp_path / name), f'datadir {tmp_path / name} is not a folder')

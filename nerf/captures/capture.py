@@ -182,7 +182,8 @@ def every_nth(datadir: Path, photographs: Sequence[PosedPhotograph], llffhold: i
 
 def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence[str]],
                  gone: Collection[str] = ()) -> list[np.ndarray] | None:
-    """Indices of training, validation and test images as a file lists them; None if all its lists are empty.
+    """Indices of training, validation and test images as a file lists them; None if all its lists are empty or, with a
+    line, if they have all images for training.
 
     An empty list of training images stands for all images that no other list has. Of validation and test images, an
     empty list stands for the other one, or else for all images that are not trained on. `names` has all images in
@@ -201,6 +202,10 @@ def named_splits(path: Path, names: Sequence[str], splits: Mapping[str, Sequence
         return None
     rest = np.setdiff1d(np.arange(len(names)), np.concatenate([train, val, test]))
     train, test = train if len(train) else rest, test if len(test) else val if len(val) else rest
-    if not (len(train) and len(test)):
-        raise UserError(f'{path}: its lists of file names leave no image to {"test" if len(train) else "train"} on')
+    if not len(train):
+        raise UserError(f'{path}: its lists of file names leave no image to train on')
+    if not len(test):
+        print(f'warning: {path}: its lists of file names leave no image to test on; llffhold decides instead',
+              file=sys.stderr)
+        return None
     return [train, val if len(val) else test, test]

@@ -48,6 +48,8 @@ class LensRules:
     steps: int = 500  # on the way to each place and beyond
     nearest: float = 1e-3  # first step, as a share of the way to the farthest place
     widest: float = 89.0  # degrees from the axis: the farthest that a lens which is no fisheye can see
+    usual_view: float = 150.0  # degrees: widest usual field of view, across a picture, of a lens which is no fisheye
+    usual_offset: float = 0.2  # of a picture's sides: farthest usual distance of the principal point from its middle
 
 
 LENS_RULES = LensRules()
@@ -67,7 +69,8 @@ def lens_of(model: str, size: tuple[float, float], values: dict[str, float]) -> 
 def with_sound_lenses(source: Path, names: Sequence[str], lenses: Sequence[Lens],
                       rules: LensRules = LENS_RULES) -> list[int]:
     """Indices of the photographs whose lens is one-to-one in most of the picture; a line says so of lenses that are not
-    in all of it. If no photograph is left, it is a UserError. `names` are those of the photographs."""
+    in all of it, and another of unusual focal lengths or principal points. If no photograph is left, it is a UserError.
+    `names` are those of the photographs."""
     keys = [(lens.intrinsics.tobytes(), lens.distortion.tobytes(), lens.fisheye, lens.size) for lens in lenses]
     each = {key: one_to_one_share(lens, rules) for key, lens in dict(zip(keys, lenses)).items()}
     shares = np.array([each[key] for key in keys])
@@ -87,7 +90,23 @@ def with_sound_lenses(source: Path, names: Sequence[str], lenses: Sequence[Lens]
     if len(bent := np.flatnonzero((shares >= rules.least_share) & (shares < 1.0))):
         print(f'warning: {message(bent)}; pixels beyond get wrong rays. If the border stays blurred, {advice}',
               file=sys.stderr)
+    _say_unusual(source, [names[i] for i in sound], [lenses[i] for i in sound], rules)
     return sound.tolist()
+
+
+def _say_unusual(source: Path, names: Sequence[str], lenses: Sequence[Lens], rules: LensRules) -> None:
+    """Prints a line if lenses have a focal length or principal point that is unusual for their pictures' size."""
+    def unusual(lens: Lens) -> bool:
+        (fx, fy, *middle), size = lens.intrinsics, np.array(lens.size)
+        view = 0.0 if lens.fisheye else 2.0 * np.degrees(np.arctan(size / (2.0 * fx, 2.0 * fy))).max()
+        return view > rules.usual_view or np.abs(middle / size - 0.5).max() > rules.usual_offset
+
+    if some := [i for i, lens in enumerate(lenses) if unusual(lens)]:
+        lens = lenses[some[0]]
+        values = ', '.join(f'{name} {value:g}' for name, value in zip(('fx', 'fy', 'cx', 'cy'), lens.intrinsics))
+        print(f'warning: {source}: the focal length or principal point of {len(some)} of {len(names)} photographs, '
+              f'{names[some[0]]} for one, is unusual for its size, {lens.size[0]:g}x{lens.size[1]:g}: {values}. If the '
+              'scene stays blurred, see whether they are for another size, or shares of a side', file=sys.stderr)
 
 
 def one_to_one_share(lens: Lens, rules: LensRules = LENS_RULES) -> float:

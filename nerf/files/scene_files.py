@@ -229,10 +229,14 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def none_there(paths: Sequence[Path], what: str = 'photographs') -> str:
-    """Message about files that are all missing or empty: it says what is in the folder instead."""
+    """Message about files that are all missing or empty: it says what is in the folder instead or, if that is nothing,
+    in the folder above."""
     folder = paths[0].parent
-    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {str(folder)!r} has '
-            f'{contents(folder)}; copy the {what} there')
+    there = f'{str(folder)!r} has {contents(folder)}'
+    if contents(folder) == NOTHING:
+        there += f', and {str(folder.parent)!r} has {contents(folder.parent)}'
+    return (f'{len(paths)} of {len(paths)} {what} are missing, the first is {str(paths[0])!r}, but {there}; copy the '
+            f'{what} there')
 
 
 def leaves(path: Path, folder: Path) -> str:

@@ -119,9 +119,15 @@ def test_lists_of_names_decide(lists, expected):
 
 
 def test_lists_that_leave_nothing_or_name_nothing_are_errors():
-    refused(lambda: named_splits(Path('file'), 'ab', {'train': 'ab'}), 'file', 'no image to test on')
     refused(lambda: named_splits(Path('file'), 'ab', {'test': 'ab'}), 'file', 'no image to train on')
     refused(lambda: named_splits(Path('file'), 'ab', {'val': 'xy'}), 'val_filenames has 2 names', 'no frame has: x, y')
+
+
+def test_lists_that_train_on_all_images_hold_none_out(capsys):
+    assert named_splits(Path('file'), 'abc', {'train': 'acb', 'val': '', 'test': ''}) is None
+    assert capsys.readouterr().err == (
+        'warning: file: its lists of file names leave no image to test on; llffhold decides instead\n')
+    assert named_splits(Path('file'), 'ab', {'train': 'ab', 'test': 'g'}, gone={'g'}) is None
 
 
 def test_names_that_no_image_has_are_left_out_of_lists(capsys):

@@ -141,3 +141,24 @@ def test_a_line_names_lenses_that_fold_and_those_of_no_use_are_left_out(capsys):
     assert warned.startswith('warning: scene: the lens of 2 of 4 photographs, b for one (k1 -0.3)')
     assert '56% of the way' in warned
     refused(lambda: with_sound_lenses('scene', 'ab', [wild, wild]), '2 of 2 photographs', 'k1 -45', 'undistort')
+
+
+@pytest.mark.parametrize(('values', 'size', 'unusual'), [
+    ('700 700 400 300', SIZE, False), ('110 110 400 300', SIZE, False), ('100 100 400 300', SIZE, True),
+    ('700 700 400 300', (1600, 1200), True), ('700 700 800 600', SIZE, True), ('0.9 0.9 0.5 0.5', SIZE, True),
+    ('700 700 250 410', SIZE, False), ('700 700 400 430', SIZE, True)])
+def test_lenses_for_another_size_get_a_line(values, size, unusual, capsys):
+    lens = lens_of('PINHOLE', size, dict(zip(PARAMETERS['PINHOLE'], map(float, values.split()))))
+    usual = lens_of('PINHOLE', SIZE, {'fx': 700.0, 'fy': 700.0, 'cx': 400.0, 'cy': 300.0})
+    assert with_sound_lenses('scene', ['a.png', 'b.png'], [usual, lens]) == [0, 1]
+    fx, fy, cx, cy = values.split()
+    assert capsys.readouterr().err == unusual * (
+        'warning: scene: the focal length or principal point of 1 of 2 photographs, b.png for one, is unusual for its '
+        f'size, {size[0]}x{size[1]}: fx {fx}, fy {fy}, cx {cx}, cy {cy}. If the scene stays blurred, see whether they '
+        'are for another size, or shares of a side\n')
+
+
+def test_a_fisheye_can_see_more_than_half_of_everything(capsys):
+    fisheye = lens_of('SIMPLE_FISHEYE', SIZE, {'f': 60.0, 'cx': 400.0, 'cy': 300.0})
+    assert with_sound_lenses('scene', ['a.png'], [fisheye]) == [0]
+    assert not capsys.readouterr().err

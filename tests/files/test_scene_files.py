@@ -90,7 +90,8 @@ def test_if_no_file_is_there_the_message_says_what_is(tmp_path):
     assert none_there([tmp_path / 'a.png', tmp_path / 'b.png'], 'masks') == (
         f"2 of 2 masks are missing, the first is '{tmp_path / 'a.png'}', but '{tmp_path}' has c.png; copy the masks "
         'there')
-    assert 'has nothing' in none_there([tmp_path / 'gone/a.png'])
+    assert (f"but '{tmp_path / 'gone'}' has nothing, and '{tmp_path}' has c.png; copy the photographs there"
+            in none_there([tmp_path / 'gone/a.png']))
 
 
 def test_a_guess_that_another_name_means_too_is_no_file(tmp_path):
